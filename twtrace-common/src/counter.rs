@@ -1,0 +1,86 @@
+//! The counters that the eBPF programs keep: one block per CPU, added up by user space. They are the truth; records are
+//! the detail.
+
+use crate::{
+    record::{cause, kind, refusal},
+    size,
+};
+
+/// One CPU's counters; map `COUNTERS`.
+///
+/// For every kind of record `seen = emitted + filtered + lost`: `seen` moves when the event is found, one of the others
+/// when its fate is known, both in one run of one program.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Counters {
+    /// Events found, by [`kind`].
+    pub seen: [u64; kind::COUNT],
+    /// Records submitted to the ring, by [`kind`].
+    pub emitted: [u64; kind::COUNT],
+    /// Events that the filters of the run left out, by [`kind`].
+    pub filtered: [u64; kind::COUNT],
+    /// Events for which the ring had no room, by [`kind`].
+    pub lost: [u64; kind::COUNT],
+    /// Births of TIME_WAIT minisocks that the filters let through.
+    pub born_time_wait: u64,
+    /// Births of FIN_WAIT2 minisocks that the filters let through.
+    pub born_fin_wait2: u64,
+    /// Deaths that the filters let through, by [`cause`].
+    pub died: [u64; cause::SLOTS],
+    /// Refusals that the filters let through, by [`refusal`].
+    pub refused: [u64; refusal::COUNT],
+    /// Without filters, in twtrace's own network namespace only: what its TcpExt counters can be held against.
+    pub own: Own,
+    /// What went wrong inside the programs.
+    pub trouble: Trouble,
+    /// Minisocks that were there before, entered by the seeding iterator.
+    pub seeded: u64,
+    /// Ids given out so far on this CPU.
+    pub ids: u64,
+}
+
+/// Totals of one network namespace.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Own {
+    /// Minisocks born, both substates.
+    pub born: u64,
+    /// Minisocks that ended, whatever the cause.
+    pub died: u64,
+    /// Ends by the timer.
+    pub expired: u64,
+    /// Ends by a connect(), auto-bound or bound.
+    pub taken: u64,
+    /// Births refused.
+    pub refused: u64,
+}
+
+/// Losses and surprises, each a reason why a field may be unknown.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Trouble {
+    /// Births that found the table of lives full: their deaths will not know their age.
+    pub lives_full: u64,
+    /// Connections that found the table of connections full: opener, closer and age unknown.
+    pub conns_full: u64,
+    /// Sockets that found the table of closing sockets full (tracepoint backend).
+    pub closing_full: u64,
+    /// Kernel memory that could not be read.
+    pub read_failed: u64,
+    /// Kernel stacks that could not be taken.
+    pub stack_failed: u64,
+    /// Births at an address whose former life was never seen to end.
+    pub stale: u64,
+    /// Minisocks that are not TCP's (DCCP shares the functions).
+    pub not_tcp: u64,
+    /// Records of the self-test for which the ring had no room.
+    pub self_test_lost: u64,
+}
+
+const _: () = assert!(size::<Counters>() == 8 * (4 * kind::COUNT + 2 + cause::SLOTS + refusal::COUNT + 5 + 8 + 2));
+
+#[cfg(feature = "user")]
+mod pod {
+    // SAFETY: repr(C), u64 only.
+    unsafe impl aya::Pod for super::Counters {}
+}

@@ -1,0 +1,224 @@
+//! What user space tells the programs before they are loaded: offsets of kernel fields, addresses of kernel functions,
+//! the filters of the run. All of it is frozen read-only data, so the verifier sees constants and prunes what is off.
+
+use crate::size;
+
+/// An offset that the running kernel's BTF does not have.
+pub const ABSENT: u16 = u16::MAX;
+
+/// Calls `$m!` with every kernel field that the programs read: `NAME, bytes, need, "struct.path|alternative"`.
+///
+/// The eBPF crate makes one global of each, named NAME; user space resolves the path against BTF, checks the size, and
+/// sets the global. `need` is `required` (no run without it) or `optional` (absent shows as unknown).
+#[macro_export]
+macro_rules! for_each_field {
+    ($m:ident) => {
+        $m! {
+            SKC_DADDR, 4, required, "sock_common.skc_daddr";
+            SKC_RCV_SADDR, 4, required, "sock_common.skc_rcv_saddr";
+            SKC_DPORT, 2, required, "sock_common.skc_dport";
+            SKC_NUM, 2, required, "sock_common.skc_num";
+            SKC_FAMILY, 2, required, "sock_common.skc_family";
+            SKC_STATE, 1, required, "sock_common.skc_state";
+            SKC_BOUND_IF, 4, required, "sock_common.skc_bound_dev_if";
+            SKC_PPREV, 8, required, "sock_common.skc_nulls_node.pprev";
+            SKC_PROT, 8, required, "sock_common.skc_prot";
+            SKC_NET, 8, required, "sock_common.skc_net.net";
+            SKC_V6_DADDR, 16, optional, "sock_common.skc_v6_daddr";
+            SKC_V6_RCV_SADDR, 16, optional, "sock_common.skc_v6_rcv_saddr";
+            PROTO_NAME, 32, required, "proto.name";
+            TW_SUBSTATE, 1, required, "inet_timewait_sock.tw_substate";
+            TW_MARK, 4, optional, "inet_timewait_sock.tw_mark";
+            TW_TIMER, 0, required, "inet_timewait_sock.tw_timer";
+            TW_TB, 8, required, "inet_timewait_sock.tw_tb";
+            TW_ENTRY_STAMP, 4, optional, "inet_timewait_sock.tw_entry_stamp";
+            TCPTW_TS_STAMP, 4, optional, "tcp_timewait_sock.tw_ts_recent_stamp";
+            TIMER_EXPIRES, 8, required, "timer_list.expires";
+            TIMER_FUNCTION, 8, required, "timer_list.function";
+            TIMER_PPREV, 8, required, "timer_list.entry.pprev";
+            DR_COUNT, 4, optional, "inet_timewait_death_row.tw_refcount|inet_timewait_death_row.tw_count";
+            DR_LIMIT, 4, optional, "inet_timewait_death_row.sysctl_max_tw_buckets";
+            NET_INUM, 4, required, "net.ns.inum";
+            NET_LIVE, 4, optional, "net.ns.__ns_ref|net.ns.count|net.count";
+            NET_DEATH_ROW, 0, optional, "net.ipv4.tcp_death_row";
+            SK_PROTOCOL, 2, required, "sock.sk_protocol";
+            SK_MARK, 4, optional, "sock.sk_mark";
+            INET_SPORT, 2, required, "inet_sock.inet_sport";
+            TP_SRTT, 4, optional, "tcp_sock.srtt_us";
+            TP_BYTES_RECEIVED, 8, optional, "tcp_sock.bytes_received";
+            TP_BYTES_SENT, 8, optional, "tcp_sock.bytes_sent";
+            TP_BYTES_RETRANS, 8, optional, "tcp_sock.bytes_retrans";
+            TP_TS_RECENT_STAMP, 4, optional, "tcp_sock.rx_opt.ts_recent_stamp";
+        }
+    };
+}
+
+/// A kernel function's place in memory: `start <= ip < end`. Zero where it is not known.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Range {
+    /// First address.
+    pub start: u64,
+    /// One past the last address.
+    pub end: u64,
+}
+
+/// Kernel functions that tell, by their place in a kernel stack, why something happened.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Functions {
+    /// `tw_timer_handler`: `timer->function` of every minisock's timer; 0 where it is not known.
+    pub tw_timer_handler: u64,
+    /// `inet_twsk_deschedule_put`: below it stands who ended a minisock early.
+    pub deschedule: Range,
+    /// `inet_twsk_purge`: the namespace's end, with `inet_twsk_deschedule_put` inlined on some kernels.
+    pub purge: Range,
+    /// `tcp_timewait_state_process`: a RST.
+    pub state_process: Range,
+    /// `tcp_v4_rcv`: a SYN, or data to FIN_WAIT2.
+    pub v4_rcv: Range,
+    /// `tcp_v6_rcv`.
+    pub v6_rcv: Range,
+    /// `tcp_abort`: SOCK_DESTROY.
+    pub abort: Range,
+    /// `nf_tproxy_handle_time_wait4`, in a module.
+    pub tproxy4: Range,
+    /// `nf_tproxy_handle_time_wait6`, in a module.
+    pub tproxy6: Range,
+    /// `tcp_done`: below it stands who closed a socket.
+    pub done: Range,
+    /// `tcp_time_wait`.
+    pub time_wait: Range,
+    /// `tcp_fin`: reaches `tcp_done` only through a tail call of `tcp_time_wait`.
+    pub fin: Range,
+    /// `__tcp_close`: as `tcp_fin`.
+    pub close: Range,
+    /// `tcp_rcv_state_process`: calls `tcp_done` itself too.
+    pub rcv_state_process: Range,
+    /// `tcp_keepalive_timer`: calls `tcp_done` itself too.
+    pub keepalive: Range,
+}
+
+/// Which backend does what; each field 0 or 1.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Duties {
+    /// timer_start tells births.
+    pub tp_birth: u8,
+    /// timer_cancel and timer_expire_entry tell deaths.
+    pub tp_death: u8,
+    /// timer_start tells re-arms.
+    pub tp_rearm: u8,
+    /// The transition to CLOSE tells refusals: no minisock of this socket was seen.
+    pub close_refusal: u8,
+    /// `net.ipv4.tcp_death_row` is a pointer (5.18 to 6.0), not a struct.
+    pub death_row_pointer: u8,
+    /// `tw_refcount` (5.18+) starts at one.
+    pub refcount_base: u8,
+    /// The target of the birth hook has the timeout as argument 3 (`inet_twsk_hashdance_schedule`).
+    pub has_timeo: u8,
+    /// inet_csk's stack can be taken and the functions are known.
+    pub has_stack: u8,
+}
+
+/// How many values of one kind a filter holds.
+pub const FILTER_VALUES: usize = 8;
+
+/// 16 bytes as two words, each with its bytes in memory order: what the programs compare.
+pub type Words = [u64; 2];
+
+/// An address block.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cidr {
+    /// Network order; IPv4 in the first 4 bytes; bits behind the prefix are zero.
+    pub addr: Words,
+    /// The prefix as a mask, network order.
+    pub mask: Words,
+    /// 4 or 6.
+    pub family: u64,
+}
+
+/// The filters of a run. Values of one kind are alternatives, kinds add up; a count of 0 lets everything through.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Filter {
+    /// Inode numbers of network namespaces.
+    pub netns: [u32; FILTER_VALUES],
+    /// Closers.
+    pub pid: [u32; FILTER_VALUES],
+    /// Closers' cgroup v2 ids.
+    pub cgroup: [u64; FILTER_VALUES],
+    /// Closers' command names, padded with NULs to 16 bytes.
+    pub comm: [Words; FILTER_VALUES],
+    /// Local address blocks.
+    pub laddr: [Cidr; FILTER_VALUES],
+    /// Remote address blocks.
+    pub raddr: [Cidr; FILTER_VALUES],
+    /// Bit n: kind n of [`record::kind`](crate::record::kind) is wanted.
+    pub kinds: u32,
+    /// Bit n: cause n of [`record::cause`](crate::record::cause) is wanted; 0: all.
+    pub causes: u32,
+    /// How many values `netns` holds.
+    pub netns_len: u8,
+    /// How many values `pid` holds.
+    pub pid_len: u8,
+    /// How many values `cgroup` holds.
+    pub cgroup_len: u8,
+    /// How many values `comm` holds.
+    pub comm_len: u8,
+    /// How many values `laddr` holds.
+    pub laddr_len: u8,
+    /// How many values `raddr` holds.
+    pub raddr_len: u8,
+    /// 4, 6, or 0 for both.
+    pub family: u8,
+    /// One of [`role`](crate::record::role), or 0 for all.
+    pub role: u8,
+    /// 1: map `PORTS` row 0 names the local ports that are wanted.
+    pub lport: u8,
+    /// 1: row 1 names the remote ports.
+    pub rport: u8,
+    /// 1: row 2 names ports either of which is wanted.
+    pub port: u8,
+    /// Zero.
+    pub pad: [u8; 5],
+}
+
+/// One row of map `PORTS`: a bit for each port.
+pub type PortSet = [u64; 1024];
+/// Row of [`PortSet`] for local ports.
+pub const PORTS_LOCAL: u32 = 0;
+/// Row of [`PortSet`] for remote ports.
+pub const PORTS_REMOTE: u32 = 1;
+/// Row of [`PortSet`] for either port.
+pub const PORTS_EITHER: u32 = 2;
+
+/// What may change while the programs run; map `LIVE_KNOBS`, entry 0.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LiveKnobs {
+    /// Inode number of the namespace of the self-test, 0 when none runs: its events are flagged and not counted.
+    pub self_test_netns: u32,
+    /// Zero.
+    pub pad: u32,
+}
+
+const _: () = {
+    assert!(size::<Functions>() == 8 + 14 * 16);
+    assert!(size::<Duties>() == 8);
+    assert!(size::<Cidr>() == 40);
+    assert!(size::<Filter>() == 32 + 32 + 64 + 128 + 320 + 320 + 8 + 16);
+};
+
+#[cfg(feature = "user")]
+mod pod {
+    // SAFETY: repr(C), integers and byte arrays, no implicit padding (sizes asserted above).
+    unsafe impl aya::Pod for super::Functions {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::Duties {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::Filter {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::LiveKnobs {}
+}

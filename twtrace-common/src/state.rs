@@ -1,0 +1,103 @@
+//! What the eBPF programs remember between events, in maps that only they write.
+
+use crate::{COMM_LEN, size};
+
+/// A connection that is being followed; map `CONNS`, keyed by the address of its `struct sock`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Conn {
+    /// When it entered SYN_SENT or SYN_RECV, nanoseconds of `CLOCK_MONOTONIC`; 0: not seen.
+    pub start_ns: u64,
+    /// The closer's cgroup v2 id.
+    pub cgroup_id: u64,
+    /// Who called connect(); 0: not seen, or accepted.
+    pub opener_pid: u32,
+    /// Who ran the transition into FIN_WAIT1; 0: not seen.
+    pub closer_pid: u32,
+    /// Command name of the opener.
+    pub opener_comm: [u8; COMM_LEN],
+    /// Command name of the closer.
+    pub closer_comm: [u8; COMM_LEN],
+    /// One of [`role`](crate::record::role).
+    pub role: u8,
+    /// 1 if the opener is known.
+    pub has_opener: u8,
+    /// 1 if the closer is known.
+    pub has_closer: u8,
+    /// Zero.
+    pub pad: [u8; 5],
+}
+
+/// A minisock that is alive; map `LIVES`, keyed by its address.
+///
+/// It holds what a death has to say beyond the minisock itself, so that a death survives the loss of its birth record.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Alive {
+    /// See [`Life::id`](crate::record::Life::id).
+    pub id: u64,
+    /// Birth, nanoseconds of `CLOCK_MONOTONIC`; 0: not seen.
+    pub born_ns: u64,
+    /// `timer.expires` when last seen, jiffies.
+    pub expires: u64,
+    /// The closer's cgroup v2 id.
+    pub cgroup_id: u64,
+    /// Who closed the connection.
+    pub closer_pid: u32,
+    /// Its command name.
+    pub closer_comm: [u8; COMM_LEN],
+    /// `tw_substate` when last seen.
+    pub substate: u8,
+    /// One of [`role`](crate::record::role).
+    pub role: u8,
+    /// Bits of [`flag`](crate::record::flag).
+    pub flags: u8,
+    /// Bits of [`alive`].
+    pub state: u8,
+}
+
+/// [`Alive::state`].
+pub mod alive {
+    /// The closer is known.
+    pub const HAS_CLOSER: u8 = 1 << 0;
+    /// The filters of the run let this life through.
+    pub const MATCHED: u8 = 1 << 1;
+}
+
+/// A connection's identity without its socket; key of map `CLOSING`, which leads from a minisock to the socket it
+/// replaces where only timer tracepoints are to be had.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Tuple {
+    /// `skc_net`.
+    pub net: u64,
+    /// Local address.
+    pub laddr: [u8; 16],
+    /// Remote address.
+    pub raddr: [u8; 16],
+    /// Local port, host order.
+    pub lport: u16,
+    /// Remote port, host order.
+    pub rport: u16,
+    /// `skc_bound_dev_if`: two minisocks may share the rest under different bound devices.
+    pub bound_if: u32,
+}
+
+/// What is known of a socket on its way into TIME_WAIT; value of map `CLOSING`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Closing {
+    /// Address of its `struct sock`.
+    pub sk: u64,
+    /// 1 once its minisock was born.
+    pub born: u8,
+    /// Zero.
+    pub pad: [u8; 7],
+}
+
+const _: () = {
+    assert!(size::<Conn>() == 64);
+    assert!(size::<Alive>() == 56);
+    assert!(size::<Tuple>() == 48);
+    assert!(size::<Closing>() == 16);
+};

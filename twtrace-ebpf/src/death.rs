@@ -1,0 +1,239 @@
+//! Capabilities `death` and `cause`: a minisock ends.
+//!
+//! fentry and kprobe see `inet_twsk_kill`, the one function that ends a minisock on every kernel, and `tw_timer_handler`
+//! before it where the timer ran out. The tracepoint twin sees the timer: taken off the wheel for good (timer_cancel) or
+//! run out (timer_expire_entry). How the cause is told is the same for all: the timer's own callback; out of the hash
+//! before its end, so a connect() has it; else who called `inet_twsk_deschedule_put`.
+
+use aya_ebpf::{
+    EbpfContext,
+    macros::{btf_tracepoint, fentry, kprobe},
+    programs::{BtfTracePointContext, FEntryContext, ProbeContext},
+};
+use twtrace_common::{
+    record::{Death, cause, flag, kind, substate, valid},
+    state::alive,
+};
+
+use crate::{
+    birth::is_minisock_timer,
+    emit::{self, blank, header, now},
+    filter, kernel,
+    knobs::{self, knob},
+    maps::{self, LIVES, bump},
+    rearm,
+    stack::{self, End},
+};
+
+/// Largest kernel stack (THREAD_SIZE, IRQ_STACK_SIZE) that is taken for granted, bytes.
+const STACK: u64 = 16 << 10;
+
+/// `static void tw_timer_handler(struct timer_list *t)`
+#[fentry]
+pub fn expiry_fentry(ctx: FEntryContext) -> i32 {
+    expiring(ctx.arg(0));
+    0
+}
+
+/// As [`expiry_fentry`].
+#[kprobe]
+pub fn expiry_kprobe(ctx: ProbeContext) -> u32 {
+    if let Some(timer) = ctx.arg(0) {
+        expiring(timer);
+    }
+    0
+}
+
+/// `static void inet_twsk_kill(struct inet_timewait_sock *tw)`
+#[fentry]
+pub fn death_fentry(ctx: FEntryContext) -> i32 {
+    killed(&ctx, ctx.arg(0));
+    0
+}
+
+/// As [`death_fentry`].
+#[kprobe]
+pub fn death_kprobe(ctx: ProbeContext) -> u32 {
+    if let Some(tw) = ctx.arg(0) {
+        killed(&ctx, tw);
+    }
+    0
+}
+
+/// Leaves word for [`killed`], which the callback calls next, on this CPU.
+#[inline(always)]
+fn expiring(timer: u64) {
+    if let Some(scratch) = maps::scratch() {
+        // SAFETY: this CPU's entry; timer callbacks of one CPU do not nest.
+        unsafe { (*scratch).expiring = kernel::minisock_of(timer) };
+    }
+}
+
+#[inline(always)]
+fn killed(ctx: &impl EbpfContext, tw: u64) {
+    let mut by_timer = false;
+    if let Some(scratch) = maps::scratch() {
+        // SAFETY: this CPU's entry. The word is taken away, so it cannot speak of the next minisock at this address.
+        unsafe {
+            if (*scratch).expiring == tw {
+                (*scratch).expiring = 0;
+                by_timer = true;
+            }
+        }
+    }
+    ended(ctx, tw, by_timer);
+}
+
+/// `void timer_cancel(struct timer_list *timer)`: taken off the wheel to expire, to be armed anew, or for good.
+#[btf_tracepoint(function = "timer_cancel")]
+pub fn death_tp(ctx: BtfTracePointContext) -> i32 {
+    let timer = ctx.arg::<*const u8>(0);
+    if !is_minisock_timer(timer) {
+        return 0;
+    }
+    // SAFETY: as in is_minisock_timer.
+    let pprev = unsafe { timer.add(usize::from(knobs::TIMER_PPREV.load())).cast::<u64>().read_volatile() };
+    // The wheel moves what is due to lists on its stack (`heads` in __run_timers) and takes each timer off from there,
+    // so a predecessor on the stack that this runs on means: it expires, timer_expire_entry is next. This saves taking
+    // the stack for the commonest end; should it fail on some kernel, the stack tells the same.
+    let here = ctx.as_ptr() as u64;
+    if pprev > here && pprev - here < STACK {
+        return 0;
+    }
+    let tw = kernel::minisock_of(timer as u64);
+    if !kernel::is_hashed(tw) {
+        if knob!(DUTIES.tp_death) == 1 {
+            died(tw, taken_by_connect(tw), true);
+        }
+        return 0;
+    }
+    let substate = kernel::field::<u8>(tw, &knobs::TW_SUBSTATE).unwrap_or(substate::TIME_WAIT);
+    match stack::end_of_minisock(&ctx, substate) {
+        End::Early(cause) => {
+            if knob!(DUTIES.tp_death) == 1 {
+                died(tw, cause, false);
+            }
+        }
+        End::NotEarly => {
+            if let Some(scratch) = maps::scratch() {
+                // SAFETY: this CPU's entry, interrupts are off.
+                unsafe { (*scratch).rearming = tw };
+            }
+        }
+    }
+    0
+}
+
+/// `void timer_expire_entry(struct timer_list *timer, unsigned long baseclk)`
+#[btf_tracepoint(function = "timer_expire_entry")]
+pub fn expiry_tp(ctx: BtfTracePointContext) -> i32 {
+    let timer = ctx.arg::<*const u8>(0);
+    if !is_minisock_timer(timer) {
+        return 0;
+    }
+    let tw = kernel::minisock_of(timer as u64);
+    if let Some(scratch) = maps::scratch() {
+        // SAFETY: this CPU's entry; it expires after all.
+        unsafe {
+            if (*scratch).rearming == tw {
+                (*scratch).rearming = 0;
+            }
+        }
+    }
+    ended(&ctx, tw, true);
+    0
+}
+
+/// One minisock's end, the timer's part in it known.
+#[inline(always)]
+fn ended(ctx: &impl EbpfContext, tw: u64, by_timer: bool) {
+    if !kernel::is_hashed(tw) {
+        // If connect() took it and the timer came first all the same, the current task is not the taker.
+        died(tw, taken_by_connect(tw), !by_timer);
+    } else if by_timer {
+        died(tw, cause::EXPIRED, false);
+    } else {
+        let substate = kernel::field::<u8>(tw, &knobs::TW_SUBSTATE).unwrap_or(substate::TIME_WAIT);
+        let cause = match stack::end_of_minisock(ctx, substate) {
+            End::Early(cause) if cause != cause::UNKNOWN => cause,
+            _ if kernel::netns_is_dead(tw) => cause::NETNS,
+            _ => cause::UNKNOWN,
+        };
+        died(tw, cause, false);
+    }
+}
+
+/// `__inet_hash_connect` takes the minisock out of its bind bucket before it ends it; a connect() from a bound port does
+/// not, for the bucket is its own.
+#[inline(always)]
+fn taken_by_connect(tw: u64) -> u8 {
+    if kernel::field::<u64>(tw, &knobs::TW_TB) == Some(0) { cause::REUSED } else { cause::REUSED_BOUND }
+}
+
+#[inline(always)]
+fn died(tw: u64, cause: u8, by_current: bool) {
+    let now = now();
+    let mut life = blank();
+    kernel::tuple(tw, true, &mut life);
+    if let Some(substate) = kernel::field::<u8>(tw, &knobs::TW_SUBSTATE) {
+        life.substate = substate;
+        life.valid |= valid::SUBSTATE;
+    }
+    let mut life_ns = 0;
+    let mut matched = if let Some(entry) = LIVES.get_ptr(tw) {
+        // SAFETY: removed below, by nobody else: a minisock ends once.
+        let entry = unsafe { &*entry };
+        life_ns = rearm::recall(entry, now, &mut life);
+        let matched = entry.state & alive::MATCHED != 0;
+        rearm::late_turn(tw, entry, &life, now, matched);
+        let _gone_already = LIVES.remove(tw);
+        matched
+    } else {
+        if !kernel::is_tcp_minisock(tw) {
+            bump!(trouble.not_tcp);
+            return;
+        }
+        if life.netns == maps::self_test_netns() && life.netns != 0 {
+            life.flags |= flag::SELF_TEST;
+        }
+        life.flags |= flag::UNKNOWN_BIRTH;
+        filter::lets_through(&life)
+    };
+    matched = matched && filter::wants_cause(cause);
+    if life.flags & flag::SELF_TEST == 0 {
+        tally(life.netns == knobs::OWN_NETNS.load(), cause, matched);
+    }
+    emit::emit::<Death>(kind::DIED, &life, matched, |place| {
+        let mut death = Death {
+            header: header(kind::DIED, now),
+            life,
+            life_ns,
+            taker_pid: 0,
+            taker_comm: [0; 16],
+            cause,
+            pad: [0; 3],
+        };
+        if by_current && (cause == cause::REUSED || cause == cause::REUSED_BOUND) {
+            death.taker_pid = kernel::current(&mut death.taker_comm);
+            death.life.valid |= valid::TAKER;
+        }
+        place.write(death);
+    });
+}
+
+#[inline(always)]
+fn tally(own: bool, cause: u8, matched: bool) {
+    let Some(counters) = maps::counters() else { return };
+    if own {
+        maps::count(&counters.own.died);
+        match cause {
+            cause::EXPIRED => maps::count(&counters.own.expired),
+            cause::REUSED | cause::REUSED_BOUND => maps::count(&counters.own.taken),
+            _ => {}
+        }
+    }
+    if matched {
+        // LLVM knows that no cause is larger and would drop the mask; the verifier does not, and needs it.
+        maps::count(&counters.died[usize::from(core::hint::black_box(cause)) & (cause::SLOTS - 1)]);
+    }
+}

@@ -1,0 +1,110 @@
+//! The maps. Hash maps are preallocated: tracing programs may not allocate.
+
+use aya_ebpf::{
+    macros::map,
+    maps::{Array, HashMap, PerCpuArray, RingBuf},
+};
+use twtrace_common::{
+    counter::Counters,
+    knob::{LiveKnobs, PortSet},
+    state::{Alive, Closing, Conn, Tuple},
+};
+
+/// Records on their way to user space, from all CPUs in order. User space sets the sizes of all maps.
+#[map]
+pub static RING: RingBuf = RingBuf::with_byte_size(4 << 20, 0);
+
+/// Connections being followed, by address of their socket.
+#[map]
+pub static CONNS: HashMap<u64, Conn> = HashMap::with_max_entries(65_536, 0);
+
+/// Minisocks alive, by address.
+#[map]
+pub static LIVES: HashMap<u64, Alive> = HashMap::with_max_entries(65_536, 0);
+
+/// Sockets in FIN_WAIT2 or CLOSING, by tuple; written only where timer_start tells births.
+#[map]
+pub static CLOSING: HashMap<Tuple, Closing> = HashMap::with_max_entries(65_536, 0);
+
+/// Sockets inside tcp_time_wait, and the substate asked for; written only by the kprobe backend of `refusal`.
+#[map]
+pub static ENTERING: HashMap<u64, u32> = HashMap::with_max_entries(4_096, 0);
+
+#[map]
+static COUNTERS: PerCpuArray<Counters> = PerCpuArray::with_max_entries(1, 0);
+
+/// What one hook leaves for the next on the same CPU, both inside one stretch without migration.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Scratch {
+    /// The minisock whose timer callback runs (`tw_timer_handler` to `inet_twsk_kill`).
+    pub expiring: u64,
+    /// The minisock whose timer was taken off the wheel to be armed anew (timer_cancel to timer_start).
+    pub rearming: u64,
+}
+
+#[map]
+static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
+
+/// Port filters: rows of [`twtrace_common::knob`].
+#[map]
+pub static PORTS: Array<PortSet> = Array::with_max_entries(3, 0);
+
+#[map]
+static LIVE_KNOBS: Array<LiveKnobs> = Array::with_max_entries(1, 0);
+
+/// This CPU's counters. The map has one entry, so `None` is for the verifier alone.
+#[inline(always)]
+pub fn counters() -> Option<&'static Counters> {
+    COUNTERS.get(0)
+}
+
+/// Adds one to a counter. Atomic, because a softirq may interrupt a program on its own CPU between load and store.
+///
+/// In assembly: rustc offers no atomic arithmetic for this target.
+#[inline(always)]
+pub fn count(counter: &u64) {
+    // SAFETY: the counter lies in a map value, is 8-byte aligned, and is only ever changed by atomic additions.
+    unsafe {
+        core::arch::asm!(
+            "lock *(u64 *)({at} + 0) += {one}",
+            at = in(reg) counter,
+            one = in(reg) 1u64,
+            options(nostack),
+        );
+    }
+}
+
+/// Adds one to a counter of this CPU: `bump!(trouble.stale)`.
+macro_rules! bump {
+    ($($field:tt)+) => {
+        if let Some(counters) = $crate::maps::counters() {
+            $crate::maps::count(&counters.$($field)+);
+        }
+    };
+}
+pub(crate) use bump;
+
+/// An id for a minisock that is being born here. Births run with softirqs off, so nobody else counts on this CPU.
+#[inline(always)]
+pub fn next_id(cpu: u64) -> u64 {
+    let Some(counters) = counters() else { return 0 };
+    let n = counters.ids + 1;
+    count(&counters.ids);
+    (n << 13) | (cpu & 0x1fff)
+}
+
+#[inline(always)]
+pub fn scratch() -> Option<*mut Scratch> {
+    SCRATCH.get_ptr_mut(0)
+}
+
+/// The namespace of the self-test; 0 outside of it.
+#[inline(always)]
+pub fn self_test_netns() -> u32 {
+    match LIVE_KNOBS.get_ptr(0) {
+        // SAFETY: a map value; user space writes it between events, and a u32 is written whole.
+        Some(knobs) => unsafe { (*knobs).self_test_netns },
+        None => 0,
+    }
+}

@@ -1,0 +1,152 @@
+//! Capabilities `turn` and `rearm`: a minisock's timer is armed anew, be it for a stray segment or because the peer's
+//! FIN turned FIN_WAIT2 into TIME_WAIT in place.
+//!
+//! fentry and kprobe see `__inet_twsk_schedule(.., rearm = true)`, which `tcp_timewait_state_process` calls for both; the
+//! substate is changed before. (It is no hook for births: arm64 kernels call a `.part.0` for those.) The timer
+//! tracepoints see a re-arm only if it moves the timer to another bucket of the wheel; a turn that they missed is told at
+//! the minisock's next timer event, marked late.
+
+use aya_ebpf::{
+    macros::{fentry, kprobe},
+    programs::{FEntryContext, ProbeContext},
+};
+use twtrace_common::{
+    record::{Life, Touch, flag, kind, substate, valid},
+    state::{Alive, alive},
+};
+
+use crate::{
+    emit::{self, blank, header, now},
+    filter, kernel,
+    knobs::{self, knob},
+    maps::{LIVES, bump},
+};
+
+/// `void __inet_twsk_schedule(struct inet_timewait_sock *tw, int timeo, bool rearm)`
+#[fentry]
+pub fn rearm_fentry(ctx: FEntryContext) -> i32 {
+    if ctx.arg::<u8>(2) != 0 {
+        let now_jiffies = kernel::jiffies();
+        touched(ctx.arg(0), now_jiffies + ctx.arg::<i32>(1) as u64, now_jiffies);
+    }
+    0
+}
+
+/// As [`rearm_fentry`].
+#[kprobe]
+pub fn rearm_kprobe(ctx: ProbeContext) -> u32 {
+    if let (Some(tw), Some(timeo), Some(rearm)) = (ctx.arg(0), ctx.arg::<i32>(1), ctx.arg::<u8>(2))
+        && rearm != 0
+    {
+        let now_jiffies = kernel::jiffies();
+        touched(tw, now_jiffies + timeo as u64, now_jiffies);
+    }
+    0
+}
+
+/// The tracepoint twin, called where timer_start follows a timer_cancel of the same timer.
+#[inline(always)]
+pub fn timer_moved(tw: u64, expires: u64, now_jiffies: u64) {
+    if knob!(DUTIES.tp_rearm) == 0 {
+        return;
+    }
+    // CPU hot-unplug moves timers as they are.
+    if LIVES.get_ptr(tw).is_some_and(|alive| {
+        // SAFETY: a map value of this minisock, whose timer base is locked.
+        unsafe { (*alive).expires == expires }
+    }) {
+        return;
+    }
+    touched(tw, expires, now_jiffies);
+}
+
+#[inline(always)]
+fn touched(tw: u64, expires: u64, now_jiffies: u64) {
+    let now = now();
+    let mut life = blank();
+    let substate = kernel::field::<u8>(tw, &knobs::TW_SUBSTATE).unwrap_or(0);
+    let mut after_ns = 0;
+    let mut kind = kind::REARMED;
+    let matched = if let Some(entry) = LIVES.get_ptr_mut(tw) {
+        // SAFETY: the caller holds a reference to the minisock; deaths come after.
+        let entry = unsafe { &mut *entry };
+        if entry.substate == substate::FIN_WAIT2 && substate == substate::TIME_WAIT {
+            kind = kind::TURNED;
+        }
+        entry.substate = substate;
+        entry.expires = expires;
+        after_ns = recall(entry, now, &mut life);
+        kernel::tuple(tw, true, &mut life);
+        entry.state & alive::MATCHED != 0
+    } else {
+        if !kernel::is_tcp_minisock(tw) {
+            bump!(trouble.not_tcp);
+            return;
+        }
+        kernel::tuple(tw, true, &mut life);
+        life.flags |= flag::UNKNOWN_BIRTH;
+        filter::lets_through(&life)
+    };
+    life.substate = substate;
+    life.valid |= valid::SUBSTATE | valid::TIMEOUT;
+    let timeout_ms = kernel::jiffies_to_ms(expires.saturating_sub(now_jiffies));
+    // Two calls, so that each kind is a constant.
+    if kind == kind::TURNED {
+        send(kind::TURNED, now, &life, matched, after_ns, timeout_ms);
+    } else {
+        send(kind::REARMED, now, &life, matched, after_ns, timeout_ms);
+    }
+}
+
+#[inline(always)]
+fn send(kind: u8, at: u64, life: &Life, matched: bool, after_ns: u64, timeout_ms: u32) {
+    emit::emit::<Touch>(kind, life, matched, |place| {
+        place.write(Touch { header: header(kind, at), life: *life, after_ns, timeout_ms, pad: [0; 4] });
+    });
+}
+
+/// What the table of lives knows, into a record; returns the age in nanoseconds.
+#[inline(always)]
+pub fn recall(entry: &Alive, now: u64, life: &mut Life) -> u64 {
+    life.id = entry.id;
+    life.role = entry.role;
+    life.flags |= entry.flags;
+    if entry.state & alive::HAS_CLOSER != 0 {
+        life.closer_pid = entry.closer_pid;
+        life.closer_comm = entry.closer_comm;
+        life.cgroup_id = entry.cgroup_id;
+        life.valid |= valid::CLOSER;
+    }
+    if entry.born_ns == 0 {
+        return 0;
+    }
+    life.valid |= valid::AGE;
+    now.saturating_sub(entry.born_ns)
+}
+
+/// A turn that no timer event told, found out at the minisock's end. From 6.14 `tw_entry_stamp` (milliseconds of
+/// `tcp_clock_ms`, 32 bits) says when, if the FIN carried a timestamp; else the time stays unknown.
+#[inline(always)]
+pub fn late_turn(tw: u64, entry: &Alive, life: &Life, now: u64, matched: bool) {
+    if knob!(DUTIES.tp_rearm) == 0 || entry.substate != substate::FIN_WAIT2 || life.substate != substate::TIME_WAIT {
+        return;
+    }
+    let mut turned = *life;
+    turned.flags |= flag::LATE;
+    turned.valid &= !valid::AGE;
+    let mut at = now;
+    let mut after_ns = 0;
+    if let Some(stamp) = kernel::field::<u32>(tw, &knobs::TW_ENTRY_STAMP)
+        && entry.born_ns != 0
+    {
+        let born_ms = (entry.born_ns / 1_000_000) as u32;
+        let after_ms = stamp.wrapping_sub(born_ms);
+        // The stamp of the birth itself means that the FIN brought none.
+        if after_ms > 0 && after_ms < 1 << 31 {
+            after_ns = u64::from(after_ms) * 1_000_000;
+            at = entry.born_ns + after_ns;
+            turned.valid |= valid::AGE;
+        }
+    }
+    send(kind::TURNED, at, &turned, matched, after_ns, 0);
+}

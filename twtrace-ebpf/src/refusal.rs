@@ -1,0 +1,132 @@
+//! Capability `refusal`: the kernel made no minisock, because tcp_max_tw_buckets was reached or memory ran out.
+//!
+//! fexit sees `inet_twsk_alloc` return NULL. The kprobe twin notes the socket at `tcp_time_wait` and finds the note still
+//! there when the socket closes. The tracepoint twin finds no birth when the socket closes, and asks the stack whether it
+//! was `tcp_time_wait` that closed it.
+
+use aya_ebpf::{
+    EbpfContext,
+    macros::{fexit, kprobe},
+    programs::{FExitContext, ProbeContext},
+};
+use twtrace_common::record::{Birth, flag, kind, refusal, substate, valid};
+
+use crate::{
+    birth, conn,
+    emit::{self, blank, header, now},
+    filter, kernel,
+    knobs::{self, knob},
+    maps::{self, ENTERING, bump},
+    stack::{self, Close},
+};
+
+/// `struct inet_timewait_sock *inet_twsk_alloc(const struct sock *sk, struct inet_timewait_death_row *dr, const int
+/// state)`; the result follows the arguments.
+#[fexit]
+pub fn refusal_fexit(ctx: FExitContext) -> i32 {
+    if ctx.arg::<u64>(3) == 0 {
+        let sk = ctx.arg(0);
+        if kernel::is_tcp_sock(sk) {
+            refused(sk, ctx.arg::<i32>(2) as u8);
+        }
+    }
+    0
+}
+
+/// `void tcp_time_wait(struct sock *sk, int state, int timeo)`
+#[kprobe]
+pub fn refusal_kprobe(ctx: ProbeContext) -> u32 {
+    if let (Some(sk), Some(state)) = (ctx.arg::<u64>(0), ctx.arg::<u32>(1))
+        && ENTERING.insert(sk, state, 0).is_err()
+    {
+        bump!(trouble.closing_full);
+    }
+    0
+}
+
+/// Called at a socket's transition from FIN_WAIT2 or CLOSING to CLOSE; `born`: its minisock was seen, or births are
+/// another hook's business.
+#[inline(always)]
+pub fn at_close(ctx: &impl EbpfContext, sk: u64, was_closing: bool, born: bool) {
+    match knob!(DUTIES.close_refusal) {
+        1 => {
+            if let Some(state) = ENTERING.get_ptr(sk) {
+                // SAFETY: the entry is this socket's, whose lock is held.
+                let state = unsafe { *state };
+                let _gone_already = ENTERING.remove(sk);
+                refused(sk, state as u8);
+            }
+        }
+        2 if !born => match stack::close_of_socket(ctx, was_closing) {
+            Close::TimeWait(state) => refused(sk, state),
+            // An abort (data after close, linger2 < 0) looks the same: only a full table makes it a refusal.
+            Close::Either if buckets(sk).is_some_and(|(used, limit)| used >= limit) => {
+                refused(sk, substate::FIN_WAIT2);
+            }
+            Close::Either | Close::Other => {}
+        },
+        _ => {}
+    }
+}
+
+/// Minisocks of the socket's namespace and their limit.
+#[inline(always)]
+fn buckets(sk: u64) -> Option<(u32, u32)> {
+    let row = kernel::death_row(sk)?;
+    let used = kernel::field::<u32>(row, &knobs::DR_COUNT)?;
+    let limit = kernel::field::<u32>(row, &knobs::DR_LIMIT)?;
+    Some((used.saturating_sub(u32::from(knob!(DUTIES.refcount_base))), limit))
+}
+
+#[inline(always)]
+fn refused(sk: u64, state: u8) {
+    let now = now();
+    let mut life = blank();
+    kernel::tuple(sk, false, &mut life);
+    life.substate = state;
+    life.valid |= valid::SUBSTATE;
+    let conn = conn::of(sk);
+    if let Some(conn) = conn {
+        conn::describe(conn, &mut life);
+    }
+    if life.netns == maps::self_test_netns() && life.netns != 0 {
+        life.flags |= flag::SELF_TEST;
+    }
+    let buckets = buckets(sk);
+    let reason = match buckets {
+        Some((used, limit)) if used < limit => refusal::MEMORY,
+        _ => refusal::BUCKETS,
+    };
+    let matched = filter::lets_through(&life);
+    if life.flags & flag::SELF_TEST == 0 {
+        if life.netns == knobs::OWN_NETNS.load() {
+            bump!(own.refused);
+        }
+        if matched {
+            // Two calls: an index that the verifier cannot bound is an index it refuses.
+            if reason == refusal::MEMORY {
+                bump!(refused[refusal::MEMORY as usize]);
+            } else {
+                bump!(refused[refusal::BUCKETS as usize]);
+            }
+        }
+    }
+    emit::emit::<Birth>(kind::REFUSED, &life, matched, |place| {
+        let mut birth = birth::from_socket(&life, header(kind::REFUSED, now), sk, conn, now);
+        birth.reason = reason;
+        if let Some((used, limit)) = buckets {
+            birth.used = used;
+            birth.limit = limit;
+            birth.life.valid |= valid::BUCKETS;
+        }
+        if let Some(stamp) = kernel::field::<u32>(sk, &knobs::TP_TS_RECENT_STAMP) {
+            birth.timestamps = (stamp != 0) as u8;
+            birth.life.valid |= valid::TIMESTAMPS;
+        }
+        if let Some(mark) = kernel::field::<u32>(sk, &knobs::SK_MARK) {
+            birth.mark = mark;
+            birth.life.valid |= valid::MARK;
+        }
+        place.write(birth);
+    });
+}
