@@ -25,6 +25,10 @@ pub struct Counters {
     pub born_time_wait: u64,
     /// Births of FIN_WAIT2 minisocks that the filters let through.
     pub born_fin_wait2: u64,
+    /// Turns that the filters let through.
+    pub turned: u64,
+    /// Re-arms that the filters let through.
+    pub rearmed: u64,
     /// Deaths that the filters let through, by [`cause`].
     pub died: [u64; cause::SLOTS],
     /// Refusals that the filters let through, by [`refusal`].
@@ -41,7 +45,7 @@ pub struct Counters {
 
 /// Totals of one network namespace.
 #[repr(C)]
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Own {
     /// Minisocks born, both substates.
     pub born: u64,
@@ -77,7 +81,7 @@ pub struct Trouble {
     pub self_test_lost: u64,
 }
 
-const _: () = assert!(size::<Counters>() == 8 * (4 * kind::COUNT + 2 + cause::SLOTS + refusal::COUNT + 5 + 8 + 2));
+const _: () = assert!(size::<Counters>() == 8 * (4 * kind::COUNT + 4 + cause::SLOTS + refusal::COUNT + 5 + 8 + 2));
 
 #[cfg(feature = "user")]
 mod pod {

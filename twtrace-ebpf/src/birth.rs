@@ -205,13 +205,7 @@ fn remember(tw: u64, life: &Life, born_ns: u64, expires: u64, matched: bool) {
 
 /// The part of a birth or a refusal that the socket tells.
 #[inline(always)]
-pub fn from_socket(
-    life: &Life,
-    header: Header,
-    sk: u64,
-    conn: Option<&Conn>,
-    now: u64,
-) -> Birth {
+pub fn from_socket(life: &Life, header: Header, sk: u64, conn: Option<&Conn>, now: u64) -> Birth {
     let mut birth = Birth {
         header,
         life: *life,
@@ -258,4 +252,3 @@ pub fn from_socket(
     }
     birth
 }
-

@@ -118,10 +118,9 @@ pub fn tuple(sock: u64, is_minisock: bool, life: &mut Life) {
     life.lport = lport;
     life.rport = u16::from_be(rport);
     if family == AF_INET6 {
-        let (Some(laddr), Some(raddr)) = (
-            field::<[u32; 4]>(sock, &knobs::SKC_V6_RCV_SADDR),
-            field::<[u32; 4]>(sock, &knobs::SKC_V6_DADDR),
-        ) else {
+        let (Some(laddr), Some(raddr)) =
+            (field::<[u32; 4]>(sock, &knobs::SKC_V6_RCV_SADDR), field::<[u32; 4]>(sock, &knobs::SKC_V6_DADDR))
+        else {
             return;
         };
         if raddr[0] == 0 && raddr[1] == 0 && raddr[2] == u32::from_be(0xffff) {
@@ -158,11 +157,8 @@ pub fn meeting_point(sock: u64, is_minisock: bool, key: &mut Tuple) -> Option<()
     key.net = field(sock, &knobs::SKC_NET)?;
     key.bound_if = field(sock, &knobs::SKC_BOUND_IF)?;
     key.rport = field(sock, &knobs::SKC_DPORT)?;
-    key.lport = if is_minisock {
-        field(sock, &knobs::SKC_NUM)?
-    } else {
-        u16::from_be(field(sock, &knobs::INET_SPORT)?)
-    };
+    key.lport =
+        if is_minisock { field(sock, &knobs::SKC_NUM)? } else { u16::from_be(field(sock, &knobs::INET_SPORT)?) };
     if field::<u16>(sock, &knobs::SKC_FAMILY)? == AF_INET6 {
         put(&mut key.laddr, field(sock, &knobs::SKC_V6_RCV_SADDR)?);
         put(&mut key.raddr, field(sock, &knobs::SKC_V6_DADDR)?);

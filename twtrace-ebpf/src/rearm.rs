@@ -92,9 +92,20 @@ fn touched(tw: u64, expires: u64, now_jiffies: u64) {
     let timeout_ms = kernel::jiffies_to_ms(expires.saturating_sub(now_jiffies));
     // Two calls, so that each kind is a constant.
     if kind == kind::TURNED {
+        count_turn(&life, matched);
         send(kind::TURNED, now, &life, matched, after_ns, timeout_ms);
     } else {
+        if matched && life.flags & flag::SELF_TEST == 0 {
+            bump!(rearmed);
+        }
         send(kind::REARMED, now, &life, matched, after_ns, timeout_ms);
+    }
+}
+
+#[inline(always)]
+fn count_turn(life: &Life, matched: bool) {
+    if matched && life.flags & flag::SELF_TEST == 0 {
+        bump!(turned);
     }
 }
 
@@ -148,5 +159,6 @@ pub fn late_turn(tw: u64, entry: &Alive, life: &Life, now: u64, matched: bool) {
             turned.valid |= valid::AGE;
         }
     }
+    count_turn(life, matched);
     send(kind::TURNED, at, &turned, matched, after_ns, 0);
 }

@@ -12,8 +12,7 @@ use twtrace_common::{
 
 use crate::{
     emit::blank,
-    filter, kernel,
-    knobs,
+    filter, kernel, knobs,
     maps::{self, LIVES, bump, count},
 };
 

@@ -1,0 +1,81 @@
+//! The commands: what was asked for becomes a tracer, a sink and a run.
+
+mod probe;
+mod run;
+
+use std::process::ExitCode;
+
+use crate::{
+    cli::{
+        Cli, Command,
+        exit::{Code, Complaint, Exit},
+    },
+    host::{Host, privilege::Privileges},
+    plan::{Backend, Failure, PlanError, Reason},
+    tracer::TracerError,
+};
+
+/// Carries a command out, says what there is to say, and hands back the exit code.
+#[must_use]
+pub fn main(cli: &Cli) -> ExitCode {
+    let host = Host::default();
+    let result = privileged(&host).and_then(|()| match &cli.command {
+        Command::Run(run) => run::run(&host, cli.verbose, run),
+        Command::Probe(probe) => probe::probe(&host, cli.verbose, probe),
+    });
+    match result {
+        Ok(exit) | Err(exit) => exit.report(),
+    }
+}
+
+/// Tracing needs privileges: better one line about all of them than the first refusal of many.
+fn privileged(host: &Host) -> Result<(), Exit> {
+    let missing = Privileges::read(host).missing();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let why = format!("this process lacks {}", missing.join(", "));
+    Err(Exit::error(Code::Privilege, Complaint::new("privileges", why, "run it as root, e.g. with sudo")))
+}
+
+/// The backend that the command line forces.
+fn forced(backend: crate::cli::Backend) -> Option<Backend> {
+    let word = backend.forced()?;
+    Backend::ALL.into_iter().find(|backend| backend.name() == word)
+}
+
+/// Why there is no tracer, as the end of the process; with `-v` the verifier's logs go before.
+fn no_tracer(error: &TracerError, failures: &[Failure], verbose: u8) -> Exit {
+    let (code, what, remedy) = match error {
+        TracerError::Plan(PlanError::Fields(_)) | TracerError::Bpf(crate::bpf::BpfError::Host(_)) => {
+            let remedy = "twtrace needs a kernel with CONFIG_DEBUG_INFO_BTF (5.8 or later), or its BTF by --btf FILE";
+            (Code::Unsupported, "kernel types", remedy)
+        }
+        TracerError::Plan(PlanError::Impossible { .. }) => {
+            let remedy = "try --backend auto, see `twtrace probe` for what works here, and -v for the verifier's log";
+            (Code::Unsupported, "tracing", remedy)
+        }
+        TracerError::Bpf(_) | TracerError::Ring(_) => {
+            (Code::Internal, "eBPF", "run it again with -v; if that does not help, please report it with the output")
+        }
+    };
+    let complaint = Complaint::new(what, error.to_string(), remedy);
+    let logs = if verbose > 0 { logs(failures) } else { String::new() };
+    let mut exit = Exit::error(code, complaint);
+    exit.stderr.insert_str(0, &logs);
+    exit
+}
+
+/// What the verifier said of the programs that it refused.
+fn logs(failures: &[Failure]) -> String {
+    let mut text = String::new();
+    for failure in failures {
+        let said = match &failure.reason {
+            Reason::Refused { log, .. } if log.is_empty() => "(the verifier said nothing)",
+            Reason::Refused { log, .. } => log,
+            _ => "",
+        };
+        text.push_str(&format!("{}: {}\n{said}\n", failure.backend, failure.reason));
+    }
+    text
+}

@@ -1,0 +1,166 @@
+//! `twtrace run`.
+
+use std::sync::Arc;
+
+use tokio::io::{Interest, unix::AsyncFd};
+
+use super::{forced, no_tracer};
+use crate::{
+    bpf::{Settings, Tables},
+    cli::{
+        EbpfLog, Format, Run,
+        exit::{Code, Complaint, Exit},
+        resolve::Resolver,
+    },
+    host::{Host, clock},
+    lab::demo::Demo,
+    model::report::{CapabilityReport, Start},
+    pipeline::{Options, Pipeline},
+    plan::{Capability, Plan},
+    reconcile::Scope,
+    sink::{Clock, JsonSink, Sink, TextSink, Writer, notes::remark},
+    tracer::{Attempt, Tracer},
+};
+
+/// Entries of the table of lives if nobody says: enough for the machine's own limit, bounded in memory (104 bytes each).
+const MOST_LIVES: u32 = 1 << 18;
+/// Fewer make no sense: the table is shared by all namespaces.
+const LEAST_LIVES: u32 = 1 << 14;
+/// Connections followed if nobody says (112 bytes each).
+const CONNS: u32 = 1 << 17;
+
+pub(super) fn run(host: &Host, verbose: u8, asked: &Run) -> Result<Exit, Exit> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| internal("tokio", &error))?;
+    runtime.block_on(trace(host, verbose, asked))
+}
+
+fn internal(what: &str, error: &dyn std::error::Error) -> Exit {
+    Exit::error(Code::Internal, Complaint::new(what, error.to_string(), "run it again; if it stays, please report it"))
+}
+
+async fn trace(host: &Host, verbose: u8, asked: &Run) -> Result<Exit, Exit> {
+    let mut demo = if asked.demo {
+        let failed = |error: std::io::Error| {
+            let remedy = "the demo needs CONFIG_NET_NS and CAP_SYS_ADMIN; without --demo twtrace traces what is there";
+            Exit::error(Code::Unsupported, Complaint::new("--demo", error.to_string(), remedy))
+        };
+        Some(Demo::new().map_err(failed)?)
+    } else {
+        None
+    };
+    let scope = demo.as_ref().map_or_else(|| Scope::own(host), |demo| Scope::other(host, Arc::clone(&demo.netns)));
+    let settings = settings(host, asked, &scope)?;
+    let attempt =
+        Attempt { host, btf: asked.hooks.btf.as_deref(), forced: forced(asked.hooks.backend), settings: &settings };
+    let mut failures = Vec::new();
+    let mut tracer = match Tracer::start(&attempt, &mut failures) {
+        Ok(tracer) => tracer,
+        Err(error) => return Err(no_tracer(&error, &failures, verbose)),
+    };
+    if verbose > 0 {
+        remark(&super::logs(&tracer.failures));
+    }
+    if asked.ebpf_log != EbpfLog::Off {
+        log_programs(&mut tracer, asked.ebpf_log)?;
+    }
+    let clock = Clock { offset_ns: clock::wall_offset_ns().into() };
+    let mut sink: Box<dyn Sink> = match asked.format {
+        Format::Text => Box::new(TextSink::new(clock, jiff::tz::TimeZone::system())),
+        Format::Json => Box::new(JsonSink::new(clock)),
+    };
+    let writer = Writer::stdout().map_err(|error| internal("standard output", &error))?;
+    let start = start(host, &tracer);
+    if let Some(demo) = &mut demo {
+        demo.begin().map_err(|error| internal("--demo", &error))?;
+    }
+    let options = Options { duration: asked.duration, interval: asked.interval };
+    let result = Pipeline::new(&mut tracer, sink.as_mut(), writer).run(&start, &scope, &options).await;
+    if let Some(demo) = &mut demo
+        && let Err(error) = demo.end()
+    {
+        remark(&format!("twtrace: --demo: its traffic ended early: {error}; what was shown is true all the same\n"));
+    }
+    result.map_err(|error| internal("run", &error))?;
+    Ok(Exit::answer(String::new()))
+}
+
+fn settings(host: &Host, asked: &Run, scope: &Scope) -> Result<Settings, Exit> {
+    let own_netns = scope.inum().map_err(|error| internal("the network namespace", &error))?;
+    let resolved = Resolver::default().resolve(&asked.filter)?;
+    let mut filter = asked.filter.knob(&resolved);
+    if asked.demo && filter.netns_len == 0 {
+        // Who asks for the demo wants to see the demo.
+        filter.netns[0] = own_netns;
+        filter.netns_len = 1;
+    }
+    let limit = host.sysctl("net/ipv4/tcp_max_tw_buckets").and_then(|limit| u32::try_from(limit).ok());
+    Ok(Settings {
+        filter,
+        ports: asked.filter.port_sets(),
+        tables: Tables {
+            ring: asked.ring_size,
+            lives: asked.max_lives.unwrap_or_else(|| limit.unwrap_or(MOST_LIVES).clamp(LEAST_LIVES, MOST_LIVES)),
+            conns: asked.max_conns.unwrap_or(CONNS),
+        },
+        own_netns,
+        log_level: asked.ebpf_log as u8,
+    })
+}
+
+/// Shows what the programs log, on standard error.
+fn log_programs(tracer: &mut Tracer, level: EbpfLog) -> Result<(), Exit> {
+    if log::set_logger(&ToStderr).is_ok() {
+        log::set_max_level(level.level());
+    }
+    let logger = tracer.logger().map_err(|error| internal("--ebpf-log", &error))?;
+    // SAFETY: the logger owns its ring's descriptor, keeps it for life, and always returns the same one.
+    let registered = unsafe { AsyncFd::register_with_interest(logger, Interest::READABLE) };
+    let mut ring = registered.map_err(|error| internal("--ebpf-log", &error))?;
+    tokio::spawn(async move {
+        while let Ok(mut guard) = ring.readable_mut().await {
+            guard.get_inner_mut().flush();
+            guard.clear_ready();
+        }
+    });
+    Ok(())
+}
+
+/// One line a message, as all that goes to standard error.
+struct ToStderr;
+
+impl log::Log for ToStderr {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        remark(&format!("twtrace: {}: {}\n", record.level().as_str().to_ascii_lowercase(), record.args()));
+    }
+
+    fn flush(&self) {}
+}
+
+/// The first line of the run.
+fn start(host: &Host, tracer: &Tracer) -> Start {
+    Start {
+        kernel: host.kernel_release(),
+        version: env!("CARGO_PKG_VERSION"),
+        capabilities: capabilities(&tracer.plan),
+        seeded: tracer.seeded.as_ref().ok().copied(),
+        self_test: tracer.self_test.clone(),
+    }
+}
+
+/// Each capability with its backend, and what spoke against the others.
+pub(super) fn capabilities(plan: &Plan) -> std::collections::BTreeMap<&'static str, CapabilityReport> {
+    let report = |capability: Capability| {
+        let against = plan.against.get(&capability).map(Vec::as_slice).unwrap_or_default();
+        let reason = against.iter().map(|(backend, reason)| format!("{backend}: {reason}")).collect::<Vec<_>>();
+        CapabilityReport {
+            backend: plan.backend(capability).map(|backend| backend.name()),
+            reason: (!reason.is_empty()).then(|| reason.join("; ")),
+        }
+    };
+    Capability::ALL.into_iter().map(|capability| (capability.name(), report(capability))).collect()
+}

@@ -1,0 +1,266 @@
+//! From a plan to programs that run, or to the hook that the kernel refused and why.
+
+use std::{io, path::Path};
+
+use aya::{
+    Btf, Ebpf, EbpfError, EbpfLoader, Endianness,
+    maps::{Array, MapData, MapError, RingBuf},
+    programs::{BtfTracePoint, FEntry, FExit, KProbe, Program, ProgramError},
+};
+use aya_log::EbpfLogger;
+use twtrace_common::knob::{Filter, LiveKnobs, PORTS_EITHER, PORTS_LOCAL, PORTS_REMOTE, PortSet};
+
+use super::globals::{Globals, Offsets, duties};
+use crate::{
+    host::{
+        Host, HostError,
+        btf::{KernelTypes, VMLINUX},
+        clock,
+        ksyms::KernelSymbols,
+    },
+    plan::{Attach, Backend, Facts, Failure, Hook, Plan, Reason},
+};
+
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/twtrace-ebpf.o"));
+
+/// Something about the eBPF object or its maps failed that no other backend would mend.
+#[derive(Debug, thiserror::Error)]
+pub enum BpfError {
+    /// The object could not be loaded, or its maps could not be made.
+    #[error("the eBPF object: {}", chain(.0))]
+    Object(#[from] EbpfError),
+    /// A map could not be read or written.
+    #[error("map {name}: {}", chain(.source))]
+    Map {
+        /// The map.
+        name: &'static str,
+        /// Why.
+        source: MapError,
+    },
+    /// The object and this code disagree.
+    #[error("the eBPF object has no {0}: it was built from other sources")]
+    Missing(&'static str),
+    /// The kernel's BTF could not be read.
+    #[error(transparent)]
+    Host(#[from] HostError),
+    /// An iterator over sockets could not be run.
+    #[error("the socket iterator: {0}")]
+    Seed(String),
+}
+
+/// An error and what is behind it, in one line, each part once.
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(inner) = source {
+        let more = inner.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        source = inner.source();
+    }
+    text
+}
+
+/// Sizes of the tables, entries; the ring in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tables {
+    /// The ring: a power of two of at least a page.
+    pub ring: u32,
+    /// Minisocks alive at once.
+    pub lives: u32,
+    /// Connections followed at once.
+    pub conns: u32,
+}
+
+/// How a run wants its programs.
+pub struct Settings {
+    /// The filters.
+    pub filter: Filter,
+    /// Their port sets: local, remote, either.
+    pub ports: Box<[PortSet; 3]>,
+    /// Sizes.
+    pub tables: Tables,
+    /// Inode number of the network namespace that twtrace is in.
+    pub own_netns: u32,
+    /// Level of aya-log, 0 for off.
+    pub log_level: u8,
+}
+
+/// The kernel's side, gathered once: facts for the plan, offsets and addresses for the programs.
+pub struct Kernel {
+    /// For the plan.
+    pub facts: Facts,
+    /// For the programs.
+    pub offsets: Offsets,
+    symbols: KernelSymbols,
+    pub(super) btf: Btf,
+}
+
+/// Gathers what the plan and the programs need to know of this kernel. `btf`: another BTF for the fields' offsets.
+///
+/// # Errors
+/// If the BTF cannot be read or is none.
+pub fn gather(host: &Host, file: Option<&Path>) -> Result<Kernel, BpfError> {
+    let types = KernelTypes::read(host, file)?;
+    let offsets = Offsets::resolve(&types);
+    let symbols = KernelSymbols::read(host).unwrap_or_default();
+    let facts = crate::host::facts(host, &types, &symbols, offsets.missing());
+    // Programs are attached by ids of the running kernel's own BTF; another file gives offsets only.
+    let own = host.path(VMLINUX);
+    let path = if own.exists() { own.as_path() } else { types.path() };
+    let btf = Btf::parse_file(path, Endianness::default())
+        .map_err(|error| HostError::Strange { path: path.to_owned(), what: chain(&error) })?;
+    Ok(Kernel { facts, offsets, symbols, btf })
+}
+
+/// Programs that run. They stop when this is dropped.
+pub struct Attached {
+    pub(super) ebpf: Ebpf,
+    pub(super) ring: Option<RingBuf<MapData>>,
+}
+
+/// An attempt that did not come off: either a hook that another backend may do without, or an end.
+pub enum AttachError {
+    /// The kernel refused a hook.
+    Hook(Box<Failure>),
+    /// Nothing to be done.
+    Fatal(BpfError),
+}
+
+impl<E: Into<BpfError>> From<E> for AttachError {
+    fn from(error: E) -> Self {
+        Self::Fatal(error.into())
+    }
+}
+
+/// Loads and attaches what the plan names.
+///
+/// # Errors
+/// The first hook that the kernel refuses, or what is wrong with the object as a whole.
+pub fn attach(kernel: &Kernel, plan: &Plan, settings: &Settings) -> Result<Attached, AttachError> {
+    let globals = Globals {
+        offsets: kernel.offsets.clone(),
+        functions: kernel.symbols.functions(),
+        duties: duties(plan, &kernel.offsets, kernel.facts.addresses),
+        filter: settings.filter,
+        hz: clock::hz(),
+        own_netns: settings.own_netns,
+        // A quarter full: the rest is room for what comes until the reader runs.
+        wake_at: u64::from(settings.tables.ring / 4),
+        log_level: settings.log_level,
+    };
+    let mut loader = EbpfLoader::new();
+    loader.btf(Some(&kernel.btf));
+    globals.set(&mut loader);
+    loader
+        .map_max_entries("RING", settings.tables.ring)
+        .map_max_entries("LIVES", settings.tables.lives)
+        .map_max_entries("CONNS", settings.tables.conns)
+        .map_max_entries("CLOSING", if globals.duties.tp_birth == 1 { settings.tables.conns } else { 1 });
+    let mut ebpf = loader.load(OBJECT)?;
+    ports(&mut ebpf, &settings.ports)?;
+    // All are loaded before the first goes live: the verifier takes its time, and hooks that are live should be few
+    // moments apart.
+    for step in [load_program, attach_program] {
+        for hook in &plan.hooks {
+            let program = ebpf.program_mut(hook.program).ok_or(BpfError::Missing(hook.program))?;
+            step(program, *hook, &kernel.btf).map_err(|error| AttachError::Hook(Box::new(failure(*hook, &error))))?;
+        }
+    }
+    let ring = RingBuf::try_from(ebpf.take_map("RING").ok_or(BpfError::Missing("map RING"))?)
+        .map_err(|source| BpfError::Map { name: "RING", source })?;
+    Ok(Attached { ebpf, ring: Some(ring) })
+}
+
+fn load_program(program: &mut Program, hook: Hook, btf: &Btf) -> Result<(), ProgramError> {
+    match hook.attach {
+        Attach::Fentry => <&mut FEntry>::try_from(program)?.load(hook.target, btf),
+        Attach::Fexit => <&mut FExit>::try_from(program)?.load(hook.target, btf),
+        Attach::Kprobe => <&mut KProbe>::try_from(program)?.load(),
+        Attach::TpBtf => <&mut BtfTracePoint>::try_from(program)?.load(hook.target, btf),
+    }
+}
+
+fn attach_program(program: &mut Program, hook: Hook, _: &Btf) -> Result<(), ProgramError> {
+    match hook.attach {
+        Attach::Fentry => <&mut FEntry>::try_from(program)?.attach().map(drop),
+        Attach::Fexit => <&mut FExit>::try_from(program)?.attach().map(drop),
+        Attach::Kprobe => <&mut KProbe>::try_from(program)?.attach(hook.target, 0).map(drop),
+        Attach::TpBtf => <&mut BtfTracePoint>::try_from(program)?.attach().map(drop),
+    }
+}
+
+/// The kernel's refusal in words, the verifier's log apart.
+fn failure(hook: Hook, error: &ProgramError) -> Failure {
+    let backend = match hook.attach {
+        Attach::Fentry | Attach::Fexit => Backend::Fentry,
+        Attach::Kprobe => Backend::Kprobe,
+        Attach::TpBtf => Backend::Tracepoint,
+    };
+    let (mut words, log) = match error {
+        ProgramError::LoadError { io_error, verifier_log } => {
+            (format!("the kernel refuses to load it: {io_error}"), verifier_log.to_string())
+        }
+        other => (chain(other), String::new()),
+    };
+    // EPERM before the verifier has said a word is about the kind of program, not about this one.
+    let whole_backend = backend == Backend::Fentry
+        && log.is_empty()
+        && matches!(error, ProgramError::LoadError { io_error, .. } if io_error.kind() == io::ErrorKind::PermissionDenied);
+    if whole_backend {
+        words.push_str(": this kernel does not allow BPF trampolines");
+    }
+    Failure { backend, hook: (!whole_backend).then_some(hook), reason: Reason::Refused { hook, error: words, log } }
+}
+
+fn ports(ebpf: &mut Ebpf, sets: &[PortSet; 3]) -> Result<(), BpfError> {
+    let map = ebpf.map_mut("PORTS").ok_or(BpfError::Missing("map PORTS"))?;
+    let wrong = |source| BpfError::Map { name: "PORTS", source };
+    let mut rows: Array<_, PortSet> = Array::try_from(map).map_err(wrong)?;
+    for (row, set) in [PORTS_LOCAL, PORTS_REMOTE, PORTS_EITHER].into_iter().zip(sets) {
+        rows.set(row, set, 0).map_err(wrong)?;
+    }
+    Ok(())
+}
+
+impl Attached {
+    /// The ring's reading end; `None` the second time.
+    pub fn take_ring(&mut self) -> Option<RingBuf<MapData>> {
+        self.ring.take()
+    }
+
+    /// The reading end of the programs' own log.
+    ///
+    /// # Errors
+    /// If the object has none.
+    pub fn logger(&mut self) -> Result<EbpfLogger<&'static dyn log::Log>, aya_log::Error> {
+        EbpfLogger::init(&mut self.ebpf)
+    }
+
+    /// Names the namespace of the self-test; 0: it is over.
+    ///
+    /// # Errors
+    /// If the map cannot be written.
+    pub fn set_self_test(&mut self, self_test_netns: u32) -> Result<(), BpfError> {
+        let map = self.ebpf.map_mut("LIVE_KNOBS").ok_or(BpfError::Missing("map LIVE_KNOBS"))?;
+        let wrong = |source| BpfError::Map { name: "LIVE_KNOBS", source };
+        let mut knobs: Array<_, LiveKnobs> = Array::try_from(map).map_err(wrong)?;
+        knobs.set(0, LiveKnobs { self_test_netns, pad: 0 }, 0).map_err(wrong)
+    }
+
+    /// Takes every program off its hook; maps and their contents stay.
+    pub fn detach(&mut self) {
+        for (_, program) in self.ebpf.programs_mut() {
+            // One that was never loaded has nothing to unload.
+            let _not_loaded = match program {
+                Program::FEntry(program) => program.unload(),
+                Program::FExit(program) => program.unload(),
+                Program::KProbe(program) => program.unload(),
+                Program::BtfTracePoint(program) => program.unload(),
+                Program::Iter(program) => program.unload(),
+                _ => Ok(()),
+            };
+        }
+    }
+}

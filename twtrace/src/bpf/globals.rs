@@ -1,0 +1,98 @@
+//! What the programs are told before they are loaded.
+
+use aya::EbpfLoader;
+use twtrace_common::knob::{ABSENT, Duties, Filter, Functions};
+
+use crate::{
+    host::btf::{FIELDS, KernelTypes},
+    plan::{Backend, Capability, HASHDANCE_SCHEDULE, Plan},
+};
+
+/// Where the kernel's fields are, in the order of [`FIELDS`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Offsets {
+    values: Vec<u16>,
+    /// `tcp_death_row` is a pointer (5.18 to 6.0).
+    death_row_pointer: bool,
+    /// `tw_refcount`, which starts at one, not `tw_count` (5.18+).
+    refcount_base: bool,
+}
+
+impl Offsets {
+    /// Looks every field up.
+    #[must_use]
+    pub fn resolve(types: &KernelTypes) -> Self {
+        let mut offsets = Self { values: Vec::new(), death_row_pointer: false, refcount_base: false };
+        for spec in FIELDS {
+            let found = types.field(spec);
+            offsets.values.push(found.map_or(ABSENT, |found| found.offset));
+            match (spec.name, found) {
+                ("NET_DEATH_ROW", Some(found)) => offsets.death_row_pointer = found.is_pointer,
+                ("DR_COUNT", Some(found)) => offsets.refcount_base = found.alternative == 0,
+                _ => {}
+            }
+        }
+        offsets
+    }
+
+    /// Required fields that are absent, as BTF paths.
+    #[must_use]
+    pub fn missing(&self) -> Vec<&'static str> {
+        let absent = FIELDS.iter().zip(&self.values).filter(|(spec, value)| spec.required && **value == ABSENT);
+        absent.map(|(spec, _)| spec.path).collect()
+    }
+
+    /// Optional fields that are absent, as BTF paths: they show as unknown.
+    #[must_use]
+    pub fn unknown(&self) -> Vec<&'static str> {
+        let absent = FIELDS.iter().zip(&self.values).filter(|(spec, value)| !spec.required && **value == ABSENT);
+        absent.map(|(spec, _)| spec.path).collect()
+    }
+}
+
+/// Everything that becomes frozen data of the programs. Lives as long as the loader borrows it.
+pub(super) struct Globals {
+    pub(super) offsets: Offsets,
+    pub(super) functions: Functions,
+    pub(super) duties: Duties,
+    pub(super) filter: Filter,
+    pub(super) hz: u32,
+    pub(super) own_netns: u32,
+    pub(super) wake_at: u64,
+    pub(super) log_level: u8,
+}
+
+impl Globals {
+    pub(super) fn set<'a>(&'a self, loader: &mut EbpfLoader<'a>) {
+        for (spec, value) in FIELDS.iter().zip(&self.offsets.values) {
+            loader.override_global(spec.name, value, true);
+        }
+        loader
+            .override_global("FUNCTIONS", &self.functions, true)
+            .override_global("DUTIES", &self.duties, true)
+            .override_global("FILTER", &self.filter, true)
+            .override_global("HZ", &self.hz, true)
+            .override_global("OWN_NETNS", &self.own_netns, true)
+            .override_global("WAKE_AT", &self.wake_at, true)
+            .override_global(aya_log::LEVEL, &self.log_level, true);
+    }
+}
+
+/// Who does what, from the plan.
+pub(super) fn duties(plan: &Plan, offsets: &Offsets, has_stack: bool) -> Duties {
+    let tracepoint = |capability| u8::from(plan.is(capability, Backend::Tracepoint));
+    Duties {
+        tp_birth: tracepoint(Capability::Birth),
+        tp_death: tracepoint(Capability::Death),
+        tp_rearm: tracepoint(Capability::Rearm),
+        close_refusal: match plan.backend(Capability::Refusal) {
+            Some(Backend::Kprobe) => 1,
+            Some(Backend::Tracepoint) => 2,
+            Some(Backend::Fentry) | None => 0,
+        },
+        death_row_pointer: u8::from(offsets.death_row_pointer),
+        refcount_base: u8::from(offsets.refcount_base),
+        has_timeo: u8::from(plan.hooks.iter().any(|hook| hook.target == HASHDANCE_SCHEDULE)),
+        has_stack: u8::from(has_stack),
+    }
+}

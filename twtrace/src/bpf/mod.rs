@@ -1,0 +1,9 @@
+//! The only module that names aya: loads the chosen programs, attaches them, reads their maps.
+
+mod attach;
+mod counters;
+mod globals;
+mod seed;
+
+pub use attach::{AttachError, Attached, BpfError, Kernel, Settings, Tables, attach, gather};
+pub use globals::Offsets;

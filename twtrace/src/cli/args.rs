@@ -1,0 +1,161 @@
+//! The command line as clap sees it: the one definition behind the parser and the help. Values that need more than a
+//! word list stay text here; mod.rs and list.rs read them, with messages of their own.
+
+use std::path::PathBuf;
+
+use clap::{ArgAction, Args, Parser, Subcommand};
+
+use super::{Backend, EbpfLog, Format};
+
+const EXAMPLES: &str = "\
+Examples:
+  twtrace run                                      every event on this machine, until Ctrl-C
+  twtrace run --duration 30s --port 80,8000-8100   half a minute of web traffic
+  twtrace run --cause reused,recycled --format json | jq .
+  twtrace probe                                    what this kernel lets twtrace watch
+
+Exit codes: 0 done, 64 wrong usage, 69 this kernel cannot be watched, 77 no privilege, 70 the rest.";
+
+const RUN_EXAMPLES: &str = "\
+Values of one filter are alternatives, filters add up: --lport 443 --pid 7,9 wants local port 443 and \
+one of the two processes. A list is separated by commas, or given by repeating the option. What is \
+filtered on and not known does not match.
+
+Examples:
+  twtrace run --port 80,8000-8100                  either end at one of these ports
+  twtrace run --laddr 10.0.0.0/8 --role client     what this host opened from 10.0.0.0/8
+  twtrace run --netns /run/netns/blue --comm curl  what curl closed in the namespace blue
+  twtrace run --cause reset,data_reset             only the ends by a RST
+  twtrace run --events none --duration 1m          no events, only the counters at the end
+  twtrace run --demo --duration 10s                with traffic of its own";
+
+const PROBE_EXAMPLES: &str = "\
+Examples:
+  twtrace probe
+  twtrace probe --backend tracepoint
+  twtrace -v probe                                 with the verifier's log, if it refuses a program";
+
+/// An exact tracer for TCP TIME_WAIT: which sockets are in it, who put them there, how long each one stays, what ended it,
+/// and what the kernel refused for lack of room.
+#[derive(Debug, Parser)]
+#[command(name = "twtrace", version, after_help = EXAMPLES, max_term_width = 100, disable_help_subcommand = true)]
+pub(super) struct Root {
+    /// Say more on standard error; -v adds the verifier's log when a program does not load
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    pub verbose: u8,
+    #[command(subcommand)]
+    pub command: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Verb {
+    /// Trace now: one line for each event, and a summary that is held against the kernel's own counters
+    #[command(after_help = RUN_EXAMPLES)]
+    Run(Box<RunArgs>),
+    /// Show what this kernel offers: each capability, its backend, or why not and what to do
+    #[command(after_help = PROBE_EXAMPLES)]
+    Probe(ProbeArgs),
+}
+
+#[derive(Args, Debug)]
+pub(super) struct HookArgs {
+    /// How to watch; auto takes, for each capability, the first that works
+    #[arg(long, value_name = "NAME", value_enum, default_value_t = Backend::Auto, help_heading = "Watching")]
+    pub backend: Backend,
+    /// Read the kernel's types from this BTF file [default: /sys/kernel/btf/vmlinux]
+    #[arg(long, value_name = "FILE", help_heading = "Watching")]
+    pub btf: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct ProbeArgs {
+    /// How to show it
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub format: Format,
+    #[command(flatten)]
+    pub hooks: HookArgs,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct RunArgs {
+    /// How to show it
+    #[arg(long, value_enum, default_value_t = Format::Text, help_heading = "Output")]
+    pub format: Format,
+    /// Stop after this long: 500ms, 30s, 5m, 1h [default: at Ctrl-C]
+    #[arg(long, value_name = "TIME", help_heading = "Output")]
+    pub duration: Option<String>,
+    /// Write what has gathered, and read the counters, this often: 10ms to 1h
+    #[arg(long, value_name = "TIME", default_value = "1s", help_heading = "Output")]
+    pub interval: String,
+    /// Show these events: born, turned, rearmed, died, refused; or none [default: all]
+    #[arg(long, value_name = "LIST", help_heading = "Output")]
+    pub events: Vec<String>,
+
+    #[command(flatten)]
+    pub hooks: HookArgs,
+    /// Make traffic to look at, in a network namespace of its own that is removed at the end
+    #[arg(long, help_heading = "Watching")]
+    pub demo: bool,
+    /// Size of the ring between kernel and twtrace, in bytes: 4K to 1G, a power of two; lost events ask for more
+    #[arg(long, value_name = "BYTES", default_value = "4M", help_heading = "Watching")]
+    pub ring_size: String,
+    /// Size of the table of minisocks, in entries: 1 to 16M [default: fitted to this machine]
+    #[arg(long, value_name = "N", help_heading = "Watching")]
+    pub max_lives: Option<String>,
+    /// Size of the table of open connections, in entries: 1 to 16M [default: fitted to this machine]
+    #[arg(long, value_name = "N", help_heading = "Watching")]
+    pub max_conns: Option<String>,
+    /// Let the eBPF programs log to standard error, from this level on
+    #[arg(long, value_name = "LEVEL", value_enum, default_value_t = EbpfLog::Off, help_heading = "Watching")]
+    pub ebpf_log: EbpfLog,
+
+    #[command(flatten)]
+    pub filters: FilterArgs,
+}
+
+#[derive(Args, Debug, Default)]
+#[command(next_help_heading = "Filters")]
+pub(super) struct FilterArgs {
+    /// Only these local ports: 80,8000-8100 [default: all]
+    #[arg(long, value_name = "PORTS")]
+    pub lport: Vec<String>,
+    /// Only these remote ports [default: all]
+    #[arg(long, value_name = "PORTS")]
+    pub rport: Vec<String>,
+    /// Only connections with one of these ports at either end [default: all]
+    #[arg(long, value_name = "PORTS")]
+    pub port: Vec<String>,
+    /// Only these local addresses, up to 8: 10.0.0.0/8,::1 (no prefix: one host) [default: all]
+    #[arg(long, value_name = "CIDRS")]
+    pub laddr: Vec<String>,
+    /// Only these remote addresses, up to 8 [default: all]
+    #[arg(long, value_name = "CIDRS")]
+    pub raddr: Vec<String>,
+    /// Only what these processes closed, up to 8 process ids of the initial pid namespace [default: all]
+    #[arg(long, value_name = "PIDS")]
+    pub pid: Vec<String>,
+    /// Only what threads of these names closed, up to 8 names of up to 15 bytes [default: all]
+    #[arg(long, value_name = "NAMES")]
+    pub comm: Vec<String>,
+    /// Only what was closed in these cgroups, up to 8 directories of the cgroup v2 tree, relative ones
+    /// below /sys/fs/cgroup; their children do not count [default: all]
+    #[arg(long, value_name = "PATHS")]
+    pub cgroup: Vec<String>,
+    /// Only these network namespaces, up to 8: self, an inode number, or a file such as
+    /// /run/netns/blue or /proc/PID/ns/net [default: all]
+    #[arg(long, value_name = "LIST")]
+    pub netns: Vec<String>,
+    /// Only these ends, and no other events: expired, reused, reused_bound, recycled, reset, data_reset,
+    /// killed, netns, tproxy, ? (not known) [default: all]
+    #[arg(long, value_name = "CAUSES")]
+    pub cause: Vec<String>,
+    /// Only connections that this host opened (client) or accepted (server) [default: both]
+    #[arg(long, value_name = "ROLE")]
+    pub role: Option<String>,
+    /// Only IPv4, v4-mapped included; with -6, both [default: both]
+    #[arg(short = '4')]
+    pub ipv4: bool,
+    /// Only IPv6; with -4, both [default: both]
+    #[arg(short = '6')]
+    pub ipv6: bool,
+}

@@ -1,0 +1,107 @@
+//! How twtrace ends: what it says last, and the exit code.
+
+use std::{
+    fmt,
+    io::{self, Write},
+    process::ExitCode,
+};
+
+/// The exit codes, from sysexits.h.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Code {
+    /// All is well.
+    Success = 0,
+    /// The command line makes no sense (EX_USAGE).
+    Usage = 64,
+    /// This kernel cannot be watched (EX_UNAVAILABLE).
+    Unsupported = 69,
+    /// Anything else (EX_SOFTWARE).
+    Internal = 70,
+    /// The privileges are missing (EX_NOPERM).
+    Privilege = 77,
+}
+
+impl From<Code> for ExitCode {
+    fn from(code: Code) -> Self {
+        Self::from(code as u8)
+    }
+}
+
+/// One line of bad news: `twtrace: WHAT: WHY; WHAT TO DO`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Complaint {
+    /// What went wrong, in the reader's own words: the option and its value, the file.
+    pub what: String,
+    /// Why that is so.
+    pub why: String,
+    /// What to do about it.
+    pub remedy: String,
+}
+
+impl Complaint {
+    /// A complaint of these three parts.
+    pub fn new(what: impl Into<String>, why: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { what: what.into(), why: why.into(), remedy: remedy.into() }
+    }
+}
+
+impl fmt::Display for Complaint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "twtrace: {}: {}; {}", Plain(&self.what), Plain(&self.why), Plain(&self.remedy))
+    }
+}
+
+impl std::error::Error for Complaint {}
+
+/// Text that holds what somebody else wrote: it stays on its line and does not steer the terminal.
+struct Plain<'a>(&'a str);
+
+impl fmt::Display for Plain<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for c in self.0.chars() {
+            if c.is_control() { write!(f, "{}", c.escape_default())? } else { fmt::Write::write_char(f, c)? }
+        }
+        Ok(())
+    }
+}
+
+/// The end of the process, decided but not yet carried out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Exit {
+    /// The exit code.
+    pub code: Code,
+    /// For standard output: the help or the version that was asked for.
+    pub stdout: String,
+    /// For standard error.
+    pub stderr: String,
+}
+
+impl Exit {
+    /// The end because of an error; `why` is one line, without its newline.
+    pub fn error(code: Code, why: impl fmt::Display) -> Self {
+        Self { code, stdout: String::new(), stderr: format!("{why}\n") }
+    }
+
+    /// The end because all that was asked for is this text.
+    #[must_use]
+    pub fn answer(text: String) -> Self {
+        Self { code: Code::Success, stdout: text, stderr: String::new() }
+    }
+
+    /// Says what there is to say, and hands back the exit code. Whoever reads may have gone away: that is no error.
+    #[must_use]
+    pub fn report(&self) -> ExitCode {
+        let _ = io::stdout().write_all(self.stdout.as_bytes());
+        let _ = io::stdout().flush();
+        let _ = io::stderr().write_all(self.stderr.as_bytes());
+        self.code.into()
+    }
+}
+
+impl From<Complaint> for Exit {
+    /// A complaint about the command line; what is found out later names its own code with [`Exit::error`].
+    fn from(complaint: Complaint) -> Self {
+        Self::error(Code::Usage, complaint)
+    }
+}

@@ -1,0 +1,202 @@
+//! What was asked: the command line, read into types that cannot be wrong.
+
+use std::{ffi::OsString, path::PathBuf, time::Duration};
+
+use clap::{CommandFactory, FromArgMatches, ValueEnum};
+
+use args::{HookArgs, ProbeArgs, Root, RunArgs, Verb};
+use exit::{Complaint, Exit};
+use filter::FilterSpec;
+use value::Given;
+
+mod args;
+pub mod exit;
+pub mod few;
+pub mod filter;
+mod list;
+pub mod ports;
+pub mod resolve;
+mod usage;
+mod value;
+
+/// The command line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cli {
+    /// How many `-v` there were; from 1 on, show the verifier's log when a program does not load.
+    pub verbose: u8,
+    /// What to do.
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// Trace.
+    Run(Box<Run>),
+    /// Show what the kernel offers.
+    Probe(Probe),
+}
+
+/// How to watch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hooks {
+    /// With what.
+    pub backend: Backend,
+    /// The kernel's types, if not those of the running kernel.
+    pub btf: Option<PathBuf>,
+}
+
+/// `twtrace run`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Run {
+    /// How to show it.
+    pub format: Format,
+    /// When to stop; `None`: when told to.
+    pub duration: Option<Duration>,
+    /// How often to flush, and to read the counters.
+    pub interval: Duration,
+    /// How to watch.
+    pub hooks: Hooks,
+    /// Make traffic in a private network namespace.
+    pub demo: bool,
+    /// Whether the eBPF programs log.
+    pub ebpf_log: EbpfLog,
+    /// Bytes of the ring: a power of two, whole pages.
+    pub ring_size: u32,
+    /// Entries of the table of minisocks; `None`: fitted to the machine.
+    pub max_lives: Option<u32>,
+    /// Entries of the table of open connections; `None`: fitted to the machine.
+    pub max_conns: Option<u32>,
+    /// What to show.
+    pub filter: FilterSpec,
+}
+
+/// `twtrace probe`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Probe {
+    /// How to show it.
+    pub format: Format,
+    /// How to watch.
+    pub hooks: Hooks,
+}
+
+/// How to show it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// Columns for the eye
+    Text,
+    /// JSON, one object per line (docs/events.md)
+    Json,
+}
+
+/// With what to watch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Backend {
+    /// The first of the others that works, for each capability
+    Auto,
+    /// BPF trampolines: the cheapest, on x86-64 from 5.5 on, on arm64 from 6.4 on
+    Fentry,
+    /// Kernel probes
+    Kprobe,
+    /// Tracepoints only: works where both others are refused
+    Tracepoint,
+}
+
+impl Backend {
+    /// The word of `--backend` and of the reports; `None` for `auto`.
+    #[must_use]
+    pub fn forced(self) -> Option<&'static str> {
+        match self {
+            Self::Auto => None,
+            Self::Fentry => Some("fentry"),
+            Self::Kprobe => Some("kprobe"),
+            Self::Tracepoint => Some("tracepoint"),
+        }
+    }
+}
+
+/// From which level on the eBPF programs log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+pub enum EbpfLog {
+    /// Not at all
+    Off,
+    /// What must not happen
+    Error,
+    /// What should not happen
+    Warn,
+    /// What happens rarely
+    Info,
+    /// What happens
+    Debug,
+    /// Everything
+    Trace,
+}
+
+impl EbpfLog {
+    /// The level in the terms of the crate `log`.
+    #[must_use]
+    pub fn level(self) -> log::LevelFilter {
+        match self {
+            Self::Off => log::LevelFilter::Off,
+            Self::Error => log::LevelFilter::Error,
+            Self::Warn => log::LevelFilter::Warn,
+            Self::Info => log::LevelFilter::Info,
+            Self::Debug => log::LevelFilter::Debug,
+            Self::Trace => log::LevelFilter::Trace,
+        }
+    }
+}
+
+/// The command line of clap: for completions and manual pages.
+#[must_use]
+pub fn command() -> clap::Command {
+    Root::command()
+}
+
+/// Reads a command line, its first word the program's name. Ends nothing itself.
+///
+/// # Errors
+///
+/// The [`Exit`] to take: with the help or the version if that was asked for, else with a line on what is wrong.
+pub fn parse<T: Into<OsString>>(args: impl IntoIterator<Item = T>) -> Result<Cli, Exit> {
+    let args: Vec<OsString> = args.into_iter().map(Into::into).collect();
+    let clap = command();
+    let is_verb = |word: &&str| clap.get_subcommands().any(|command| command.get_name() == *word);
+    let verb = args.iter().filter_map(|word| word.to_str()).find(is_verb).map(str::to_owned);
+    let complain = |error: clap::Error| usage::exit(&error, verb.as_deref());
+    let root =
+        clap.try_get_matches_from(&args).and_then(|matches| Root::from_arg_matches(&matches)).map_err(complain)?;
+    let command = match root.command {
+        Verb::Run(args) => Command::Run(Box::new(Run::read(*args)?)),
+        Verb::Probe(ProbeArgs { format, hooks }) => Command::Probe(Probe { format, hooks: hooks.into() }),
+    };
+    Ok(Cli { verbose: root.verbose, command })
+}
+
+impl From<HookArgs> for Hooks {
+    fn from(HookArgs { backend, btf }: HookArgs) -> Self {
+        Self { backend, btf }
+    }
+}
+
+impl Run {
+    fn read(args: RunArgs) -> Result<Self, Complaint> {
+        const HOUR: Duration = Duration::from_secs(3600);
+        let duration =
+            |text| Given { option: "--duration", text }.time(&(Duration::from_millis(1)..=10_000 * HOUR), "30s");
+        let entries = |option, text: Option<&String>| text.map(|text| Given { option, text }.entries()).transpose();
+        Ok(Self {
+            format: args.format,
+            duration: args.duration.as_deref().map(duration).transpose()?,
+            interval: Given { option: "--interval", text: &args.interval }
+                .time(&(Duration::from_millis(10)..=HOUR), "1s")?,
+            hooks: args.hooks.into(),
+            demo: args.demo,
+            ebpf_log: args.ebpf_log,
+            ring_size: Given { option: "--ring-size", text: &args.ring_size }.ring()?,
+            max_lives: entries("--max-lives", args.max_lives.as_ref())?,
+            max_conns: entries("--max-conns", args.max_conns.as_ref())?,
+            filter: FilterSpec::read(&args.filters, &args.events)?,
+        })
+    }
+}

@@ -1,0 +1,137 @@
+//! Network namespaces: which there are, and entering one for a while.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    io,
+    os::{fd::AsFd, unix::fs::MetadataExt},
+    path::PathBuf,
+    thread,
+};
+
+use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space};
+
+use super::Host;
+
+/// An open network namespace: it lives as long as this does.
+#[derive(Debug)]
+pub struct Netns {
+    file: File,
+    inum: u32,
+}
+
+impl Netns {
+    /// The calling thread's namespace.
+    ///
+    /// # Errors
+    /// If /proc does not tell.
+    pub fn current() -> io::Result<Self> {
+        Self::open("/proc/thread-self/ns/net".into())
+    }
+
+    /// A namespace by its file (`/proc/PID/ns/net`, `/run/netns/NAME`).
+    ///
+    /// # Errors
+    /// If the file cannot be opened.
+    pub fn open(path: PathBuf) -> io::Result<Self> {
+        let file = File::open(path)?;
+        // Namespace inode numbers are 32 bits (proc_alloc_inum).
+        let inum = u32::try_from(file.metadata()?.ino()).map_err(io::Error::other)?;
+        Ok(Self { file, inum })
+    }
+
+    /// A new namespace with its loopback device up.
+    ///
+    /// # Errors
+    /// If the kernel refuses (no CAP_SYS_ADMIN, no CONFIG_NET_NS).
+    pub fn new() -> io::Result<Self> {
+        in_thread(|| {
+            // SAFETY: CLONE_NEWNET changes this short-lived thread alone; no file descriptor table is unshared.
+            unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNET) }?;
+            loopback_up()?;
+            Self::current()
+        })
+    }
+
+    /// The namespace's inode number.
+    #[must_use]
+    pub fn inum(&self) -> u32 {
+        self.inum
+    }
+
+    /// Runs `work` in a thread inside the namespace. The caller's thread stays where it is.
+    ///
+    /// # Errors
+    /// If the namespace cannot be entered, or `work` fails.
+    pub fn run<T: Send>(&self, work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
+        in_thread(|| {
+            self.enter()?;
+            work()
+        })
+    }
+
+    /// Moves the calling thread into the namespace, for good.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn enter(&self) -> io::Result<()> {
+        Ok(move_into_link_name_space(self.file.as_fd(), Some(LinkNameSpaceType::Network))?)
+    }
+}
+
+fn in_thread<T: Send>(work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
+    thread::scope(|scope| {
+        thread::Builder::new()
+            .name("twtrace-netns".to_owned())
+            .spawn_scoped(scope, work)?
+            .join()
+            .unwrap_or_else(|_| Err(io::Error::other("the thread inside the namespace panicked")))
+    })
+}
+
+/// Sets the loopback device of the calling thread's namespace up.
+fn loopback_up() -> io::Result<()> {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::DGRAM, None)?;
+    // SAFETY: all zeroes is a valid ifreq.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    request.ifr_name[0] = b'l'.cast_signed();
+    request.ifr_name[1] = b'o'.cast_signed();
+    request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
+    // SAFETY: SIOCSIFFLAGS reads one ifreq, which lives until the call returns.
+    let result =
+        unsafe { libc::ioctl(std::os::fd::AsRawFd::as_raw_fd(&socket), libc::SIOCSIFFLAGS, &raw const request) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// The most namespaces that are looked into.
+const MOST: usize = 4096;
+
+/// Every network namespace that a process or a name under /run/netns holds, by inode number, and how many could not be
+/// opened. Namespaces that only an open file holds are not to be found.
+#[must_use]
+pub fn all(host: &Host) -> (BTreeMap<u32, Netns>, usize) {
+    let mut found = BTreeMap::new();
+    let mut missed = 0;
+    let processes = fs::read_dir(host.path("proc")).into_iter().flatten().filter_map(|entry| {
+        let name = entry.ok()?.file_name();
+        let pid = name.to_str()?.parse::<u32>().ok()?;
+        Some(host.path(&format!("proc/{pid}/ns/net")))
+    });
+    let named = ["run/netns", "var/run/netns"]
+        .into_iter()
+        .filter_map(|dir| fs::read_dir(host.path(dir)).ok())
+        .flatten()
+        .filter_map(|entry| Some(entry.ok()?.path()));
+    for path in processes.chain(named) {
+        match Netns::open(path) {
+            Ok(netns) if found.len() < MOST || found.contains_key(&netns.inum) => {
+                found.entry(netns.inum).or_insert(netns);
+            }
+            Ok(_) => missed += 1,
+            // The process is gone, or a kernel thread's file: nothing of ours.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(_) => missed += 1,
+        }
+    }
+    (found, missed)
+}

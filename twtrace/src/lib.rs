@@ -1,0 +1,19 @@
+//! twtrace: which TCP sockets enter TIME_WAIT, who put them there, how long each one really stays, what ended it, and
+//! what the kernel refused for lack of room.
+//!
+//! Data flows one way: host facts -> plan -> attach -> source -> decode -> model -> sinks.
+
+pub mod app;
+pub mod bpf;
+pub mod cli;
+pub mod decode;
+pub mod host;
+pub mod lab;
+pub mod model;
+pub mod pipeline;
+pub mod plan;
+pub mod reconcile;
+pub mod selftest;
+pub mod sink;
+pub mod source;
+pub mod tracer;

@@ -1,0 +1,312 @@
+//! What happened, in the words of the field: one [`Event`] a record.
+//!
+//! `None` means that the kernel did not say or could not be asked; it is never shown as zero.
+
+use std::{fmt, net::IpAddr};
+
+use serde::Serialize;
+use twtrace_common::record as raw;
+
+/// Defines an enumeration of the boundary: its integers, its JSON words, and a home for integers that are not known.
+macro_rules! vocabulary {
+    ($(#[$meta:meta])* $name:ident { $($(#[$vmeta:meta])* $variant:ident = $value:expr, $word:literal;)* }) => {
+        $(#[$meta])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum $name {
+            $($(#[$vmeta])* $variant,)*
+            /// An integer that this version of twtrace has no word for.
+            Unknown(u8),
+        }
+
+        impl $name {
+            /// Every value that has a word, in the order of the kernel boundary.
+            pub const ALL: &'static [Self] = &[$(Self::$variant),*];
+
+            /// The value behind an integer of the kernel boundary; never fails.
+            #[must_use]
+            pub fn from_raw(value: u8) -> Self {
+                match value {
+                    $(v if v == $value => Self::$variant,)*
+                    other => Self::Unknown(other),
+                }
+            }
+
+            /// The integer of the kernel boundary.
+            #[must_use]
+            pub fn raw(self) -> u8 {
+                match self {
+                    $(Self::$variant => $value,)*
+                    Self::Unknown(value) => value,
+                }
+            }
+
+            /// The word used in every output and filter; `?` for what is not known.
+            #[must_use]
+            pub fn word(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $word,)*
+                    Self::Unknown(_) => "?",
+                }
+            }
+
+            /// The value that a word stands for.
+            #[must_use]
+            pub fn from_word(word: &str) -> Option<Self> {
+                Self::ALL.iter().copied().find(|value| value.word() == word)
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.pad(self.word())
+            }
+        }
+
+        impl Serialize for $name {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                match self {
+                    Self::Unknown(_) => serializer.serialize_none(),
+                    known => serializer.serialize_str(known.word()),
+                }
+            }
+        }
+    };
+}
+
+vocabulary! {
+    /// What ended a minisock.
+    Cause {
+        /// The timer ran out.
+        Expired = raw::cause::EXPIRED, "expired";
+        /// A connect() with an automatically chosen port took it.
+        Reused = raw::cause::REUSED, "reused";
+        /// A connect() from an explicitly bound port took it.
+        ReusedBound = raw::cause::REUSED_BOUND, "reused_bound";
+        /// A new SYN took it.
+        Recycled = raw::cause::RECYCLED, "recycled";
+        /// A RST killed it.
+        Reset = raw::cause::RESET, "reset";
+        /// Data or a SYN reached a FIN_WAIT2 minisock.
+        DataReset = raw::cause::DATA_RESET, "data_reset";
+        /// SOCK_DESTROY (`ss -K`) or bpf_sock_destroy.
+        Killed = raw::cause::KILLED, "killed";
+        /// Its network namespace went away.
+        Netns = raw::cause::NETNS, "netns";
+        /// A TPROXY redirect of a SYN.
+        Tproxy = raw::cause::TPROXY, "tproxy";
+    }
+}
+
+vocabulary! {
+    /// `tw_substate`: both kinds of minisock have the state TIME_WAIT, and both count against the buckets.
+    Substate {
+        /// The peer's FIN has not come.
+        FinWait2 = raw::substate::FIN_WAIT2, "fin_wait2";
+        /// Both FINs are through.
+        TimeWait = raw::substate::TIME_WAIT, "time_wait";
+    }
+}
+
+vocabulary! {
+    /// Who opened the connection.
+    Role {
+        /// This host called connect().
+        Client = raw::role::CLIENT, "client";
+        /// This host accepted it.
+        Server = raw::role::SERVER, "server";
+    }
+}
+
+vocabulary! {
+    /// Why the kernel made no minisock.
+    Refusal {
+        /// `tcp_max_tw_buckets` was reached.
+        Buckets = raw::refusal::BUCKETS, "buckets";
+        /// The allocation failed.
+        Memory = raw::refusal::MEMORY, "memory";
+    }
+}
+
+vocabulary! {
+    /// What an event tells: the words of `--events` and of the JSON field `type`.
+    Kind {
+        /// A minisock was born.
+        Born = raw::kind::BORN, "born";
+        /// FIN_WAIT2 became TIME_WAIT in place.
+        Turned = raw::kind::TURNED, "turned";
+        /// The timer was armed anew.
+        Rearmed = raw::kind::REARMED, "rearmed";
+        /// A minisock ended.
+        Died = raw::kind::DIED, "died";
+        /// The kernel made no minisock.
+        Refused = raw::kind::REFUSED, "refused";
+    }
+}
+
+/// A task's command name: bytes up to the first NUL, as the kernel keeps them.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Comm(pub [u8; twtrace_common::COMM_LEN]);
+
+impl Comm {
+    /// The name, with bytes that are no UTF-8 or would steer a terminal replaced by `?`.
+    #[must_use]
+    pub fn printable(&self) -> String {
+        let end = self.0.iter().position(|&byte| byte == 0).unwrap_or(self.0.len());
+        String::from_utf8_lossy(&self.0[..end])
+            .chars()
+            .map(|c| if c.is_control() || c == char::REPLACEMENT_CHARACTER { '?' } else { c })
+            .collect()
+    }
+}
+
+impl fmt::Debug for Comm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", self.printable())
+    }
+}
+
+/// A task, as it was when it acted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Task {
+    /// Thread group id, in the initial pid namespace.
+    pub pid: u32,
+    /// Command name of the thread.
+    pub comm: Comm,
+}
+
+/// The task that ran the transition into FIN_WAIT1: the author of a TIME_WAIT.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Closer {
+    /// The task.
+    pub task: Task,
+    /// Its cgroup v2 id: the inode number of the cgroup's directory.
+    pub cgroup_id: u64,
+}
+
+/// Which minisock, and whose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Life {
+    /// Stable for that minisock within a run; `None` if its birth was not seen and it was not seeded.
+    pub id: Option<u64>,
+    /// Inode number of the network namespace.
+    pub netns: Option<u32>,
+    /// The connection; v4-mapped addresses are IPv4 here.
+    pub tuple: Option<Tuple>,
+    /// State of the minisock at the event.
+    pub substate: Option<Substate>,
+    /// Who opened the connection.
+    pub role: Option<Role>,
+    /// Who closed it.
+    pub closer: Option<Closer>,
+    /// It was there before twtrace; `None` if that cannot be told.
+    pub preexisting: Option<bool>,
+}
+
+/// A connection's two ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Tuple {
+    /// Local address.
+    pub laddr: IpAddr,
+    /// Local port.
+    pub lport: u16,
+    /// Remote address.
+    pub raddr: IpAddr,
+    /// Remote port.
+    pub rport: u16,
+}
+
+impl Tuple {
+    /// 4 or 6.
+    #[must_use]
+    pub fn family(&self) -> u8 {
+        if self.laddr.is_ipv4() { 4 } else { 6 }
+    }
+}
+
+/// What a birth or a refusal tells of the connection before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Connection {
+    /// Who called connect(); `None` for accepted connections and those opened before twtrace.
+    pub opener: Option<Task>,
+    /// From SYN_SENT or SYN_RECV to now, nanoseconds.
+    pub conn_ns: Option<u64>,
+    /// Both ends sent TCP timestamps.
+    pub timestamps: Option<bool>,
+    /// Payload received, bytes.
+    pub bytes_in: Option<u64>,
+    /// Payload sent, without retransmissions, bytes.
+    pub bytes_out: Option<u64>,
+    /// Smoothed round-trip time, microseconds.
+    pub srtt_us: Option<u32>,
+    /// `SO_MARK`.
+    pub mark: Option<u32>,
+}
+
+/// What the event adds to the life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Detail {
+    /// A minisock was born.
+    Born {
+        /// What the timer was armed with, milliseconds; true to one tick of the kernel's clock.
+        timeout_ms: Option<u32>,
+        /// The connection before it.
+        connection: Connection,
+    },
+    /// FIN_WAIT2 became TIME_WAIT in place.
+    Turned {
+        /// Time in FIN_WAIT2, nanoseconds.
+        after_ns: Option<u64>,
+    },
+    /// The timer was armed anew.
+    Rearmed {
+        /// With what, milliseconds.
+        timeout_ms: Option<u32>,
+    },
+    /// A minisock ended.
+    Died {
+        /// Why.
+        cause: Cause,
+        /// From birth to now, nanoseconds.
+        life_ns: Option<u64>,
+        /// The task whose connect() took the tuple.
+        taker: Option<Task>,
+    },
+    /// The kernel made no minisock.
+    Refused {
+        /// Why.
+        reason: Refusal,
+        /// Minisocks of the namespace then.
+        used: Option<u32>,
+        /// `tcp_max_tw_buckets` of the namespace.
+        limit: Option<u32>,
+        /// The connection that ended without one.
+        connection: Connection,
+    },
+}
+
+/// One thing that happened to one minisock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// When, nanoseconds of `CLOCK_MONOTONIC`.
+    pub mono_ns: u64,
+    /// To which minisock.
+    pub life: Life,
+    /// What.
+    pub detail: Detail,
+    /// It belongs to the start-up self-test: for nobody's eyes.
+    pub self_test: bool,
+}
+
+impl Event {
+    /// The event's kind.
+    #[must_use]
+    pub fn kind(&self) -> Kind {
+        match self.detail {
+            Detail::Born { .. } => Kind::Born,
+            Detail::Turned { .. } => Kind::Turned,
+            Detail::Rearmed { .. } => Kind::Rearmed,
+            Detail::Died { .. } => Kind::Died,
+            Detail::Refused { .. } => Kind::Refused,
+        }
+    }
+}

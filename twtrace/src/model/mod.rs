@@ -1,0 +1,6 @@
+//! What a TIME_WAIT life is. Pure: no kernel, no clock, no output.
+
+pub mod event;
+pub mod reconcile;
+pub mod report;
+pub mod totals;

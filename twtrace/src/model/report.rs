@@ -1,0 +1,88 @@
+//! What twtrace says about a run besides its events: the start, the counters while it runs, the summary at its end.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use super::event::{Cause, Refusal};
+
+/// What one capability got.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct CapabilityReport {
+    /// `fentry`, `kprobe` or `tracepoint`; `None` if the capability is not offered.
+    pub backend: Option<&'static str>,
+    /// Why not, or what was tried before.
+    pub reason: Option<String>,
+}
+
+/// The first thing said.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Start {
+    /// `uname -r`, for the reader; nothing is decided by it.
+    pub kernel: String,
+    /// Version of twtrace.
+    pub version: &'static str,
+    /// What is watched, and how.
+    pub capabilities: BTreeMap<&'static str, CapabilityReport>,
+    /// Minisocks that were there before, all namespaces; `None` if they could not be listed.
+    pub seeded: Option<u64>,
+    /// What the self-test saw: `passed`, or what was wrong.
+    pub self_test: String,
+}
+
+/// The counters of the eBPF programs, added up over all CPUs, after the filters.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// TIME_WAIT minisocks born.
+    pub born_time_wait: u64,
+    /// FIN_WAIT2 minisocks born.
+    pub born_fin_wait2: u64,
+    /// FIN_WAIT2 minisocks that became TIME_WAIT; `None` if not watched.
+    pub turned: Option<u64>,
+    /// Timers armed anew; `None` if not watched.
+    pub rearmed: Option<u64>,
+    /// Ends by cause, every cause present.
+    pub died: Vec<(Cause, u64)>,
+    /// Births refused by reason; `None` if not watched.
+    pub refused: Option<Vec<(Refusal, u64)>>,
+    /// connect() calls that found no port; `None` if not watched.
+    pub no_port: Option<u64>,
+    /// Minisocks alive: seeded + born - died, whole machine, unfiltered.
+    pub live: Option<u64>,
+    /// Events found in the kernel.
+    pub seen: u64,
+    /// Records put into the ring.
+    pub emitted: u64,
+    /// Events that the filters left out.
+    pub filtered: u64,
+    /// Events that found the ring full.
+    pub lost: u64,
+    /// Everything else that was lost or could not be known, by name, zeroes left out.
+    pub trouble: Vec<(&'static str, u64)>,
+}
+
+/// One of the kernel's own counters held against twtrace's.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Reconciled {
+    /// The kernel's name for it, e.g. `TcpExt.TW+TWKilled`.
+    pub counter: &'static str,
+    /// How far the kernel's counter moved during the run (`sockstat.tw`: its value now).
+    pub kernel: i64,
+    /// What twtrace expects it to be.
+    pub twtrace: i64,
+    /// kernel - twtrace.
+    pub diff: i64,
+}
+
+/// The last thing said.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Summary {
+    /// The counters.
+    pub totals: Totals,
+    /// The kernel's word on them, for twtrace's own network namespace.
+    pub reconcile: Vec<Reconciled>,
+    /// Nothing lost and every difference zero; `None` if the kernel's counters could not be read at rest.
+    pub exact: Option<bool>,
+    /// How long the run was, nanoseconds.
+    pub duration_ns: u64,
+}

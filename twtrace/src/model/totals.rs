@@ -1,0 +1,88 @@
+//! From the programs' counters to the totals that are shown.
+
+use twtrace_common::{
+    counter::{Counters, Trouble},
+    record::kind,
+};
+
+use super::{
+    event::{Cause, Refusal},
+    report::Totals,
+};
+
+/// What is known beside the counters.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Beside {
+    /// Turns are watched.
+    pub turn: bool,
+    /// Re-arms are watched.
+    pub rearm: bool,
+    /// Refusals are watched.
+    pub refusal: bool,
+    /// Minisocks could be listed at the start.
+    pub seeded: bool,
+    /// Records that could not be decoded.
+    pub garbage: u64,
+    /// Events that came during the self-test and could not be kept.
+    pub early_lost: u64,
+    /// Records that were left in the ring at the end, because the output took no more.
+    pub undelivered: u64,
+    /// Lines that a slow output did not take, and those records.
+    pub sink_dropped: u64,
+}
+
+/// The totals at this moment.
+#[must_use]
+pub fn totals(counters: &Counters, beside: &Beside) -> Totals {
+    let sum = |values: &[u64; kind::COUNT]| values.iter().sum();
+    let (born, died) = (counters.seen[usize::from(kind::BORN)], counters.seen[usize::from(kind::DIED)]);
+    Totals {
+        born_time_wait: counters.born_time_wait,
+        born_fin_wait2: counters.born_fin_wait2,
+        turned: beside.turn.then_some(counters.turned),
+        rearmed: beside.rearm.then_some(counters.rearmed),
+        died: std::iter::once(Cause::Unknown(0))
+            .chain(Cause::ALL.iter().copied())
+            .map(|cause| (cause, counters.died[usize::from(cause.raw())]))
+            .collect(),
+        refused: beside.refusal.then(|| {
+            Refusal::ALL.iter().map(|&reason| (reason, counters.refused[usize::from(reason.raw())])).collect()
+        }),
+        no_port: None,
+        live: beside.seeded.then(|| (counters.seeded + born).saturating_sub(died)),
+        seen: sum(&counters.seen),
+        emitted: sum(&counters.emitted),
+        filtered: sum(&counters.filtered),
+        lost: sum(&counters.lost),
+        trouble: trouble(&counters.trouble, beside),
+    }
+}
+
+/// What went wrong, by name; zeroes are left out.
+fn trouble(trouble: &Trouble, beside: &Beside) -> Vec<(&'static str, u64)> {
+    let Trouble {
+        lives_full,
+        conns_full,
+        closing_full,
+        read_failed,
+        stack_failed,
+        stale,
+        // Other protocols' minisocks and the self-test's are nobody's loss.
+        not_tcp: _,
+        self_test_lost: _,
+    } = *trouble;
+    [
+        ("lives_full", lives_full),
+        ("conns_full", conns_full),
+        ("closing_full", closing_full),
+        ("read_failed", read_failed),
+        ("stack_failed", stack_failed),
+        ("stale", stale),
+        ("garbage", beside.garbage),
+        ("early_lost", beside.early_lost),
+        ("sink_dropped", beside.sink_dropped),
+    ]
+    .into_iter()
+    .filter(|&(_, count)| count != 0)
+    .collect()
+}

@@ -1,0 +1,282 @@
+//! The run itself: from the ring through the decoder into the sink, until somebody or something ends it.
+
+use std::{
+    io,
+    time::{Duration, Instant},
+};
+
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    time::{MissedTickBehavior, interval},
+};
+use twtrace_common::counter::Counters;
+
+use crate::{
+    bpf::BpfError,
+    decode::decode,
+    host::clock,
+    model::{
+        event::Event,
+        reconcile::{Look, Rest, reconcile},
+        report::{Start, Summary, Totals},
+        totals::{Beside, totals},
+    },
+    plan::Capability,
+    reconcile::{LookError, Scope},
+    sink::{
+        BATCH_BYTES, Batch, Clock, Loss, Sink, Tick, Writer,
+        notes::remark,
+        writer::{End, GRACE},
+    },
+    source::Source as _,
+    tracer::Tracer,
+};
+
+/// How often the ring is emptied when it does not ask for it. Nobody sees a shorter delay; the wake-ups it saves are the
+/// largest cost of a tracer.
+const DRAIN: Duration = Duration::from_millis(40);
+/// Records taken at once, so that signals and timers get their turn.
+const AT_ONCE: usize = 8192;
+/// What a run is asked for, beyond its programs and filters.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// When to end by itself.
+    pub duration: Option<Duration>,
+    /// How often counters are told.
+    pub interval: Duration,
+}
+
+/// Why a run ended in error.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// Maps could not be read.
+    #[error(transparent)]
+    Bpf(#[from] BpfError),
+    /// The kernel's counters could not be read.
+    #[error(transparent)]
+    Look(#[from] LookError),
+    /// Signals or the ring's descriptor could not be watched.
+    #[error("waiting for events: {0}")]
+    Wait(#[from] io::Error),
+    /// The output could not be written.
+    #[error("writing the output: {0}")]
+    Output(#[source] io::Error),
+}
+
+/// One run.
+pub struct Pipeline<'a> {
+    tracer: &'a mut Tracer,
+    sink: &'a mut dyn Sink,
+    writer: Writer,
+    waiting: Option<Batch>,
+    beside: Beside,
+    lost_told: u64,
+    garbage_told: u64,
+    last: Option<(Instant, u64, u64)>,
+}
+
+impl<'a> Pipeline<'a> {
+    /// A run of this tracer into this sink.
+    pub fn new(tracer: &'a mut Tracer, sink: &'a mut dyn Sink, writer: Writer) -> Self {
+        let watched = |capability| tracer.plan.backend(capability).is_some();
+        let beside = Beside {
+            turn: watched(Capability::Turn),
+            rearm: watched(Capability::Rearm),
+            refusal: watched(Capability::Refusal),
+            seeded: tracer.seeded.is_ok(),
+            early_lost: tracer.early_lost,
+            ..Beside::default()
+        };
+        Self { tracer, sink, writer, waiting: None, beside, lost_told: 0, garbage_told: 0, last: None }
+    }
+
+    /// Runs until a signal, the duration, or the end of whoever reads the output. Says `start` first and `summary` last.
+    ///
+    /// # Errors
+    /// If the kernel's side cannot be read any more, or the output fails for another reason than a closed pipe.
+    pub async fn run(mut self, start: &Start, scope: &Scope, options: &Options) -> Result<(), RunError> {
+        let began = Instant::now();
+        let (first, _) = scope.look(self.tracer)?;
+        self.sink.start(clock::monotonic_ns(), start);
+        for event in std::mem::take(&mut self.tracer.early) {
+            self.sink.event(&event);
+        }
+        self.flush();
+        self.serve(options).await?;
+        let look = scope.look(self.tracer)?;
+        self.finish(&first, look, began)
+    }
+
+    async fn serve(&mut self, options: &Options) -> Result<(), RunError> {
+        let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+        let (mut drain, mut tell) = (interval(DRAIN), interval(options.interval));
+        drain.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        tell.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // The first tick of an interval is at once, and there is nothing to tell yet.
+        tell.tick().await;
+        let over = async {
+            match options.duration {
+                Some(duration) => tokio::time::sleep(duration).await,
+                None => std::future::pending().await,
+            }
+        };
+        let closed = self.writer.closed();
+        tokio::pin!(over, closed);
+        loop {
+            let mut telling = false;
+            tokio::select! {
+                biased;
+                _ = interrupt.recv() => return Ok(()),
+                _ = terminate.recv() => return Ok(()),
+                () = &mut over => return Ok(()),
+                () = &mut closed => return Ok(()),
+                _ = tell.tick() => telling = true,
+                full = self.tracer.ring.filling() => full?,
+                _ = drain.tick() => {}
+            }
+            self.drain()?;
+            if telling {
+                self.tell()?;
+            }
+            self.flush();
+        }
+    }
+
+    /// Takes what waits in the ring. While the output is stuck the ring keeps it, and the programs count what it cannot.
+    fn drain(&mut self) -> Result<usize, RunError> {
+        self.flush();
+        if self.waiting.is_some() {
+            return Ok(0);
+        }
+        let (sink, beside) = (&mut *self.sink, &mut self.beside);
+        let mut uncertain: Vec<Event> = Vec::new();
+        let count = self.tracer.ring.drain(AT_ONCE, &mut |bytes| match decode(bytes) {
+            Ok(event) if event.self_test => {}
+            Ok(event) if event.life.preexisting.is_none() || !uncertain.is_empty() => uncertain.push(event),
+            Ok(event) => sink.event(&event),
+            Err(error) => {
+                beside.garbage += 1;
+                log::warn!("the ring: {error}");
+            }
+        });
+        if !uncertain.is_empty() {
+            // Its birth is not on record. If the table never was full, it must be older than twtrace.
+            let never_full = self.tracer.counters()?.trouble.lives_full == 0;
+            for mut event in uncertain {
+                if event.life.preexisting.is_none() && never_full {
+                    event.life.preexisting = Some(true);
+                }
+                self.sink.event(&event);
+            }
+        }
+        Ok(count)
+    }
+
+    /// Hands what is formatted to the writer, unless an earlier batch still waits.
+    fn flush(&mut self) {
+        if let Some(batch) = self.waiting.take() {
+            self.waiting = self.writer.try_send(batch).err();
+        }
+        if self.waiting.is_none() && self.sink.pending() > 0 {
+            self.waiting = self.writer.try_send(self.sink.take()).err();
+        }
+        let notes = self.sink.notes();
+        if !notes.is_empty() {
+            remark(&notes);
+        }
+    }
+
+    /// Tells losses and counters.
+    fn tell(&mut self) -> Result<(), RunError> {
+        let now = clock::monotonic_ns();
+        let counters = self.tracer.counters()?;
+        self.sink.set_clock(Clock { offset_ns: clock::wall_offset_ns().into() });
+        self.tell_losses(now, &counters);
+        let totals = totals(&counters, &self.beside);
+        let (born, died) = (born(&totals), died(&totals));
+        let rates = self.last.map(|(then, born_then, died_then)| {
+            let seconds = then.elapsed().as_secs_f64().max(f64::EPSILON);
+            (born.saturating_sub(born_then) as f64 / seconds, died.saturating_sub(died_then) as f64 / seconds)
+        });
+        self.last = Some((Instant::now(), born, died));
+        let tick =
+            Tick { totals: &totals, born_per_s: rates.map(|rates| rates.0), died_per_s: rates.map(|rates| rates.1) };
+        self.sink.tick(now, &tick);
+        Ok(())
+    }
+
+    fn tell_losses(&mut self, now: u64, counters: &Counters) {
+        let lost: u64 = counters.lost.iter().sum();
+        if lost > self.lost_told {
+            self.sink.lost(now, Loss::Ring, lost - self.lost_told);
+            self.lost_told = lost;
+        }
+        if self.beside.garbage > self.garbage_told {
+            self.sink.lost(now, Loss::Decode, self.beside.garbage - self.garbage_told);
+            self.garbage_told = self.beside.garbage;
+        }
+    }
+
+    /// Stops the programs, takes what they left, and says the summary.
+    fn finish(mut self, first: &Look, (last, rest): (Look, Rest), began: Instant) -> Result<(), RunError> {
+        self.tracer.detach();
+        let mut progress = Instant::now();
+        // A program may still be running on another CPU when its hook is gone; it is done within microseconds.
+        std::thread::sleep(Duration::from_millis(2));
+        loop {
+            let count = self.drain()?;
+            if self.sink.pending() > BATCH_BYTES || count == 0 {
+                self.flush();
+            }
+            if self.waiting.is_none() && count == 0 {
+                break;
+            }
+            if self.waiting.is_none() {
+                progress = Instant::now();
+            } else if progress.elapsed() > GRACE || self.writer.is_closed() {
+                break;
+            } else {
+                std::thread::sleep(Duration::from_millis(2));
+            }
+        }
+        if let Some(batch) = self.waiting.take() {
+            self.writer.send(batch);
+            // What is still in the ring will be read by nobody.
+            self.beside.undelivered = self.tracer.ring.drain(usize::MAX, &mut |_| {}) as u64;
+        }
+        let now = clock::monotonic_ns();
+        let counters = self.tracer.counters()?;
+        self.tell_losses(now, &counters);
+        self.beside.sink_dropped = self.writer.tally().dropped + self.beside.undelivered;
+        let totals = totals(&counters, &self.beside);
+        let refusal = self.beside.refusal;
+        let reconcile = reconcile(first, &last, self.tracer.tw_counts, refusal);
+        let differs = reconcile.iter().any(|row| row.diff != 0);
+        let loss = totals.lost > 0 || !totals.trouble.is_empty();
+        let exact = match rest {
+            _ if loss => Some(false),
+            Rest::Still => Some(!differs),
+            Rest::Moving => None,
+        };
+        let duration_ns = u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        self.sink.summary(now, &Summary { totals, reconcile, exact, duration_ns });
+        let notes = self.sink.notes();
+        // A reader that does not read is waited for once, not here again.
+        let (_, end) = self.writer.finish_within(self.sink.take(), GRACE.saturating_sub(progress.elapsed()));
+        if !matches!(end, End::Closed) && !notes.is_empty() {
+            remark(&notes);
+        }
+        match end {
+            End::Flushed | End::Closed | End::Stuck => Ok(()),
+            End::Failed(error) => Err(RunError::Output(error)),
+        }
+    }
+}
+
+fn born(totals: &Totals) -> u64 {
+    totals.born_time_wait + totals.born_fin_wait2
+}
+
+fn died(totals: &Totals) -> u64 {
+    totals.died.iter().map(|&(_, count)| count).sum()
+}

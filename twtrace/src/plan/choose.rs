@@ -1,0 +1,283 @@
+//! The decision: capability by capability, the best backend that nothing speaks against.
+
+use std::collections::BTreeMap;
+
+use super::{Attach, Backend, Capability, Facts, Failure, Hook, Reason, hooks};
+
+/// What will be attached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// The backend of each capability; `None`: not offered.
+    pub chosen: BTreeMap<Capability, Option<Backend>>,
+    /// What spoke against the backends that were not chosen, in the order in which they were considered.
+    pub against: BTreeMap<Capability, Vec<(Backend, Reason)>>,
+    /// Every program to load, in the order in which they go live.
+    pub hooks: Vec<Hook>,
+}
+
+impl Plan {
+    /// The backend of a capability.
+    #[must_use]
+    pub fn backend(&self, capability: Capability) -> Option<Backend> {
+        self.chosen.get(&capability).copied().flatten()
+    }
+
+    /// True if the capability is served by this backend.
+    #[must_use]
+    pub fn is(&self, capability: Capability, backend: Backend) -> bool {
+        self.backend(capability) == Some(backend)
+    }
+}
+
+/// No plan is possible.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PlanError {
+    /// BTF lacks fields without which nothing can be told.
+    #[error("the kernel's BTF has no {}; this kernel is too different, please report it with `uname -r`", .0.join(", "))]
+    Fields(Vec<&'static str>),
+    /// A required capability has no backend.
+    #[error("{} is not possible: {}", .capability.name(), list(.against))]
+    Impossible {
+        /// The capability.
+        capability: Capability,
+        /// Every backend that was considered, and why not.
+        against: Vec<(Backend, Reason)>,
+    },
+}
+
+fn list(against: &[(Backend, Reason)]) -> String {
+    against.iter().map(|(backend, reason)| format!("{backend}: {reason}")).collect::<Vec<_>>().join("; ")
+}
+
+/// Chooses. `forced` leaves one backend (`conn` and `closer` have tracepoints alone); `failures` is what earlier attempts
+/// ran into.
+///
+/// # Errors
+/// If a required capability has no backend left.
+pub fn choose(facts: &Facts, forced: Option<Backend>, failures: &[Failure]) -> Result<Plan, PlanError> {
+    if !facts.missing_fields.is_empty() {
+        return Err(PlanError::Fields(facts.missing_fields.clone()));
+    }
+    let mut plan = Plan { chosen: BTreeMap::new(), against: BTreeMap::new(), hooks: Vec::new() };
+    for capability in Capability::ALL {
+        let mut against = Vec::new();
+        let mut chosen = None;
+        let candidates: &[Backend] = match (capability, &forced) {
+            (Capability::Conn | Capability::Closer, _) => &[Backend::Tracepoint],
+            (_, Some(forced)) => std::slice::from_ref(forced),
+            (_, None) => &Backend::ALL,
+        };
+        for &backend in candidates {
+            match objection(facts, &plan, failures, capability, backend) {
+                None => {
+                    chosen = Some(backend);
+                    break;
+                }
+                Some(reason) => against.push((backend, reason)),
+            }
+        }
+        if chosen.is_none() && capability.required() {
+            return Err(PlanError::Impossible { capability, against });
+        }
+        if let Some(backend) = chosen {
+            plan.hooks.extend(hooks(capability, backend, facts.dance()));
+        }
+        plan.chosen.insert(capability, chosen);
+        plan.against.insert(capability, against);
+    }
+    plan.hooks.sort_unstable_by_key(|hook| (hook.rank(), *hook));
+    plan.hooks.dedup();
+    Ok(plan)
+}
+
+/// What speaks against a backend for a capability.
+fn objection(
+    facts: &Facts,
+    so_far: &Plan,
+    failures: &[Failure],
+    capability: Capability,
+    backend: Backend,
+) -> Option<Reason> {
+    let hooks = hooks(capability, backend, facts.dance());
+    let missing = hooks.iter().find_map(|hook| match hook.attach {
+        Attach::Fentry | Attach::Fexit if !facts.functions.contains_key(hook.target) => {
+            Some(Reason::NoFunction(hook.target))
+        }
+        Attach::Kprobe if !facts.kprobes => Some(Reason::NoKprobes),
+        Attach::Kprobe if !facts.functions.contains_key(hook.target) => Some(Reason::NoFunction(hook.target)),
+        Attach::TpBtf if !facts.tracepoints.contains(hook.target) => Some(Reason::NoTracepoint(hook.target)),
+        _ => None,
+    });
+    missing
+        .or_else(|| dependency(facts, so_far, capability, backend))
+        .or_else(|| failed(failures, &hooks, capability, backend))
+}
+
+/// What a capability needs beyond its own hooks.
+fn dependency(facts: &Facts, so_far: &Plan, capability: Capability, backend: Backend) -> Option<Reason> {
+    use {Backend as B, Capability as C};
+    let no_addresses = || {
+        (!facts.addresses).then_some(if facts.addresses_hidden { Reason::AddressesHidden } else { Reason::NoAddresses })
+    };
+    match (capability, backend) {
+        (C::Birth | C::Death | C::Turn | C::Rearm, B::Tracepoint) => no_addresses(),
+        (C::Cause, backend) if !so_far.is(C::Death, backend) => {
+            Some(Reason::Needs("the cause is told where the death is seen, and that is another backend"))
+        }
+        (C::Cause, _) => no_addresses(),
+        (C::Refusal, B::Kprobe) if so_far.is(C::Birth, B::Tracepoint) => {
+            Some(Reason::Needs("it needs births by fentry or kprobe, which name the socket"))
+        }
+        (C::Refusal, B::Tracepoint) if !so_far.is(C::Birth, B::Tracepoint) => {
+            Some(Reason::Needs("it needs births by tracepoint, to know that none came"))
+        }
+        (C::Refusal, B::Tracepoint) => no_addresses(),
+        _ => None,
+    }
+}
+
+fn failed(failures: &[Failure], hooks: &[Hook], capability: Capability, backend: Backend) -> Option<Reason> {
+    let found = failures.iter().find(|failure| match failure.hook {
+        Some(hook) => hooks.contains(&hook),
+        None => failure.backend == backend && !matches!(capability, Capability::Conn | Capability::Closer),
+    });
+    found.map(|failure| failure.reason.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::facts, *};
+
+    /// A kernel that can do everything; the development machine's and others are cut down from it.
+    fn able() -> Facts {
+        Facts {
+            functions: facts::FUNCTIONS
+                .into_iter()
+                .filter(|&name| name != super::super::HASHDANCE)
+                .map(|name| (name, 3))
+                .collect(),
+            tracepoints: facts::TRACEPOINTS.into_iter().collect(),
+            kprobes: true,
+            addresses: true,
+            addresses_hidden: false,
+            missing_fields: Vec::new(),
+        }
+    }
+
+    fn refused(backend: Backend, hook: Hook) -> Failure {
+        let reason = Reason::Refused { hook, error: "EPERM".to_owned(), log: String::new() };
+        Failure { backend, hook: Some(hook), reason }
+    }
+
+    #[test]
+    fn fentry_serves_all_where_it_can() {
+        let plan = choose(&able(), None, &[]).unwrap();
+        for capability in Capability::ALL {
+            let wanted = match capability {
+                Capability::Conn | Capability::Closer => Backend::Tracepoint,
+                _ => Backend::Fentry,
+            };
+            assert_eq!(plan.backend(capability), Some(wanted), "{capability:?}");
+        }
+        assert_eq!(plan.hooks.len(), 6);
+    }
+
+    #[test]
+    fn ends_go_live_before_births_and_births_before_transitions() {
+        for backend in Backend::ALL {
+            let plan = choose(&able(), Some(backend), &[]).unwrap();
+            let place = |prefix: &str| plan.hooks.iter().position(|hook| hook.program.starts_with(prefix)).unwrap();
+            assert!(place("death") < place("birth") && place("expiry") < place("birth"), "{:?}", plan.hooks);
+            assert!(place("birth") < place("conn"), "{:?}", plan.hooks);
+        }
+    }
+
+    #[test]
+    fn a_refused_trampoline_and_no_kprobes_leave_tracepoints() {
+        let facts = Facts { kprobes: false, ..able() };
+        let mut failures = Vec::new();
+        let plan = loop {
+            let plan = choose(&facts, None, &failures).unwrap();
+            match plan.hooks.iter().find(|hook| matches!(hook.attach, Attach::Fentry | Attach::Fexit)) {
+                Some(&hook) => failures.push(refused(Backend::Fentry, hook)),
+                None => break plan,
+            }
+        };
+        for capability in Capability::ALL {
+            assert_eq!(plan.backend(capability), Some(Backend::Tracepoint), "{capability:?}");
+        }
+        let against = &plan.against[&Capability::Birth];
+        assert_eq!(against.len(), 2);
+        assert!(matches!(against[0], (Backend::Fentry, Reason::Refused { .. })));
+        assert_eq!(against[1], (Backend::Kprobe, Reason::NoKprobes));
+    }
+
+    #[test]
+    fn an_older_kernel_dances_without_schedule() {
+        let mut facts = able();
+        facts.functions.remove(super::super::HASHDANCE_SCHEDULE);
+        facts.functions.insert(super::super::HASHDANCE, 3);
+        let plan = choose(&facts, Some(Backend::Kprobe), &[]).unwrap();
+        assert!(plan.hooks.iter().any(|hook| hook.target == super::super::HASHDANCE));
+    }
+
+    #[test]
+    fn one_missing_function_costs_one_capability() {
+        let mut facts = able();
+        facts.functions.remove("__inet_twsk_schedule");
+        let plan = choose(&facts, Some(Backend::Fentry), &[]).unwrap();
+        assert_eq!(plan.backend(Capability::Rearm), None);
+        assert_eq!(plan.backend(Capability::Turn), None);
+        assert_eq!(plan.backend(Capability::Death), Some(Backend::Fentry));
+    }
+
+    #[test]
+    fn forced_and_impossible_names_the_reason() {
+        let facts = Facts { kprobes: false, ..able() };
+        let error = choose(&facts, Some(Backend::Kprobe), &[]).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "birth is not possible: kprobe: the kernel was built without kprobes (CONFIG_KPROBES)"
+        );
+    }
+
+    #[test]
+    fn hidden_addresses_cost_the_cause_and_say_what_to_do() {
+        let facts = Facts { addresses: false, addresses_hidden: true, ..able() };
+        let plan = choose(&facts, None, &[]).unwrap();
+        assert_eq!(plan.backend(Capability::Cause), None);
+        let reasons: Vec<_> = plan.against[&Capability::Cause].iter().map(|(_, reason)| reason.to_string()).collect();
+        assert!(reasons[0].contains("kptr_restrict"), "{reasons:?}");
+        assert!(choose(&facts, Some(Backend::Tracepoint), &[]).is_err());
+    }
+
+    #[test]
+    fn missing_fields_end_it() {
+        let facts = Facts { missing_fields: vec!["sock_common.skc_num"], ..able() };
+        assert!(choose(&facts, None, &[]).unwrap_err().to_string().contains("sock_common.skc_num"));
+    }
+
+    #[test]
+    fn a_failed_self_test_degrades_the_backend() {
+        let failure = Failure { backend: Backend::Fentry, hook: None, reason: Reason::SelfTest("no birth".to_owned()) };
+        let plan = choose(&able(), None, &[failure]).unwrap();
+        assert_eq!(plan.backend(Capability::Birth), Some(Backend::Kprobe));
+        assert_eq!(plan.backend(Capability::Conn), Some(Backend::Tracepoint));
+    }
+
+    /// Whatever fails, choosing again ends: each failure takes a hook away.
+    #[test]
+    fn every_sequence_of_failures_ends() {
+        let facts = able();
+        for pick in 0..8 {
+            let mut failures = Vec::new();
+            while let Ok(plan) = choose(&facts, None, &failures) {
+                let hooks: Vec<_> = plan.hooks.iter().collect();
+                let hook = *hooks[pick % hooks.len()];
+                assert!(!failures.iter().any(|failure: &Failure| failure.hook == Some(hook)), "{hook:?} again");
+                failures.push(refused(Backend::Fentry, hook));
+                assert!(failures.len() < 20);
+            }
+        }
+    }
+}

@@ -1,0 +1,187 @@
+//! What we will do about it: which backend serves which capability. Pure; every "no" keeps its reason and its remedy.
+
+mod choose;
+mod facts;
+mod reason;
+
+pub use choose::{Plan, PlanError, choose};
+pub use facts::Facts;
+pub(crate) use facts::{FUNCTIONS, TRACEPOINTS};
+pub use reason::{Failure, Reason};
+
+use std::fmt;
+
+/// Something that can be watched. Each picks its own backend, so a missing hook costs one capability.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Capability {
+    /// A minisock comes into being. Required.
+    Birth,
+    /// A minisock ends. Required.
+    Death,
+    /// FIN_WAIT2 becomes TIME_WAIT in place.
+    Turn,
+    /// A minisock's timer is armed anew.
+    Rearm,
+    /// What ended a minisock, beyond the timer and connect().
+    Cause,
+    /// The kernel makes no minisock, for lack of room.
+    Refusal,
+    /// Start, opener and role of a connection.
+    Conn,
+    /// The task that closed a connection.
+    Closer,
+}
+
+impl Capability {
+    /// All of them, in the order in which backends are chosen: later ones may depend on earlier choices.
+    pub const ALL: [Self; 8] =
+        [Self::Birth, Self::Death, Self::Turn, Self::Rearm, Self::Cause, Self::Refusal, Self::Conn, Self::Closer];
+
+    /// The name in every output.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Birth => "birth",
+            Self::Death => "death",
+            Self::Turn => "turn",
+            Self::Rearm => "rearm",
+            Self::Cause => "cause",
+            Self::Refusal => "refusal",
+            Self::Conn => "conn",
+            Self::Closer => "closer",
+        }
+    }
+
+    /// What it tells, in a few words.
+    #[must_use]
+    pub fn tells(self) -> &'static str {
+        match self {
+            Self::Birth => "which sockets enter TIME_WAIT or FIN_WAIT2",
+            Self::Death => "when they end, and how long each lived",
+            Self::Turn => "FIN_WAIT2 becoming TIME_WAIT in place",
+            Self::Rearm => "stray segments that give another 60 s",
+            Self::Cause => "what ended them: timer, reuse, SYN, RST, kill, namespace",
+            Self::Refusal => "what tcp_max_tw_buckets had no room for",
+            Self::Conn => "role, opener and age of the connection",
+            Self::Closer => "the process that closed it",
+        }
+    }
+
+    /// No run without it.
+    #[must_use]
+    pub fn required(self) -> bool {
+        matches!(self, Self::Birth | Self::Death)
+    }
+}
+
+/// A way to watch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Backend {
+    /// BPF trampolines: fentry and fexit.
+    Fentry,
+    /// kprobes.
+    Kprobe,
+    /// BTF tracepoints alone.
+    Tracepoint,
+}
+
+impl Backend {
+    /// All of them, best first.
+    pub const ALL: [Self; 3] = [Self::Fentry, Self::Kprobe, Self::Tracepoint];
+
+    /// The name in every output and on the command line.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Fentry => "fentry",
+            Self::Kprobe => "kprobe",
+            Self::Tracepoint => "tracepoint",
+        }
+    }
+}
+
+impl fmt::Display for Backend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// How a program is attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Attach {
+    /// At a function's entry, by trampoline.
+    Fentry,
+    /// At a function's exit, by trampoline.
+    Fexit,
+    /// At a function's entry, by kprobe.
+    Kprobe,
+    /// At a tracepoint, with BTF arguments.
+    TpBtf,
+}
+
+/// One program of the eBPF object and the place it goes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Hook {
+    /// Name of the program in the object.
+    pub program: &'static str,
+    /// How.
+    pub attach: Attach,
+    /// Where: a kernel function or a tracepoint.
+    pub target: &'static str,
+}
+
+impl Hook {
+    /// When it is attached, relative to the others: hooks go live one after the other, under traffic.
+    ///
+    /// Ends before births, so that no life is entered whose end would be missed; births before transitions, so that no
+    /// socket closes that seems to have had no birth; `tcp_time_wait`'s note last, so that somebody reads it.
+    #[must_use]
+    pub fn rank(&self) -> u8 {
+        match self.program {
+            "death_fentry" | "death_kprobe" | "death_tp" => 0,
+            "expiry_fentry" | "expiry_kprobe" | "expiry_tp" => 1,
+            "rearm_fentry" | "rearm_kprobe" => 2,
+            "birth_fentry" | "birth_kprobe" | "birth_tp" => 3,
+            "conn_tp" => 4,
+            _ => 5,
+        }
+    }
+}
+
+/// The hash dance that also arms the timer (6.11 and earlier backports).
+pub const HASHDANCE_SCHEDULE: &str = "inet_twsk_hashdance_schedule";
+/// The hash dance before that.
+pub const HASHDANCE: &str = "inet_twsk_hashdance";
+
+/// The programs behind a capability on a backend; `dance`: which of the two functions this kernel has.
+#[must_use]
+pub fn hooks(capability: Capability, backend: Backend, dance: &'static str) -> Vec<Hook> {
+    use {Attach as A, Backend as B, Capability as C};
+    let hook = |program, attach, target| Hook { program, attach, target };
+    let conn = hook("conn_tp", A::TpBtf, "inet_sock_set_state");
+    let start = hook("birth_tp", A::TpBtf, "timer_start");
+    let cancel = hook("death_tp", A::TpBtf, "timer_cancel");
+    let expire = hook("expiry_tp", A::TpBtf, "timer_expire_entry");
+    match (capability, backend) {
+        (C::Conn | C::Closer, _) => vec![conn],
+        (C::Birth, B::Fentry) => vec![hook("birth_fentry", A::Fentry, dance)],
+        (C::Birth, B::Kprobe) => vec![hook("birth_kprobe", A::Kprobe, dance)],
+        // timer_cancel tells a re-arm from a birth; the transitions lead from the minisock to its socket.
+        (C::Birth, B::Tracepoint) => vec![start, cancel, conn],
+        (C::Death | C::Cause, B::Fentry) => vec![
+            hook("death_fentry", A::Fentry, "inet_twsk_kill"),
+            hook("expiry_fentry", A::Fentry, "tw_timer_handler"),
+        ],
+        (C::Death | C::Cause, B::Kprobe) => vec![
+            hook("death_kprobe", A::Kprobe, "inet_twsk_kill"),
+            hook("expiry_kprobe", A::Kprobe, "tw_timer_handler"),
+        ],
+        (C::Death | C::Cause, B::Tracepoint) => vec![cancel, expire],
+        (C::Turn | C::Rearm, B::Fentry) => vec![hook("rearm_fentry", A::Fentry, "__inet_twsk_schedule")],
+        (C::Turn | C::Rearm, B::Kprobe) => vec![hook("rearm_kprobe", A::Kprobe, "__inet_twsk_schedule")],
+        (C::Turn | C::Rearm, B::Tracepoint) => vec![start, cancel, expire],
+        (C::Refusal, B::Fentry) => vec![hook("refusal_fexit", A::Fexit, "inet_twsk_alloc")],
+        (C::Refusal, B::Kprobe) => vec![hook("refusal_kprobe", A::Kprobe, "tcp_time_wait"), conn],
+        (C::Refusal, B::Tracepoint) => vec![conn],
+    }
+}

@@ -1,0 +1,85 @@
+//! Two looks at the kernel's counters, each taken while nothing moved.
+
+use std::{io, sync::Arc, thread, time::Duration};
+
+use crate::{
+    bpf::BpfError,
+    host::{Host, HostError, counters::KernelCounters, netns::Netns},
+    model::reconcile::{Look, Rest},
+    tracer::Tracer,
+};
+
+/// Tries to find a moment of rest.
+const ATTEMPTS: usize = 60;
+/// Between two readings that must agree: longer than an event needs from the kernel's counter to the programs'.
+const GAP: Duration = Duration::from_millis(3);
+
+/// Whose counters are looked at.
+#[derive(Clone, Debug)]
+pub struct Scope {
+    host: Host,
+    netns: Option<Arc<Netns>>,
+}
+
+impl Scope {
+    /// The namespace that twtrace is in.
+    #[must_use]
+    pub fn own(host: &Host) -> Self {
+        Self { host: host.clone(), netns: None }
+    }
+
+    /// Another namespace.
+    #[must_use]
+    pub fn other(host: &Host, netns: Arc<Netns>) -> Self {
+        Self { host: host.clone(), netns: Some(netns) }
+    }
+
+    /// The namespace's inode number.
+    ///
+    /// # Errors
+    /// If /proc does not tell.
+    pub fn inum(&self) -> io::Result<u32> {
+        match &self.netns {
+            Some(netns) => Ok(netns.inum()),
+            None => Netns::current().map(|netns| netns.inum()),
+        }
+    }
+
+    fn read(&self) -> Result<KernelCounters, HostError> {
+        match &self.netns {
+            None => KernelCounters::read(&self.host),
+            Some(netns) => netns
+                .run(|| KernelCounters::read(&self.host).map_err(io::Error::other))
+                .map_err(|source| HostError::Read { path: self.host.path("proc/net/netstat"), source }),
+        }
+    }
+
+    /// Reads both sides until neither has moved, or until that is hopeless.
+    ///
+    /// # Errors
+    /// If one of the two cannot be read.
+    pub fn look(&self, tracer: &Tracer) -> Result<(Look, Rest), LookError> {
+        let take = || -> Result<Look, LookError> { Ok(Look { own: tracer.counters()?.own, kernel: self.read()? }) };
+        let mut last = take()?;
+        for _ in 0..ATTEMPTS {
+            thread::sleep(GAP);
+            let now = take()?;
+            if now == last {
+                return Ok((now, Rest::Still));
+            }
+            last = now;
+        }
+        Ok((last, Rest::Moving))
+    }
+}
+
+/// One of the two sides could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum LookError {
+    /// The kernel's.
+    #[error(transparent)]
+    Host(#[from] HostError),
+    /// twtrace's.
+    #[error(transparent)]
+    Bpf(#[from] BpfError),
+}

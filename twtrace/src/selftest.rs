@@ -1,0 +1,197 @@
+//! The start-up self-test: one connection in a network namespace of its own must be seen to be born and to die, with the
+//! right tuple, before anything else is believed.
+
+use std::{
+    io,
+    net::{Ipv4Addr, SocketAddr},
+    time::{Duration, Instant},
+};
+
+use crate::{
+    decode::decode,
+    host::{Host, counters::KernelCounters, netns::Netns},
+    lab::lives,
+    model::event::{Cause, Detail, Event, Role, Substate, Tuple},
+    source::Source,
+};
+
+/// When the kernel counts a minisock in TcpExt TW and TWKilled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TwCounts {
+    /// When it is born (5.18 and later).
+    Births,
+    /// When its timer runs out (5.17 and earlier).
+    Expiries,
+}
+
+/// What was done in the namespace, and what the kernel's own counters made of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Made {
+    /// The minisock's connection, from the server's side.
+    pub tuple: Tuple,
+    /// Learnt on the way.
+    pub tw_counts: TwCounts,
+}
+
+/// Makes one minisock at the accepting end and ends it at once by a new SYN from the same port, so that birth, death and
+/// the cause's stack are all tried. The second connection is aborted and leaves none.
+///
+/// # Errors
+/// If the namespace or a socket does not work: the kernel's fault, not the programs'.
+pub fn make(netns: &Netns) -> io::Result<Made> {
+    netns.run(|| {
+        let before = kernel()?;
+        let listener = lives::listen((Ipv4Addr::LOCALHOST, 0).into())?;
+        let pair = lives::connect(&listener, None)?;
+        let (local, peer) = (listener.local_addr()?, pair.client.local_addr()?);
+        lives::close_in_order(pair.server, pair.client)?;
+        await_minisocks(before.sockstat_tw + 1)?;
+        let second = lives::connect(&listener, Some(peer))?;
+        lives::abort(second.client)?;
+        lives::abort(second.server)?;
+        let after = kernel()?;
+        let tw_counts = if after.tw + after.tw_killed > before.tw + before.tw_killed {
+            TwCounts::Births
+        } else {
+            TwCounts::Expiries
+        };
+        Ok(Made { tuple: tuple(local, peer), tw_counts })
+    })
+}
+
+fn kernel() -> io::Result<KernelCounters> {
+    KernelCounters::read(&Host::default()).map_err(io::Error::other)
+}
+
+fn tuple(local: SocketAddr, remote: SocketAddr) -> Tuple {
+    Tuple { laddr: local.ip(), lport: local.port(), raddr: remote.ip(), rport: remote.port() }
+}
+
+/// The last segments may be on their way through a softirq still.
+fn await_minisocks(count: u64) -> io::Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(2);
+    while kernel()?.sockstat_tw != count {
+        if Instant::now() > deadline {
+            return Err(io::Error::other("the connection made no TIME_WAIT socket"));
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    Ok(())
+}
+
+/// Waits for the events of the self-test. Others are handed to `pass_on`, in order.
+///
+/// # Errors
+/// What was missing or wrong, in words.
+pub fn check(
+    source: &mut dyn Source,
+    made: &Made,
+    with_cause: bool,
+    pass_on: &mut dyn FnMut(Event),
+) -> Result<(), String> {
+    let deadline = Instant::now() + Duration::from_secs(2);
+    let mut seen: Vec<Event> = Vec::new();
+    loop {
+        source.drain(usize::MAX, &mut |bytes| match decode(bytes) {
+            Ok(event) if event.self_test => seen.push(event),
+            Ok(event) => pass_on(event),
+            // Undecodable records cannot be told apart; the pipeline counts those that come later.
+            Err(_) => {}
+        });
+        match verdict(&seen, made, with_cause) {
+            Err(_) if Instant::now() < deadline && seen.len() < 2 => std::thread::sleep(Duration::from_millis(1)),
+            verdict => return verdict,
+        }
+    }
+}
+
+fn verdict(seen: &[Event], made: &Made, with_cause: bool) -> Result<(), String> {
+    let births = seen.iter().filter(|event| matches!(event.detail, Detail::Born { .. })).count();
+    let deaths = seen.iter().filter(|event| matches!(event.detail, Detail::Died { .. })).count();
+    if births != 1 || deaths != 1 {
+        return Err(format!("1 birth and 1 death were made, {births} and {deaths} were seen"));
+    }
+    for event in seen {
+        if event.life.tuple != Some(made.tuple) {
+            return Err(format!("the {} has the tuple {:?}, not {:?}", event.kind(), event.life.tuple, made.tuple));
+        }
+        if event.life.substate != Some(Substate::TimeWait) {
+            return Err(format!("the {} has the substate {:?}", event.kind(), event.life.substate));
+        }
+        if event.life.role.is_some_and(|role| role != Role::Server) {
+            return Err(format!("the {} has the role {:?}", event.kind(), event.life.role));
+        }
+        if let Detail::Died { cause, .. } = event.detail
+            && with_cause
+            && cause != Cause::Recycled
+        {
+            return Err(format!("the cause of death is told as {cause}, not recycled"));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+
+    use super::*;
+    use crate::model::event::{Connection, Life};
+
+    const MADE: Made = Made {
+        tuple: Tuple {
+            laddr: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            lport: 80,
+            raddr: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            rport: 4000,
+        },
+        tw_counts: TwCounts::Births,
+    };
+
+    fn event(detail: Detail) -> Event {
+        let life = Life {
+            id: Some(1),
+            netns: Some(1),
+            tuple: Some(MADE.tuple),
+            substate: Some(Substate::TimeWait),
+            role: Some(Role::Server),
+            closer: None,
+            preexisting: Some(false),
+        };
+        Event { mono_ns: 1, life, detail, self_test: true }
+    }
+
+    fn born() -> Event {
+        let connection = Connection {
+            opener: None,
+            conn_ns: None,
+            timestamps: None,
+            bytes_in: None,
+            bytes_out: None,
+            srtt_us: None,
+            mark: None,
+        };
+        event(Detail::Born { timeout_ms: None, connection })
+    }
+
+    fn died(cause: Cause) -> Event {
+        event(Detail::Died { cause, life_ns: None, taker: None })
+    }
+
+    #[test]
+    fn one_birth_and_one_death_pass() {
+        assert_eq!(verdict(&[born(), died(Cause::Recycled)], &MADE, true), Ok(()));
+        assert_eq!(verdict(&[born(), died(Cause::Unknown(0))], &MADE, false), Ok(()));
+    }
+
+    #[test]
+    fn anything_else_fails() {
+        assert!(verdict(&[], &MADE, true).is_err());
+        assert!(verdict(&[born()], &MADE, true).is_err());
+        assert!(verdict(&[born(), born(), died(Cause::Recycled)], &MADE, true).is_err());
+        assert!(verdict(&[born(), died(Cause::Expired)], &MADE, true).is_err());
+        let mut wrong = born();
+        wrong.life.tuple = None;
+        assert!(verdict(&[wrong, died(Cause::Recycled)], &MADE, true).is_err());
+    }
+}

@@ -1,0 +1,273 @@
+//! Every field of the JSON lines, once: docs/events.md is written from these tables, and the tests hold real lines against
+//! them, in order, name for name and shape for shape.
+
+use Shape::{Bool, Counts, Integer, ListOf, MapOf, Number, Text};
+
+/// What a value looks like.
+#[derive(Clone, Copy, Debug)]
+pub enum Shape {
+    /// A whole number.
+    Integer,
+    /// A number with a fraction.
+    Number,
+    /// A string.
+    Text,
+    /// `true` or `false`.
+    Bool,
+    /// An object: a whole number for each word.
+    Counts,
+    /// An object: an object of these fields for each name.
+    MapOf(&'static [Field]),
+    /// An array of objects of these fields.
+    ListOf(&'static [Field]),
+}
+
+/// One field.
+#[derive(Clone, Copy, Debug)]
+pub struct Field {
+    /// Its key.
+    pub name: &'static str,
+    /// What its value looks like.
+    pub shape: Shape,
+    /// The unit, or the words that it may be.
+    pub unit: &'static str,
+    /// What it tells.
+    pub meaning: &'static str,
+    /// What `null` means; `None` if it is never null.
+    pub null: Option<&'static str>,
+}
+
+/// One type of line.
+#[derive(Clone, Copy, Debug)]
+pub struct Line {
+    /// The value of `type`.
+    pub kind: &'static str,
+    /// When there is such a line.
+    pub when: &'static str,
+    /// It is about one minisock: the fields of [`SOCKET`] stand between those of [`HEAD`] and its own.
+    pub socket: bool,
+    /// Its own fields, in tables that lines share.
+    pub own: &'static [&'static [Field]],
+}
+
+impl Line {
+    /// Every field of such a line, in order.
+    pub fn fields(&self) -> impl Iterator<Item = &'static Field> {
+        let socket: &[Field] = if self.socket { SOCKET } else { &[] };
+        HEAD.iter().chain(socket).chain(self.own.iter().copied().flatten())
+    }
+}
+
+/// A field that is never null.
+const fn always(name: &'static str, shape: Shape, unit: &'static str, meaning: &'static str) -> Field {
+    Field { name, shape, unit, meaning, null: None }
+}
+
+/// A field that may be null.
+const fn maybe(
+    name: &'static str,
+    shape: Shape,
+    unit: &'static str,
+    meaning: &'static str,
+    null: &'static str,
+) -> Field {
+    Field { name, shape, unit, meaning, null: Some(null) }
+}
+
+const NOT_READ: &str = "not read";
+const NO_CLOSER: &str = "who closed it was not seen";
+const NO_OPENER: &str = "accepted here, or who opened it was not seen";
+const NO_TAKER: &str = "no takeover, or who took it was not seen";
+const NOT_WATCHED: &str = "not watched";
+const NO_RATE: &str = "the first tick";
+const CAUSES: &str = "expired reused reused_bound recycled reset data_reset killed netns tproxy";
+const SUBSTATES: &str = "time_wait fin_wait2";
+
+/// What every line begins with.
+pub const HEAD: &[Field] = &[
+    always("v", Integer, "1", "version of the lines; adding a field keeps it, changing the meaning of one raises it"),
+    always("type", Text, "", "type of the line"),
+    always("ts", Text, "RFC 3339, UTC", "when, to the nanosecond"),
+    always("mono_ns", Integer, "ns", "when, by CLOCK_MONOTONIC"),
+];
+
+/// What every line about a minisock goes on with.
+pub const SOCKET: &[Field] = &[
+    maybe(
+        "id",
+        Integer,
+        "",
+        "stable for this minisock within the run",
+        "its birth was not seen, and it was not seeded",
+    ),
+    maybe("netns", Integer, "inode number", "its network namespace", NOT_READ),
+    maybe("family", Integer, "4 6", "address family; v4-mapped is 4", NOT_READ),
+    maybe("laddr", Text, "address", "local address", NOT_READ),
+    maybe("lport", Integer, "port", "local port", NOT_READ),
+    maybe("raddr", Text, "address", "remote address", NOT_READ),
+    maybe("rport", Integer, "port", "remote port", NOT_READ),
+];
+
+const OWNER: &[Field] = &[
+    maybe(
+        "role",
+        Text,
+        "client server",
+        "whether this host opened the connection or accepted it",
+        "not seen being opened",
+    ),
+    maybe("pid", Integer, "", "process that closed it, in the initial pid namespace", NO_CLOSER),
+    maybe("comm", Text, "", "name of the thread that closed it", NO_CLOSER),
+    maybe("cgroup_id", Integer, "inode number", "cgroup v2 of the thread that closed it", NO_CLOSER),
+];
+
+const TIMER: &[Field] =
+    &[maybe("timeout_ms", Integer, "ms", "what the timer was armed with, true to one tick of the kernel", NOT_READ)];
+
+const STATE: &[Field] = &[maybe("substate", Text, SUBSTATES, "state of the minisock", NOT_READ)];
+
+const CONNECTION: &[Field] = &[
+    maybe("opener_pid", Integer, "", "process that called connect()", NO_OPENER),
+    maybe("opener_comm", Text, "", "name of the thread that called connect()", NO_OPENER),
+    maybe("conn_ns", Integer, "ns", "age of the connection, from SYN_SENT or SYN_RECV", "its beginning was not seen"),
+    maybe("timestamps", Bool, "", "both ends sent TCP timestamps", NOT_READ),
+    maybe("bytes_in", Integer, "bytes", "payload received", NOT_READ),
+    maybe("bytes_out", Integer, "bytes", "payload sent, without retransmissions", NOT_READ),
+    maybe("srtt_us", Integer, "us", "smoothed round-trip time", NOT_READ),
+    maybe("mark", Integer, "", "SO_MARK", NOT_READ),
+];
+
+const COUNTERS: &[Field] = &[
+    always("born_time_wait", Integer, "", "TIME_WAIT minisocks born, after the filters"),
+    always("born_fin_wait2", Integer, "", "FIN_WAIT2 minisocks born, after the filters"),
+    maybe("turned", Integer, "", "FIN_WAIT2 minisocks that became TIME_WAIT, after the filters", NOT_WATCHED),
+    maybe("rearmed", Integer, "", "timers armed anew, after the filters", NOT_WATCHED),
+    always("died", Counts, CAUSES, "ends by cause, after the filters; every cause is there, `?` for not known"),
+    maybe("refused", Integer, "", "births refused, after the filters", NOT_WATCHED),
+    maybe("refused_by", Counts, "buckets memory", "the same by reason; `?` for not known", NOT_WATCHED),
+    maybe("no_port", Integer, "", "connect() calls that found no port", NOT_WATCHED),
+    maybe("live", Integer, "", "minisocks alive now, on the whole machine, without filters", "not known"),
+    always("seen", Integer, "", "events found in the kernel: emitted + filtered + lost"),
+    always("emitted", Integer, "", "events sent to twtrace"),
+    always("filtered", Integer, "", "events that the filters left out"),
+    always("lost", Integer, "", "events that found the ring full"),
+    always("trouble", Counts, "", "everything else that was lost or could not be known, by name; zeroes are left out"),
+];
+
+/// Every type of line, in the order in which they are likely to come.
+pub const LINES: &[Line] = &[
+    Line {
+        kind: "start",
+        when: "First, once.",
+        socket: false,
+        own: &[&[
+            always("kernel", Text, "", "`uname -r`"),
+            always("version", Text, "", "version of twtrace"),
+            always(
+                "capabilities",
+                MapOf(&[
+                    maybe("backend", Text, "fentry kprobe tracepoint", "how it is watched", NOT_WATCHED),
+                    maybe("reason", Text, "", "why not, or what was tried before", "nothing to say"),
+                ]),
+                "",
+                "what is watched, by name",
+            ),
+            maybe("seeded", Integer, "", "minisocks that were there before, in all namespaces", "could not be listed"),
+            always("self_test", Text, "", "`passed`, or what was wrong"),
+        ]],
+    },
+    Line {
+        kind: "born",
+        when: "A minisock was born, as TIME_WAIT or as FIN_WAIT2.",
+        socket: true,
+        own: &[STATE, TIMER, OWNER, CONNECTION],
+    },
+    Line {
+        kind: "turned",
+        when: "A FIN_WAIT2 minisock became TIME_WAIT in place.",
+        socket: true,
+        own: &[&[maybe("after_ns", Integer, "ns", "time in FIN_WAIT2", "its birth was not seen")]],
+    },
+    Line { kind: "rearmed", when: "The timer of a minisock was armed anew.", socket: true, own: &[TIMER] },
+    Line {
+        kind: "died",
+        when: "A minisock ended.",
+        socket: true,
+        own: &[
+            STATE,
+            &[
+                maybe("cause", Text, CAUSES, "what ended it", "not known"),
+                maybe("life_ns", Integer, "ns", "from birth to now", "its birth was not seen"),
+                maybe("preexisting", Bool, "", "it was there before twtrace", "cannot be told"),
+                maybe("taker_pid", Integer, "", "process whose connect() took the tuple", NO_TAKER),
+                maybe("taker_comm", Text, "", "name of the thread whose connect() took the tuple", NO_TAKER),
+            ],
+            OWNER,
+        ],
+    },
+    Line {
+        kind: "refused",
+        when: "The kernel made no minisock, for lack of room.",
+        socket: true,
+        own: &[
+            STATE,
+            &[maybe("timeout_ms", Integer, "ms", "always null: there is no timer", "always")],
+            OWNER,
+            CONNECTION,
+            &[
+                maybe("reason", Text, "buckets memory", "tcp_max_tw_buckets was reached, or no memory", "not known"),
+                maybe("used", Integer, "", "minisocks of the namespace then", NOT_READ),
+                maybe("limit", Integer, "", "tcp_max_tw_buckets of the namespace", NOT_READ),
+            ],
+        ],
+    },
+    Line {
+        kind: "lost",
+        when: "Something did not make it into the output.",
+        socket: false,
+        own: &[&[
+            always("count", Integer, "", "how many events (of lines, if `where` is `output`) since the last such line"),
+            always(
+                "where",
+                Text,
+                "ring decode output",
+                "the ring was full, a record could not be decoded, the output was read too slowly",
+            ),
+        ]],
+    },
+    Line {
+        kind: "tick",
+        when: "Every interval: the counters since the start.",
+        socket: false,
+        own: &[
+            COUNTERS,
+            &[
+                maybe("born_per_s", Number, "1/s", "births since the last tick", NO_RATE),
+                maybe("died_per_s", Number, "1/s", "ends since the last tick", NO_RATE),
+            ],
+        ],
+    },
+    Line {
+        kind: "summary",
+        when: "Last, once: the counters, and the kernel's word on them.",
+        socket: false,
+        own: &[
+            COUNTERS,
+            &[
+                always(
+                    "reconcile",
+                    ListOf(&[
+                        always("counter", Text, "", "the kernel's name for it"),
+                        always("kernel", Integer, "", "how far it moved during the run (`sockstat.tw`: its value now)"),
+                        always("twtrace", Integer, "", "what twtrace expects it to be"),
+                        always("diff", Integer, "", "kernel - twtrace"),
+                    ]),
+                    "",
+                    "the kernel's own counters, in twtrace's own network namespace",
+                ),
+                maybe("exact", Bool, "", "nothing was lost and every difference is 0", "could not be read at rest"),
+                always("duration_ns", Integer, "ns", "how long the run was"),
+            ],
+        ],
+    },
+];

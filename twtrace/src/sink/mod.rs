@@ -1,0 +1,84 @@
+//! Where results go. A sink turns what happened into bytes and does nothing else; the [`writer`] carries them away, and
+//! drops what the reader is too slow for.
+
+use crate::model::{
+    event::Event,
+    report::{Start, Summary, Totals},
+};
+
+pub mod clock;
+pub mod events_doc;
+pub mod fields;
+mod human;
+pub mod json;
+pub mod notes;
+pub mod text;
+pub mod writer;
+
+pub use clock::Clock;
+pub use json::JsonSink;
+pub use text::TextSink;
+pub use writer::{Batch, Writer};
+
+/// From this many pending bytes on, a batch is worth handing to the writer.
+pub const BATCH_BYTES: usize = 64 * 1024;
+
+/// A place where something was lost on its way to the reader: the JSON field `where`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Loss {
+    /// The ring between the kernel and twtrace was full: events.
+    Ring,
+    /// A record could not be decoded: events.
+    Decode,
+    /// Whoever reads the output was too slow: lines.
+    Output,
+}
+
+impl Loss {
+    /// Every place.
+    pub const ALL: [Self; 3] = [Self::Ring, Self::Decode, Self::Output];
+
+    /// The word used in the output.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Ring => "ring",
+            Self::Decode => "decode",
+            Self::Output => "output",
+        }
+    }
+}
+
+/// How things stand in the middle of a run.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Tick<'a> {
+    /// The counters since the start.
+    pub totals: &'a Totals,
+    /// Births per second since the last tick; `None` on the first.
+    pub born_per_s: Option<f64>,
+    /// Ends per second since the last tick; `None` on the first.
+    pub died_per_s: Option<f64>,
+}
+
+/// Formats what happened into a buffer of its own. `mono_ns` is `CLOCK_MONOTONIC` at the time. Everything handed in is
+/// shown: events of the self-test have to be kept away before.
+pub trait Sink: Send {
+    /// The run begins.
+    fn start(&mut self, mono_ns: u64, start: &Start);
+    /// Something happened to a minisock.
+    fn event(&mut self, event: &Event);
+    /// `count` events or lines were lost since the last time that this was said.
+    fn lost(&mut self, mono_ns: u64, loss: Loss, count: u64);
+    /// An interval is over.
+    fn tick(&mut self, mono_ns: u64, tick: &Tick<'_>);
+    /// The run is over.
+    fn summary(&mut self, mono_ns: u64, summary: &Summary);
+    /// The wall clock was set, or the machine slept: read times by this clock from now on.
+    fn set_clock(&mut self, clock: Clock);
+    /// Bytes formatted and not yet taken.
+    fn pending(&self) -> usize;
+    /// Hands over what was formatted: whole lines, in order.
+    fn take(&mut self) -> Batch;
+    /// Hands over what belongs on standard error instead: remarks for a human, never needed to read the output.
+    fn notes(&mut self) -> String;
+}

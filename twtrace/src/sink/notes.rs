@@ -1,0 +1,138 @@
+//! What a human is told besides the events: how the run starts, what was lost, what it came to.
+
+use std::{
+    collections::BTreeMap,
+    fmt::Write,
+    io::{self, Write as _},
+};
+
+use super::{
+    Loss,
+    human::{Known, Many, Span},
+};
+use crate::model::report::{Reconciled, Start, Summary, Totals};
+
+/// Writes remarks to standard error. Whoever read them may have gone away, which is no reason to end, let alone to panic
+/// as `eprint!` would.
+pub fn remark(text: &str) {
+    let _nobody_there = io::stderr().write_all(text.as_bytes());
+}
+
+/// The start: what is watched and how, and a line for every capability that is not.
+#[must_use]
+pub fn start(start: &Start) -> String {
+    let mut by_backend: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    let mut missing = String::new();
+    for (name, capability) in &start.capabilities {
+        match capability.backend {
+            Some(backend) => by_backend.entry(backend).or_default().push(name),
+            None => {
+                let reason = capability.reason.as_deref().unwrap_or("for a reason that was not kept");
+                let _ = writeln!(missing, "twtrace: {name} is not watched: {reason}");
+            }
+        }
+    }
+    let watched: Vec<_> =
+        by_backend.iter().map(|(backend, names)| format!("{} by {backend}", names.join(","))).collect();
+    let watched = if watched.is_empty() { "nothing is watched".to_owned() } else { watched.join(", ") };
+    let seeded = match start.seeded {
+        Some(1) => "1 socket was there before".to_owned(),
+        Some(n) => format!("{n} sockets were there before"),
+        None => "the sockets that were there before could not be listed".to_owned(),
+    };
+    format!("twtrace {}: {watched}; self-test {}; {seeded}\n{missing}", start.version, start.self_test)
+}
+
+/// A loss, with what to do about it.
+#[must_use]
+pub fn lost(loss: Loss, count: u64) -> String {
+    let (noun, why, remedy) = match loss {
+        Loss::Ring => ("event", "the ring was full", "give a larger --ring-size, or filter"),
+        Loss::Decode => ("event", "the record could not be decoded", "report this as a bug of twtrace"),
+        Loss::Output => ("line", "the output was read too slowly", "write to a file, or filter"),
+    };
+    format!("twtrace: {} lost: {why}; {remedy}\n", Many(count, noun))
+}
+
+/// The end: the counters, the kernel's word on them, and whether the two agree.
+#[must_use]
+pub fn summary(summary: &Summary) -> String {
+    let Summary { totals, reconcile, duration_ns, .. } = summary;
+    let mut block = Block::default();
+    block.row("run", Span(*duration_ns));
+    let born = totals.born_time_wait.saturating_add(totals.born_fin_wait2);
+    block.row("born", format_args!("{born}: time_wait {}, fin_wait2 {}", totals.born_time_wait, totals.born_fin_wait2));
+    block.row("turned", Known(totals.turned));
+    block.row("rearmed", Known(totals.rearmed));
+    block.row("died", sum(&totals.died));
+    for (cause, count) in totals.died.iter().filter(|(_, count)| *count > 0) {
+        block.row(&format!("  {cause}"), count);
+    }
+    block.row("refused", Known(totals.refused.as_deref().map(sum)));
+    for (reason, count) in totals.refused.iter().flatten().filter(|(_, count)| *count > 0) {
+        block.row(&format!("  {reason}"), count);
+    }
+    block.row("no port", Known(totals.no_port));
+    block.row("live", Known(totals.live));
+    let Totals { seen, emitted, filtered, lost, .. } = totals;
+    let sign = if balances(totals) { "=" } else { "is not" };
+    block.row("seen", format_args!("{seen} {sign} {emitted} emitted + {filtered} filtered + {lost} lost"));
+    for (i, (name, count)) in totals.trouble.iter().enumerate() {
+        block.row(if i == 0 { "trouble" } else { "" }, format_args!("{name} {count}"));
+    }
+    for (i, line) in table(reconcile).iter().enumerate() {
+        block.row(if i == 0 { "reconcile" } else { "" }, line);
+    }
+    block.0 + &verdict(summary) + "\n"
+}
+
+/// Lines of a name and a value, the values below one another.
+#[derive(Default)]
+struct Block(String);
+
+impl Block {
+    fn row(&mut self, name: &str, value: impl std::fmt::Display) {
+        let _ = writeln!(self.0, "{name:<14} {value}");
+    }
+}
+
+fn sum<T>(counts: &[(T, u64)]) -> u64 {
+    counts.iter().fold(0, |sum, (_, count)| sum.saturating_add(*count))
+}
+
+fn balances(totals: &Totals) -> bool {
+    let fates = u128::from(totals.emitted) + u128::from(totals.filtered) + u128::from(totals.lost);
+    u128::from(totals.seen) == fates
+}
+
+/// The reconciliation, its columns as wide as their widest value.
+fn table(rows: &[Reconciled]) -> Vec<String> {
+    let width = |of: fn(&Reconciled) -> String| rows.iter().map(|row| of(row).len()).max().unwrap_or(0);
+    let name = width(|row| row.counter.to_owned());
+    let (kernel, twtrace) = (width(|row| row.kernel.to_string()), width(|row| row.twtrace.to_string()));
+    let line = |row: &Reconciled| {
+        let Reconciled { counter, kernel: k, twtrace: t, diff } = row;
+        format!("{counter:<name$} kernel {k:>kernel$} twtrace {t:>twtrace$} diff {diff}")
+    };
+    rows.iter().map(line).collect()
+}
+
+fn verdict(summary: &Summary) -> String {
+    let totals = &summary.totals;
+    let mut why = Vec::new();
+    if totals.lost > 0 {
+        why.push(format!("{} lost", Many(totals.lost, "event")));
+    }
+    if !balances(totals) {
+        why.push("the events seen do not add up".to_owned());
+    }
+    let off = summary.reconcile.iter().filter(|row| row.diff != 0);
+    why.extend(off.map(|row| format!("{} differs by {}", row.counter, row.diff)));
+    match summary.exact {
+        Some(true) => "exact".to_owned(),
+        Some(false) if why.is_empty() && !totals.trouble.is_empty() => "NOT exact: see trouble".to_owned(),
+        Some(false) if why.is_empty() => "NOT exact: for a reason that no counter names".to_owned(),
+        None if why.is_empty() => "not known whether exact: the kernel's counters could not be read at rest".to_owned(),
+        Some(false) | None => format!("NOT exact: {}", why.join(", ")),
+    }
+}

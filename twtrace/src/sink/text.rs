@@ -1,0 +1,183 @@
+//! Columns for the eye, in the manner of the BCC tools.
+
+use std::{fmt, io::Write};
+
+use jiff::{Timestamp, tz::TimeZone};
+
+use super::{
+    Batch, Clock, Loss, Sink, Tick,
+    human::{Known, Name, Span, Timeout, Who},
+    notes,
+};
+use crate::model::{
+    event::{Closer, Detail, Event},
+    report::{Start, Summary},
+};
+
+/// How a column is laid out.
+enum Side {
+    Left,
+    Right,
+}
+
+/// The columns: name, width, side. A longer value shifts the rest of its row; the last column ends where it ends.
+const COLUMNS: [(&str, usize, Side); 11] = [
+    ("TIME", 12, Side::Left),
+    ("EVENT", 7, Side::Left),
+    ("LADDR", 15, Side::Left),
+    ("LPORT", 5, Side::Left),
+    ("RADDR", 15, Side::Left),
+    ("RPORT", 5, Side::Left),
+    ("STATE", 9, Side::Left),
+    ("CAUSE", 12, Side::Left),
+    ("LIFE", 9, Side::Right),
+    ("PID", 7, Side::Left),
+    ("COMM", 0, Side::Left),
+];
+
+/// Lines of columns on the output; remarks and the summary go to [`Sink::notes`].
+pub struct TextSink {
+    clock: Clock,
+    zone: TimeZone,
+    lines: Vec<u8>,
+    notes: String,
+    has_header: bool,
+}
+
+impl TextSink {
+    /// A sink that shows times by this clock, as they are in this time zone.
+    #[must_use]
+    pub fn new(clock: Clock, zone: TimeZone) -> Self {
+        Self { clock, zone, lines: Vec::new(), notes: String::new(), has_header: false }
+    }
+
+    fn header(&mut self) {
+        if !self.has_header {
+            self.has_header = true;
+            row(&mut self.lines, COLUMNS.each_ref().map(|(name, ..)| name as &dyn fmt::Display));
+        }
+    }
+}
+
+impl Sink for TextSink {
+    fn start(&mut self, _: u64, start: &Start) {
+        self.notes.push_str(&notes::start(start));
+        self.header();
+    }
+
+    fn event(&mut self, event: &Event) {
+        self.header();
+        let Event { mono_ns, life, detail, .. } = event;
+        let at = WallClock { at: self.clock.wall(*mono_ns), zone: &self.zone };
+        let tuple = life.tuple;
+        let pid = Known(life.closer.map(|closer| closer.task.pid));
+        row(
+            &mut self.lines,
+            [
+                &at,
+                &event.kind(),
+                &Known(tuple.map(|tuple| tuple.laddr)),
+                &Known(tuple.map(|tuple| tuple.lport)),
+                &Known(tuple.map(|tuple| tuple.raddr)),
+                &Known(tuple.map(|tuple| tuple.rport)),
+                &Known(life.substate),
+                &CauseOf(detail),
+                &LifeOf(detail),
+                &pid,
+                &CommOf(life.closer, detail),
+            ],
+        );
+    }
+
+    fn lost(&mut self, _: u64, loss: Loss, count: u64) {
+        self.notes.push_str(&notes::lost(loss, count));
+    }
+
+    /// Text has no lines for it: what happened stands there already.
+    fn tick(&mut self, _: u64, _: &Tick<'_>) {}
+
+    fn summary(&mut self, _: u64, summary: &Summary) {
+        self.notes.push_str(&notes::summary(summary));
+    }
+
+    fn set_clock(&mut self, clock: Clock) {
+        self.clock = clock;
+    }
+
+    fn pending(&self) -> usize {
+        self.lines.len()
+    }
+
+    fn take(&mut self) -> Batch {
+        Batch::drain(&mut self.lines)
+    }
+
+    fn notes(&mut self) -> String {
+        std::mem::take(&mut self.notes)
+    }
+}
+
+/// Writes one line. Memory takes whatever is written to it, so there is no error to look at.
+fn row(lines: &mut Vec<u8>, cells: [&dyn fmt::Display; COLUMNS.len()]) {
+    let last = COLUMNS.len() - 1;
+    for (i, ((_, width, side), cell)) in COLUMNS.iter().zip(cells).enumerate() {
+        let _ = match side {
+            _ if i == last => writeln!(lines, "{cell}"),
+            Side::Left => write!(lines, "{cell:<width$} "),
+            Side::Right => write!(lines, "{cell:>width$} "),
+        };
+    }
+}
+
+/// `HH:MM:SS.mmm`, local time, cut to the millisecond.
+struct WallClock<'a> {
+    at: Timestamp,
+    zone: &'a TimeZone,
+}
+
+impl fmt::Display for WallClock<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let time = self.zone.to_datetime(self.at).time();
+        write!(f, "{:02}:{:02}:{:02}.{:03}", time.hour(), time.minute(), time.second(), time.millisecond())
+    }
+}
+
+/// Why it ended, or why it never was; `-` for what has no why.
+struct CauseOf<'a>(&'a Detail);
+
+impl fmt::Display for CauseOf<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Detail::Died { cause, .. } => cause.fmt(f),
+            Detail::Refused { reason, .. } => reason.fmt(f),
+            Detail::Born { .. } | Detail::Turned { .. } | Detail::Rearmed { .. } => f.pad("-"),
+        }
+    }
+}
+
+/// How long it lived; how long it was in FIN_WAIT2; in brackets, how long it is going to live.
+struct LifeOf<'a>(&'a Detail);
+
+impl fmt::Display for LifeOf<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self.0 {
+            Detail::Died { life_ns, .. } => Known(life_ns.map(Span)).fmt(f),
+            Detail::Turned { after_ns } => Known(after_ns.map(Span)).fmt(f),
+            Detail::Born { timeout_ms, .. } | Detail::Rearmed { timeout_ms } => Known(timeout_ms.map(Timeout)).fmt(f),
+            Detail::Refused { .. } => f.pad("-"),
+        }
+    }
+}
+
+/// The closer's name, and who took the tuple.
+struct CommOf<'a>(Option<Closer>, &'a Detail);
+
+impl fmt::Display for CommOf<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Known(self.0.map(|closer| Name(closer.task.comm))).fmt(f)?;
+        match *self.1 {
+            Detail::Died { taker: Some(taker), .. } => write!(f, " by {}", Who(taker)),
+            _ => Ok(()),
+        }
+    }
+}

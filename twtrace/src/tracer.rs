@@ -1,0 +1,177 @@
+//! From facts to a running, tested, seeded tracer: plan, attach, self-test, and again with the next backend if one of
+//! them fails.
+
+use std::{io, path::Path};
+
+use aya_log::EbpfLogger;
+use twtrace_common::counter::Counters;
+
+use crate::{
+    bpf::{self, AttachError, Attached, BpfError, Kernel, Settings},
+    host::{Host, netns::Netns, release_memory},
+    model::event::Event,
+    plan::{Backend, Capability, Failure, Plan, PlanError, Reason, choose},
+    selftest::{self, TwCounts},
+    source::Ring,
+};
+
+/// The most events of others that are kept while the self-test runs; a machine makes fewer in a second.
+const KEPT: usize = 1 << 20;
+
+/// Why there is no tracer.
+#[derive(Debug, thiserror::Error)]
+pub enum TracerError {
+    /// This kernel cannot be watched, or not as forced.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// Object, maps or BTF.
+    #[error(transparent)]
+    Bpf(#[from] BpfError),
+    /// The ring could not be put under tokio.
+    #[error("the ring's descriptor: {0}")]
+    Ring(#[source] io::Error),
+}
+
+/// A tracer that runs. Its programs stop when it is dropped.
+pub struct Tracer {
+    /// What serves which capability, and what spoke against the rest.
+    pub plan: Plan,
+    /// What the self-test saw: `passed`, or why it could not be made.
+    pub self_test: String,
+    /// What TcpExt TW means here; `None` if no self-test could tell.
+    pub tw_counts: Option<TwCounts>,
+    /// Minisocks that were there before, all namespaces; the error if they could not be listed.
+    pub seeded: Result<u64, String>,
+    /// Network namespaces whose sockets could not be listed.
+    pub namespaces_missed: usize,
+    /// Events that came while the self-test ran.
+    pub early: Vec<Event>,
+    /// How many more came than could be kept.
+    pub early_lost: u64,
+    /// Every hook that failed on the way, for `-v`.
+    pub failures: Vec<Failure>,
+    /// Fields that this kernel's BTF lacks.
+    pub unknown_fields: Vec<&'static str>,
+    /// Where records come from.
+    pub ring: Ring,
+    attached: Attached,
+}
+
+/// Facts that every attempt shares.
+pub struct Attempt<'a> {
+    /// The machine.
+    pub host: &'a Host,
+    /// Another BTF for the fields' offsets.
+    pub btf: Option<&'a Path>,
+    /// One backend alone.
+    pub forced: Option<Backend>,
+    /// What the programs are told.
+    pub settings: &'a Settings,
+}
+
+impl Tracer {
+    /// Finds a plan that works on this kernel. Must be called inside a tokio runtime.
+    ///
+    /// # Errors
+    /// If birth or death cannot be watched at all, with every reason. `failures` then holds what was tried.
+    pub fn start(attempt: &Attempt<'_>, failures: &mut Vec<Failure>) -> Result<Self, TracerError> {
+        let kernel = bpf::gather(attempt.host, attempt.btf)?;
+        loop {
+            let plan = choose(&kernel.facts, attempt.forced, failures)?;
+            match bpf::attach(&kernel, &plan, attempt.settings) {
+                Ok(attached) => match Self::prove(attempt.host, &kernel, plan, attached)? {
+                    Ok(mut tracer) => {
+                        tracer.failures.clone_from(failures);
+                        drop(kernel);
+                        release_memory();
+                        return Ok(tracer);
+                    }
+                    Err(wanting) => failures.push(wanting),
+                },
+                Err(AttachError::Hook(failure)) => failures.push(*failure),
+                Err(AttachError::Fatal(error)) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Self-test and seeding. The inner error is a backend that did not pass.
+    fn prove(
+        host: &Host,
+        kernel: &Kernel,
+        plan: Plan,
+        mut attached: Attached,
+    ) -> Result<Result<Self, Failure>, TracerError> {
+        let ring = attached.take_ring().ok_or(BpfError::Missing("map RING"))?;
+        let mut ring = Ring::new(ring).map_err(TracerError::Ring)?;
+        let (mut early, mut early_lost) = (Vec::new(), 0);
+        let mut tw_counts = None;
+        let self_test = match Netns::new().and_then(|netns| {
+            attached.set_self_test(netns.inum()).map_err(io::Error::other)?;
+            Ok((selftest::make(&netns)?, netns))
+        }) {
+            Ok((made, netns)) => {
+                tw_counts = Some(made.tw_counts);
+                let with_cause = plan.backend(Capability::Cause).is_some();
+                let checked = selftest::check(&mut ring, &made, with_cause, &mut |event| {
+                    if early.len() < KEPT {
+                        early.push(event);
+                    } else {
+                        early_lost += 1;
+                    }
+                });
+                // Nothing of it is alive any more, so its number may go to another namespace.
+                attached.set_self_test(0)?;
+                drop(netns);
+                match checked {
+                    Ok(()) => "passed".to_owned(),
+                    Err(what) => {
+                        let backend = plan.backend(Capability::Birth).unwrap_or(Backend::Tracepoint);
+                        return Ok(Err(Failure { backend, hook: None, reason: Reason::SelfTest(what) }));
+                    }
+                }
+            }
+            Err(error) => {
+                attached.set_self_test(0)?;
+                format!("not possible: {error}")
+            }
+        };
+        let (seeded, namespaces_missed) = match attached.seed(host, kernel) {
+            Ok(missed) => (Ok(attached.counters()?.seeded), missed),
+            Err(error) => (Err(error.to_string()), 0),
+        };
+        Ok(Ok(Self {
+            plan,
+            self_test,
+            tw_counts,
+            seeded,
+            namespaces_missed,
+            early,
+            early_lost,
+            failures: Vec::new(),
+            unknown_fields: kernel.offsets.unknown(),
+            ring,
+            attached,
+        }))
+    }
+
+    /// The programs' counters now.
+    ///
+    /// # Errors
+    /// If the map cannot be read.
+    pub fn counters(&self) -> Result<Counters, BpfError> {
+        self.attached.counters()
+    }
+
+    /// Stops the programs. Records in the ring and counters stay.
+    pub fn detach(&mut self) {
+        self.attached.detach();
+    }
+
+    /// The reading end of the programs' own log.
+    ///
+    /// # Errors
+    /// If the object has none.
+    pub fn logger(&mut self) -> Result<EbpfLogger<&'static dyn log::Log>, aya_log::Error> {
+        self.attached.logger()
+    }
+}

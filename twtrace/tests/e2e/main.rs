@@ -1,0 +1,167 @@
+//! End to end, as root: real sockets in namespaces of their own, the real tracer, the kernel's own counters. The same
+//! binary is PID 1 of the guests that `cargo xtask vm` boots.
+
+mod cases;
+mod guest;
+mod judge;
+mod lives;
+mod manners;
+mod tracer;
+
+use std::{
+    collections::BTreeMap,
+    io::Write as _,
+    process::{Command, ExitCode},
+    sync::{Arc, Mutex},
+    time::Instant,
+};
+
+use cases::Scale;
+use libtest_mimic::{Arguments, Failed, Trial};
+
+/// Each backend, and why it cannot run here, if so.
+type Backends = BTreeMap<String, Option<String>>;
+
+/// How many tests ended how.
+#[derive(Default)]
+struct Tally {
+    passed: usize,
+    failed: usize,
+    skipped: usize,
+}
+
+fn main() -> ExitCode {
+    if std::process::id() == 1 {
+        let config = guest::boot();
+        let arguments = Arguments {
+            filter: config.test.clone(),
+            // Most tests wait most of the time.
+            test_threads: Some(6),
+            ..Arguments::default()
+        };
+        run(&arguments, &config.backends, Scale { storm: 3_000 }, true);
+        guest::power_off();
+    }
+    let arguments = Arguments::from_args();
+    if !rustix::process::geteuid().is_root() {
+        println!("skipped: end-to-end tests need root");
+        println!("0 passed, 0 failed, 1 skipped");
+        return ExitCode::SUCCESS;
+    }
+    let backends: Vec<String> = ["fentry", "kprobe", "tracepoint"].map(str::to_owned).to_vec();
+    run(&arguments, &backends, Scale { storm: 20_000 }, false)
+}
+
+fn run(arguments: &Arguments, backends: &[String], scale: Scale, guest: bool) -> ExitCode {
+    let tally = Arc::new(Mutex::new(Tally::default()));
+    let offered = backends.iter().map(|backend| (backend.clone(), refusal(backend))).collect();
+    let trials = trials(&offered, scale, guest, &tally);
+    let conclusion = libtest_mimic::run(arguments, trials);
+    if arguments.list {
+        return conclusion.exit_code();
+    }
+    let tally = tally.lock().map(|tally| (tally.passed, tally.failed, tally.skipped)).unwrap_or_default();
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let done = serde_json::json!({
+        "release": release.trim(), "passed": tally.0, "failed": tally.1, "skipped": tally.2,
+    });
+    line(&format!("@done {done}"));
+    conclusion.exit_code()
+}
+
+/// Why a backend does not work here, in the words of `twtrace probe`.
+fn refusal(backend: &str) -> Option<String> {
+    let output = Command::new(tracer::binary()).args(["probe", "--backend", backend]).output();
+    match output {
+        Ok(output) if output.status.success() => None,
+        Ok(output) => Some(String::from_utf8_lossy(&output.stderr).trim().to_owned()),
+        Err(error) => Some(format!("starting {}: {error}", tracer::binary().display())),
+    }
+}
+
+fn trials(offered: &Backends, scale: Scale, guest: bool, tally: &Arc<Mutex<Tally>>) -> Vec<Trial> {
+    let mut trials = Vec::new();
+    type Case = Box<dyn Fn(&str) -> Result<(), String> + Send>;
+    for (backend, refusal) in offered {
+        let cases: Vec<(&str, Case)> = vec![
+            // The slowest first: its 60 s pass beside the others.
+            ("expiry", Box::new(cases::expiry)),
+            ("storm", Box::new(move |backend| cases::storm(backend, scale))),
+            ("every_life", Box::new(cases::every_life)),
+            ("small_ring", Box::new(cases::small_ring)),
+            ("namespace_exit", Box::new(cases::namespace_exit)),
+            ("preexisting", Box::new(cases::preexisting)),
+            ("filters", Box::new(cases::filters)),
+            ("two_and_kill", Box::new(cases::two_and_kill)),
+        ];
+        for (name, case) in cases {
+            let skip = match refusal {
+                // Every guest's kernel has all three; a refusal there is a failure.
+                Some(reason) if guest => {
+                    let reason = reason.clone();
+                    trials.push(trial(name, backend, tally, move |_| Err(reason.clone())));
+                    continue;
+                }
+                other => other.clone(),
+            };
+            trials.push(match skip {
+                Some(reason) => skipped(name, backend, &reason, tally),
+                None => trial(name, backend, tally, case),
+            });
+        }
+    }
+    let once: [(&str, fn() -> Result<(), String>); 8] = [
+        ("unprivileged", manners::unprivileged),
+        ("bad_btf", manners::bad_btf),
+        ("bad_filters", manners::bad_filters),
+        ("closed_pipe", manners::closed_pipe),
+        ("endings", manners::endings),
+        ("demo", manners::demo),
+        ("probe", manners::probe),
+        ("ebpf_log", manners::ebpf_log),
+    ];
+    trials.extend(once.map(|(name, case)| trial(name, "any", tally, move |_| case())));
+    trials
+}
+
+fn trial(
+    name: &str,
+    backend: &str,
+    tally: &Arc<Mutex<Tally>>,
+    case: impl Fn(&str) -> Result<(), String> + Send + 'static,
+) -> Trial {
+    let (test, of, tally) = (name.to_owned(), backend.to_owned(), Arc::clone(tally));
+    Trial::test(format!("{backend}::{name}"), move || {
+        let start = Instant::now();
+        let result = case(&of);
+        let verdict = if result.is_ok() { "passed" } else { "failed" };
+        if let Ok(mut tally) = tally.lock() {
+            *(if result.is_ok() { &mut tally.passed } else { &mut tally.failed }) += 1;
+        }
+        tell(&test, &of, verdict, result.as_ref().err().map(String::as_str), start.elapsed().as_millis());
+        result.map_err(Failed::from)
+    })
+}
+
+fn skipped(name: &str, backend: &str, reason: &str, tally: &Arc<Mutex<Tally>>) -> Trial {
+    if let Ok(mut tally) = tally.lock() {
+        tally.skipped += 1;
+    }
+    tell(name, backend, "skipped", Some(reason), 0);
+    Trial::test(format!("{backend}::{name}"), || Ok(())).with_ignored_flag(true)
+}
+
+/// One line for whoever collects verdicts.
+fn tell(test: &str, backend: &str, verdict: &str, reason: Option<&str>, millis: u128) {
+    let told = serde_json::json!({
+        "test": test, "backend": backend, "verdict": verdict, "reason": reason, "millis": millis as u64,
+    });
+    line(&format!("@verdict {told}"));
+}
+
+/// A whole line at once, with a line break before it: consoles are shared with the kernel and the test harness.
+fn line(text: &str) {
+    let mut out = std::io::stdout().lock();
+    let _ = writeln!(out, "\n{text}");
+    let _ = out.flush();
+}

@@ -1,0 +1,193 @@
+//! Bad input, missing privilege, closed pipes: what a person runs into. Once, not once a backend.
+
+use std::{
+    io::{BufRead as _, BufReader, Read as _},
+    os::unix::process::CommandExt as _,
+    process::{Child, Command},
+    thread,
+    time::{Duration, Instant},
+};
+
+use rustix::process::Signal;
+use twtrace::host::netns::Netns;
+
+use crate::{
+    lives::{self, Family},
+    tracer::{PATIENCE, Tracer, spawn},
+};
+
+type Outcome = Result<(), String>;
+
+fn here() -> Result<Netns, String> {
+    Netns::current().map_err(|error| error.to_string())
+}
+
+/// Runs to the end: exit code, standard output, standard error.
+fn run(args: &[&str], set_up: impl FnOnce(&mut Command) + Send) -> Result<(i32, String, String), String> {
+    let mut child = spawn(&here()?, args, set_up)?;
+    let (mut out, mut err) = (child.stdout.take().ok_or("no stdout")?, child.stderr.take().ok_or("no stderr")?);
+    let reader = thread::spawn(move || {
+        let mut text = String::new();
+        let _ = err.read_to_string(&mut text);
+        text
+    });
+    let mut text = String::new();
+    out.read_to_string(&mut text).map_err(|error| error.to_string())?;
+    let code = ended(&mut child)?;
+    Ok((code, text, reader.join().unwrap_or_default()))
+}
+
+fn ended(child: &mut Child) -> Result<i32, String> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match child.try_wait().map_err(|error| error.to_string())? {
+            Some(status) => return status.code().ok_or_else(|| format!("it ended with {status}")),
+            None if Instant::now() > deadline => {
+                let _ = child.kill();
+                return Err("it does not end".to_owned());
+            }
+            None => thread::sleep(Duration::from_millis(20)),
+        }
+    }
+}
+
+fn expect(what: &(i32, String, String), code: i32, words: &[&str]) -> Outcome {
+    let (got, out, err) = what;
+    if *got != code {
+        return Err(format!("exit {got}, not {code}; stdout: {out}; stderr: {err}"));
+    }
+    if let Some(word) = words.iter().find(|word| !err.contains(*word)) {
+        return Err(format!("standard error does not say '{word}': {err}"));
+    }
+    if err.contains("panicked") {
+        return Err(format!("a panic: {err}"));
+    }
+    Ok(())
+}
+
+/// Without privileges: exit 77, and the capabilities by name.
+pub fn unprivileged() -> Outcome {
+    let nobody = 65534;
+    let what = run(&["run", "--duration", "1s"], |command| {
+        command.uid(nobody).gid(nobody);
+    })?;
+    expect(&what, 77, &["twtrace: ", "CAP_BPF", "CAP_SYS_ADMIN", "sudo"])
+}
+
+/// A BTF file that is garbage, or is not there: exit 69.
+pub fn bad_btf() -> Outcome {
+    let file = std::env::temp_dir().join(format!("twtrace-e2e-{}.btf", std::process::id()));
+    std::fs::write(&file, b"this is no BTF at all, only words").map_err(|error| error.to_string())?;
+    let path = file.to_string_lossy().into_owned();
+    let garbage = run(&["run", "--duration", "1s", "--btf", &path], |_| {});
+    std::fs::remove_file(&file).map_err(|error| error.to_string())?;
+    expect(&garbage?, 69, &["twtrace: ", &path])?;
+    expect(&run(&["run", "--duration", "1s", "--btf", "/nonexistent/btf"], |_| {})?, 69, &["/nonexistent/btf"])
+}
+
+/// Filters that cannot be parsed: exit 64, the wrong word, a right example.
+pub fn bad_filters() -> Outcome {
+    for (args, words) in [
+        (["--port", "70000"], ["70000", "--port"]),
+        (["--lport", "8100-8000"], ["8100-8000", "--lport"]),
+        (["--raddr", "10.0.0.0/99"], ["10.0.0.0/99", "--raddr"]),
+        (["--cause", "murdered"], ["murdered", "expired"]),
+    ] {
+        expect(&run(&["run", args[0], args[1]], |_| {})?, 64, &words)?;
+    }
+    Ok(())
+}
+
+/// `twtrace run | head -1`: ends quietly, exit 0.
+pub fn closed_pipe() -> Outcome {
+    let netns = Netns::new().map_err(|error| error.to_string())?;
+    let mut child = spawn(&netns, &["run", "--format", "text", "--netns", "self", "--interval", "100ms"], |_| {})?;
+    let mut first = String::new();
+    let mut reader = BufReader::new(child.stdout.take().ok_or("no stdout")?);
+    reader.read_line(&mut first).map_err(|error| error.to_string())?;
+    drop(reader);
+    let listener = netns.run(|| lives::listen(Family::V4)).map_err(|error| error.to_string())?;
+    let deadline = Instant::now() + PATIENCE;
+    while child.try_wait().map_err(|error| error.to_string())?.is_none() && Instant::now() < deadline {
+        netns.run(|| lives::client_closes(&listener, Family::V4, 10)).map_err(|error| error.to_string())?;
+        thread::sleep(Duration::from_millis(50));
+    }
+    let mut err = String::new();
+    child.stderr.take().ok_or("no stderr")?.read_to_string(&mut err).map_err(|error| error.to_string())?;
+    let code = ended(&mut child)?;
+    if !first.contains("EVENT") {
+        return Err(format!("the first line is {first:?}"));
+    }
+    if err.contains("rror") || err.contains("panic") || err.contains("ipe") {
+        return Err(format!("not quiet: {err}"));
+    }
+    if code == 0 { Ok(()) } else { Err(format!("exit {code}: {err}")) }
+}
+
+/// A duration ends the run by itself, an interrupt before it.
+pub fn endings() -> Outcome {
+    let netns = Netns::new().map_err(|error| error.to_string())?;
+    for signal in [None, Some(Signal::INT), Some(Signal::TERM)] {
+        let tracer = Tracer::start(&netns, "auto", &["--duration", if signal.is_some() { "1h" } else { "1s" }])?;
+        let said = match signal {
+            Some(signal) => tracer.stop(signal)?,
+            None => tracer.end()?,
+        };
+        if said.summary["duration_ns"].as_u64().is_none_or(|duration| duration == 0) {
+            return Err(format!("no duration: {}", said.summary));
+        }
+    }
+    Ok(())
+}
+
+/// The demo shows every kind of life that it promises, and nothing is lost.
+pub fn demo() -> Outcome {
+    let what = run(&["run", "--demo", "--format", "json", "--duration", "12s"], |_| {})?;
+    expect(&what, 0, &[])?;
+    for word in [
+        "\"type\":\"born\"",
+        "\"type\":\"refused\"",
+        "\"cause\":\"recycled\"",
+        "\"cause\":\"reused\"",
+        "\"cause\":\"expired\"",
+        "\"substate\":\"fin_wait2\"",
+        "\"role\":\"server\"",
+    ] {
+        if !what.1.contains(word) {
+            return Err(format!("the demo shows no {word}; stderr: {}", what.2));
+        }
+    }
+    Ok(())
+}
+
+/// `probe` names every capability, in both formats.
+pub fn probe() -> Outcome {
+    let text = run(&["probe"], |_| {})?;
+    expect(&text, 0, &[])?;
+    let json = run(&["probe", "--format", "json"], |_| {})?;
+    expect(&json, 0, &[])?;
+    let value: serde_json::Value = serde_json::from_str(&json.1).map_err(|error| format!("{error}: {}", json.1))?;
+    for name in ["birth", "death", "turn", "rearm", "cause", "refusal", "conn", "closer"] {
+        if !text.1.contains(name) || value["capabilities"][name]["backend"].is_null() {
+            return Err(format!("probe does not offer {name}: {} {}", text.1, json.1));
+        }
+    }
+    Ok(())
+}
+
+/// The programs' own log can be switched on: that configuration passes the verifier too.
+pub fn ebpf_log() -> Outcome {
+    let netns = Netns::new().map_err(|error| error.to_string())?;
+    let tracer = Tracer::start(&netns, "auto", &["--ebpf-log", "trace", "--max-lives", "4"])?;
+    let listener = netns.run(|| lives::listen(Family::V4)).map_err(|error| error.to_string())?;
+    netns.run(|| lives::client_closes(&listener, Family::V4, 20)).map_err(|error| error.to_string())?;
+    let said = tracer.stop(Signal::INT)?;
+    let full = said.summary["trouble"]["lives_full"].as_u64().unwrap_or(0);
+    if full == 0 || said.summary["exact"] == true {
+        return Err(format!("20 births, 4 places: {}", said.summary));
+    }
+    if !said.errors.contains("table of lives is full") {
+        return Err(format!("the programs' log does not say so: {}", said.errors));
+    }
+    Ok(())
+}

@@ -1,0 +1,145 @@
+//! The real `twtrace run`, as a child in the namespace of the test, and what it said.
+
+use std::{
+    io::{BufRead as _, BufReader, Read as _},
+    os::unix::process::ExitStatusExt as _,
+    path::PathBuf,
+    process::{Child, ChildStdout, Command, Stdio},
+    sync::mpsc::{Receiver, channel},
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use twtrace::host::netns::Netns;
+
+/// Longest that anything short of a real TIME_WAIT may take; emulated machines are slow.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The binary under test: beside PID 1 in a guest, cargo's otherwise.
+pub fn binary() -> PathBuf {
+    if std::process::id() == 1 || std::path::Path::new("/config.env").exists() {
+        "/twtrace".into()
+    } else {
+        env!("CARGO_BIN_EXE_twtrace").into()
+    }
+}
+
+/// A command for the binary, started inside a namespace.
+pub fn spawn(netns: &Netns, args: &[&str], set_up: impl FnOnce(&mut Command) + Send) -> Result<Child, String> {
+    netns
+        .run(|| {
+            let mut command = Command::new(binary());
+            command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+            set_up(&mut command);
+            command.spawn()
+        })
+        .map_err(|error| format!("starting {}: {error}", binary().display()))
+}
+
+/// A tracer that runs.
+pub struct Tracer {
+    child: Child,
+    lines: Receiver<Value>,
+    reader: JoinHandle<Result<(), String>>,
+    errors: JoinHandle<String>,
+    /// The `start` line.
+    pub start: Value,
+}
+
+/// All that a tracer said.
+pub struct Said {
+    /// Every line between `start` and `summary`.
+    pub lines: Vec<Value>,
+    /// The last line.
+    pub summary: Value,
+    /// What went to standard error.
+    pub errors: String,
+}
+
+impl Tracer {
+    /// Starts `twtrace run --format json` and waits for its `start` line.
+    pub fn start(netns: &Netns, backend: &str, more: &[&str]) -> Result<Self, String> {
+        let mut args = vec!["run", "--format", "json", "--backend", backend, "--netns", "self"];
+        args.extend(more);
+        let mut child = spawn(netns, &args, |_| {})?;
+        let stdout = child.stdout.take().ok_or("no standard output")?;
+        let mut stderr = child.stderr.take().ok_or("no standard error")?;
+        let errors = thread::spawn(move || {
+            let mut text = String::new();
+            let _ = stderr.read_to_string(&mut text);
+            text
+        });
+        let (send, lines) = channel();
+        let reader = thread::spawn(move || read(stdout, &send));
+        let first = lines.recv_timeout(PATIENCE);
+        let Ok(start) = first else {
+            let _ = child.kill();
+            let _ = child.wait();
+            return Err(format!("no start line; it said: {}", errors.join().unwrap_or_default()));
+        };
+        if start["type"] != "start" {
+            return Err(format!("the first line is {start}"));
+        }
+        Ok(Self { child, lines, reader, errors, start })
+    }
+
+    /// Process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// What it has said since the last call.
+    pub fn so_far(&self) -> Vec<Value> {
+        self.lines.try_iter().collect()
+    }
+
+    /// Asks it to end by a signal, and collects what it said.
+    pub fn stop(self, signal: Signal) -> Result<Said, String> {
+        let pid = Pid::from_child(&self.child);
+        kill_process(pid, signal).map_err(|error| format!("signalling it: {error}"))?;
+        self.end()
+    }
+
+    /// Waits for its end, and collects what it said.
+    pub fn end(mut self) -> Result<Said, String> {
+        let mut lines: Vec<Value> = Vec::new();
+        while let Ok(line) = self.lines.recv_timeout(Duration::from_secs(120)) {
+            lines.push(line);
+        }
+        let status = self.child.wait().map_err(|error| format!("waiting for it: {error}"))?;
+        let errors = self.errors.join().unwrap_or_default();
+        match self.reader.join() {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => return Err(error),
+            Err(_) => return Err("the reading thread panicked".to_owned()),
+        }
+        let summary = lines.pop().unwrap_or_default();
+        if summary["type"] != "summary" {
+            return Err(format!("the last line is {summary}; status {status}; it said: {errors}"));
+        }
+        if status.code() != Some(0) || status.signal().is_some() {
+            return Err(format!("it ended with {status}; it said: {errors}"));
+        }
+        Ok(Said { lines, summary, errors })
+    }
+
+    /// `kill -9`.
+    pub fn kill(mut self) -> Result<(), String> {
+        self.child.kill().map_err(|error| error.to_string())?;
+        self.child.wait().map_err(|error| error.to_string())?;
+        Ok(())
+    }
+}
+
+fn read(stdout: ChildStdout, send: &std::sync::mpsc::Sender<Value>) -> Result<(), String> {
+    for line in BufReader::new(stdout).lines() {
+        let line = line.map_err(|error| error.to_string())?;
+        let value = serde_json::from_str(&line).map_err(|error| format!("no JSON ({error}): {line}"))?;
+        if send.send(value).is_err() {
+            return Ok(());
+        }
+    }
+    Ok(())
+}

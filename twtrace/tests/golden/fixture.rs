@@ -1,0 +1,230 @@
+//! Events and reports to be printed: everything known, nothing known, IPv4, IPv6.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use twtrace::{
+    model::{
+        event::{Cause, Closer, Comm, Connection, Detail, Event, Life, Refusal, Role, Substate, Task, Tuple},
+        report::{CapabilityReport, Reconciled, Start, Summary, Totals},
+    },
+    sink::Clock,
+};
+
+/// 2023-11-14 22:13:20 UTC was when this machine came up.
+pub const CLOCK: Clock = Clock { offset_ns: 1_700_000_000_000_000_000 };
+
+pub fn comm(name: &str) -> Comm {
+    let mut bytes = [0; 16];
+    bytes[..name.len()].copy_from_slice(name.as_bytes());
+    Comm(bytes)
+}
+
+pub fn task(pid: u32, name: &str) -> Task {
+    Task { pid, comm: comm(name) }
+}
+
+fn tuple(laddr: &str, raddr: &str) -> Tuple {
+    let ip = |text: &str| text.parse().unwrap_or(IpAddr::from([0; 4]));
+    Tuple { laddr: ip(laddr), lport: 43210, raddr: ip(raddr), rport: 443 }
+}
+
+pub fn v4() -> Life {
+    Life {
+        id: Some(17),
+        netns: Some(4_026_531_840),
+        tuple: Some(tuple("10.0.0.5", "192.0.2.123")),
+        substate: Some(Substate::TimeWait),
+        role: Some(Role::Client),
+        closer: Some(Closer { task: task(4_194_303, "curl"), cgroup_id: 9001 }),
+        preexisting: Some(false),
+    }
+}
+
+pub fn v6() -> Life {
+    Life {
+        tuple: Some(tuple("2001:db8:1234:5678:9abc:def0:1234:5678", "2001:db8::1")),
+        role: Some(Role::Server),
+        substate: Some(Substate::FinWait2),
+        closer: Some(Closer { task: task(812, "nginx"), cgroup_id: 1 }),
+        ..v4()
+    }
+}
+
+pub fn unknown() -> Life {
+    Life { id: None, netns: None, tuple: None, substate: None, role: None, closer: None, preexisting: None }
+}
+
+fn connection() -> Connection {
+    Connection {
+        opener: Some(task(4711, "a \"b\"\\c")),
+        conn_ns: Some(1_234_567),
+        timestamps: Some(true),
+        bytes_in: Some(1 << 40),
+        bytes_out: Some(0),
+        srtt_us: Some(250),
+        mark: Some(u32::MAX),
+    }
+}
+
+fn no_connection() -> Connection {
+    Connection {
+        opener: None,
+        conn_ns: None,
+        timestamps: None,
+        bytes_in: None,
+        bytes_out: None,
+        srtt_us: None,
+        mark: None,
+    }
+}
+
+fn known_details() -> Vec<Detail> {
+    let died = |cause, life_ns| Detail::Died { cause, life_ns: Some(life_ns), taker: None };
+    let mut details = vec![
+        Detail::Born { timeout_ms: Some(60_000), connection: connection() },
+        Detail::Turned { after_ns: Some(12_345) },
+        Detail::Rearmed { timeout_ms: Some(2030) },
+        Detail::Refused {
+            reason: Refusal::Buckets,
+            used: Some(262_144),
+            limit: Some(262_144),
+            connection: connection(),
+        },
+        Detail::Refused { reason: Refusal::Memory, used: None, limit: Some(5), connection: no_connection() },
+    ];
+    let causes = Cause::ALL.iter().zip([60_123_456_789, 1_500_000, 12_345, 999, 100_000_000, 1_000_000_000, 0]);
+    details.extend(causes.map(|(&cause, life_ns)| died(cause, life_ns)));
+    for cause in [Cause::Reused, Cause::ReusedBound] {
+        details.push(Detail::Died { cause, life_ns: Some(1_500_000), taker: Some(task(999, "wrk")) });
+    }
+    details
+}
+
+fn unknown_details() -> Vec<Detail> {
+    vec![
+        Detail::Born { timeout_ms: None, connection: no_connection() },
+        Detail::Turned { after_ns: None },
+        Detail::Rearmed { timeout_ms: None },
+        Detail::Died { cause: Cause::Unknown(0), life_ns: None, taker: None },
+        Detail::Died { cause: Cause::Unknown(200), life_ns: None, taker: None },
+        Detail::Refused { reason: Refusal::Unknown(9), used: None, limit: None, connection: no_connection() },
+    ]
+}
+
+/// Events of one life, a bit more than a second from one to the next.
+fn events(life: Life, details: Vec<Detail>) -> Vec<Event> {
+    let times = (1..).map(|i: u64| i * 1_001_000_001);
+    let event = |(mono_ns, detail)| Event { mono_ns, life, detail, self_test: false };
+    times.zip(details).map(event).collect()
+}
+
+/// By name: what a golden file is made of.
+pub fn all_events() -> Vec<(&'static str, Vec<Event>)> {
+    let before = Life { preexisting: Some(true), closer: None, role: None, ..v4() };
+    let odd = Life { substate: Some(Substate::Unknown(3)), role: Some(Role::Unknown(7)), ..v4() };
+    let of_before = vec![Detail::Died { cause: Cause::Expired, life_ns: None, taker: None }];
+    vec![
+        ("v4", events(v4(), known_details())),
+        ("v6", events(v6(), known_details())),
+        ("unknown", events(unknown(), unknown_details())),
+        ("known_life_unknown_detail", events(v4(), unknown_details())),
+        ("unknown_life_known_detail", events(unknown(), known_details())),
+        ("preexisting", events(before, of_before)),
+        ("integers_without_a_word", events(odd, unknown_details())),
+    ]
+}
+
+pub fn start() -> Start {
+    let by = |backend| CapabilityReport { backend: Some(backend), reason: None };
+    let fell_back = CapabilityReport { backend: Some("tracepoint"), reason: Some("fentry: EPERM".to_owned()) };
+    let missing = |reason: &str| CapabilityReport { backend: None, reason: Some(reason.to_owned()) };
+    Start {
+        kernel: "6.12.57+deb13-cloud-amd64".to_owned(),
+        version: "0.1.0",
+        capabilities: BTreeMap::from([
+            ("birth", fell_back.clone()),
+            ("death", fell_back),
+            ("cause", by("fentry")),
+            ("closer", by("tracepoint")),
+            ("refusal", missing("inet_twsk_alloc is not in BTF; boot a kernel with CONFIG_DEBUG_INFO_BTF")),
+            ("no_port", CapabilityReport { backend: None, reason: None }),
+        ]),
+        seeded: Some(3),
+        self_test: "passed".to_owned(),
+    }
+}
+
+pub fn blind_start() -> Start {
+    Start { capabilities: BTreeMap::new(), seeded: None, self_test: "could not be made: EPERM".to_owned(), ..start() }
+}
+
+fn reconciled(counter: &'static str, kernel: i64, twtrace: i64) -> Reconciled {
+    Reconciled { counter, kernel, twtrace, diff: kernel - twtrace }
+}
+
+/// A run in which everything was watched and nothing went wrong.
+pub fn exact() -> Summary {
+    let died = [(Cause::Unknown(0), 0)].into_iter().chain(Cause::ALL.iter().map(|&cause| (cause, 0)));
+    let died = died.map(|(cause, _)| match cause {
+        Cause::Expired => (cause, 12),
+        Cause::ReusedBound => (cause, 5),
+        _ => (cause, 0),
+    });
+    Summary {
+        totals: Totals {
+            born_time_wait: 18,
+            born_fin_wait2: 2,
+            turned: Some(1),
+            rearmed: Some(0),
+            died: died.collect(),
+            refused: Some(vec![(Refusal::Buckets, 3), (Refusal::Memory, 0)]),
+            no_port: Some(0),
+            live: Some(6),
+            seen: 41,
+            emitted: 39,
+            filtered: 2,
+            lost: 0,
+            trouble: vec![],
+        },
+        reconcile: vec![reconciled("TcpExt.TW+TWKilled", 20, 20), reconciled("sockstat.tw", 6, 6)],
+        exact: Some(true),
+        duration_ns: 30_002_345_678,
+    }
+}
+
+/// A run in which everything went wrong.
+pub fn inexact() -> Summary {
+    let right = exact();
+    Summary {
+        totals: Totals {
+            died: vec![(Cause::Unknown(0), 1), (Cause::Unknown(99), 2), (Cause::Expired, 1_234_567)],
+            refused: Some(vec![(Refusal::Buckets, 1), (Refusal::Unknown(0), 2)]),
+            lost: 1,
+            seen: 1_234_567,
+            trouble: vec![("lives_full", 3), ("sink_dropped", 1_000_000)],
+            ..right.totals
+        },
+        reconcile: vec![reconciled("TcpExt.TW+TWKilled", -1, 20), reconciled("sockstat.tw", 1_000_000, 6)],
+        exact: Some(false),
+        ..right
+    }
+}
+
+/// A run that could watch little, and not be compared.
+pub fn uncompared() -> Summary {
+    let right = exact();
+    Summary {
+        totals: Totals {
+            turned: None,
+            rearmed: None,
+            died: vec![],
+            refused: None,
+            no_port: None,
+            live: None,
+            ..right.totals
+        },
+        reconcile: vec![],
+        exact: None,
+        ..right
+    }
+}

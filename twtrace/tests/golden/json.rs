@@ -1,0 +1,163 @@
+//! JSON lines, and the tables that describe them.
+
+use std::fmt;
+
+use insta::assert_snapshot;
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use serde_json::Value;
+use twtrace::sink::{
+    JsonSink, Loss, Sink, Tick,
+    fields::{Field, LINES, Shape},
+    json,
+};
+
+use crate::fixture;
+
+/// An object as it is written: keys in order.
+struct Object(Vec<(String, Value)>);
+
+impl<'de> Deserialize<'de> for Object {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Keys;
+        impl<'de> Visitor<'de> for Keys {
+            type Value = Object;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Object, A::Error> {
+                let mut entries = Vec::new();
+                while let Some(entry) = map.next_entry()? {
+                    entries.push(entry);
+                }
+                Ok(Object(entries))
+            }
+        }
+        deserializer.deserialize_map(Keys)
+    }
+}
+
+fn shown(print: impl FnOnce(&mut JsonSink)) -> String {
+    let mut sink = JsonSink::new(fixture::CLOCK);
+    print(&mut sink);
+    let pending = sink.pending();
+    let batch = sink.take();
+    assert_eq!((batch.bytes().len(), sink.pending(), sink.notes()), (pending, 0, String::new()));
+    let text = String::from_utf8_lossy(batch.bytes()).into_owned();
+    assert_eq!(batch.lines(), text.lines().count() as u64);
+    text
+}
+
+fn reports() -> String {
+    shown(|sink| {
+        sink.start(1, &fixture::start());
+        sink.start(2, &fixture::blind_start());
+        for loss in Loss::ALL {
+            sink.lost(3, loss, 12);
+        }
+        let (first, later) = (fixture::uncompared(), fixture::exact());
+        sink.tick(4, &Tick { totals: &first.totals, born_per_s: None, died_per_s: Some(f64::NAN) });
+        sink.tick(5, &Tick { totals: &later.totals, born_per_s: Some(0.0), died_per_s: Some(1234.56789) });
+        for summary in [fixture::exact(), fixture::inexact(), fixture::uncompared()] {
+            sink.summary(6_000_000_000, &summary);
+        }
+    })
+}
+
+fn events() -> Vec<(&'static str, String)> {
+    let print = |events: &[_]| shown(|sink| events.iter().for_each(|event| sink.event(event)));
+    fixture::all_events().iter().map(|(name, events)| (*name, print(events))).collect()
+}
+
+#[test]
+fn every_event() {
+    for (name, lines) in events() {
+        assert_snapshot!(name, lines);
+    }
+}
+
+#[test]
+fn every_report() {
+    assert_snapshot!(reports());
+}
+
+/// Every line that the fixtures can make has the fields of its table: all of them, no others, in that order, each of its
+/// shape, and null only where the table says what that means.
+#[test]
+fn lines_are_as_their_tables_say() {
+    let all: Vec<_> = events().into_iter().map(|(_, lines)| lines).chain([reports()]).collect();
+    let mut kinds = Vec::new();
+    let (mut null, mut not_null) = (Vec::new(), Vec::new());
+    for text in all.iter().flat_map(|lines| lines.lines()) {
+        let Ok(Object(line)) = serde_json::from_str(text) else { unreachable!("no object: {text}") };
+        let Some(table) = LINES.iter().find(|table| line[1].1 == table.kind) else { unreachable!("no table: {text}") };
+        kinds.push(table.kind);
+        let names: Vec<_> = line.iter().map(|(name, _)| name.as_str()).collect();
+        let wanted: Vec<_> = table.fields().map(|field| field.name).collect();
+        assert_eq!(names, wanted, "{text}");
+        for (field, (_, value)) in table.fields().zip(&line) {
+            check(field, value, text);
+            if value.is_null() { &mut null } else { &mut not_null }.push((table.kind, field.name));
+        }
+    }
+    // And the fixtures leave nothing out: every line, every field, every null that a table promises.
+    for line in LINES {
+        assert!(kinds.contains(&line.kind), "no fixture makes a {}", line.kind);
+        for field in line.fields() {
+            let this = (line.kind, field.name);
+            assert!(field.null.is_none() || null.contains(&this), "{this:?} is never null");
+            assert!(field.null == Some("always") || not_null.contains(&this), "{this:?} is always null");
+        }
+    }
+}
+
+fn check(field: &Field, value: &Value, line: &str) {
+    let fits = match (field.shape, value) {
+        (_, Value::Null) => field.null.is_some(),
+        (Shape::Integer, Value::Number(number)) => number.is_u64() || number.is_i64(),
+        (Shape::Number, Value::Number(_)) | (Shape::Text, Value::String(_)) | (Shape::Bool, Value::Bool(_)) => true,
+        (Shape::Counts, Value::Object(counts)) => counts.values().all(Value::is_u64),
+        (Shape::MapOf(fields), Value::Object(map)) => map.values().all(|inner| has(fields, inner, line)),
+        (Shape::ListOf(fields), Value::Array(list)) => list.iter().all(|inner| has(fields, inner, line)),
+        _ => false,
+    };
+    assert!(fits, "{} of {line}", field.name);
+}
+
+fn has(fields: &[Field], value: &Value, line: &str) -> bool {
+    fields.iter().for_each(|field| check(field, value.get(field.name).unwrap_or(&Value::Bool(true)), line));
+    value.as_object().is_some_and(|object| object.len() == fields.len())
+}
+
+#[test]
+fn types_have_tables_and_tables_types() {
+    assert_eq!(json::types(), LINES.iter().map(|line| line.kind).collect::<Vec<_>>());
+}
+
+#[test]
+fn words_are_those_of_the_tables() {
+    use twtrace::model::event::{Cause, Kind, Refusal, Role, Substate};
+    let unit = |kind: &str, name: &str| {
+        let line = LINES.iter().find(|line| line.kind == kind);
+        let mut words: Vec<_> = line
+            .and_then(|line| line.fields().find(|field| field.name == name))
+            .map(|field| field.unit.split(' ').collect())
+            .unwrap_or_default();
+        words.sort_unstable();
+        words
+    };
+    fn sorted<T: Copy>(all: &[T], word: fn(T) -> &'static str) -> Vec<&'static str> {
+        let mut words: Vec<_> = all.iter().map(|&value| word(value)).collect();
+        words.sort_unstable();
+        words
+    }
+    assert_eq!(unit("died", "cause"), sorted(Cause::ALL, Cause::word));
+    assert_eq!(unit("summary", "died"), sorted(Cause::ALL, Cause::word));
+    assert_eq!(unit("refused", "reason"), sorted(Refusal::ALL, Refusal::word));
+    assert_eq!(unit("summary", "refused_by"), sorted(Refusal::ALL, Refusal::word));
+    assert_eq!(unit("born", "role"), sorted(Role::ALL, Role::word));
+    assert_eq!(unit("born", "substate"), sorted(Substate::ALL, Substate::word));
+    assert_eq!(unit("lost", "where"), sorted(&Loss::ALL, Loss::word));
+    assert!(Kind::ALL.iter().all(|kind| LINES.iter().any(|line| line.kind == kind.word() && line.socket)));
+}

@@ -1,0 +1,103 @@
+//! Columns and remarks.
+
+use insta::assert_snapshot;
+use jiff::tz::{Offset, TimeZone};
+use twtrace::{
+    model::report::Summary,
+    sink::{Loss, Sink, TextSink, Tick, events_doc, notes},
+};
+
+use crate::fixture;
+
+fn sink(zone: TimeZone) -> TextSink {
+    TextSink::new(fixture::CLOCK, zone)
+}
+
+fn shown(sink: &mut impl Sink) -> String {
+    String::from_utf8_lossy(sink.take().bytes()).into_owned()
+}
+
+#[test]
+fn every_event() {
+    for (name, events) in fixture::all_events() {
+        let mut sink = sink(TimeZone::UTC);
+        events.iter().for_each(|event| sink.event(event));
+        assert_snapshot!(name, shown(&mut sink));
+    }
+}
+
+#[test]
+fn the_header_comes_once_and_first() {
+    let mut sink = sink(TimeZone::UTC);
+    sink.start(0, &fixture::start());
+    let header = shown(&mut sink);
+    assert!(header.starts_with("TIME ") && header.lines().count() == 1, "{header}");
+    let events = fixture::all_events();
+    events.iter().flat_map(|(_, events)| events).for_each(|event| sink.event(event));
+    assert!(!shown(&mut sink).contains("TIME "));
+    assert_eq!(sink.pending(), 0);
+}
+
+#[test]
+fn rows_of_ipv4_stand_below_their_header() {
+    let mut sink = sink(TimeZone::UTC);
+    let events = fixture::all_events();
+    events.iter().filter(|(name, _)| *name != "v6").flat_map(|(_, events)| events).for_each(|event| sink.event(event));
+    let text = shown(&mut sink);
+    let column = text.find("COMM").unwrap_or_default();
+    for line in text.lines() {
+        assert_eq!(line.as_bytes().get(column - 1), Some(&b' '), "{line}");
+        assert!(line.len() <= 122, "{line}");
+    }
+}
+
+#[test]
+fn times_are_local() {
+    let mut sink = sink(TimeZone::fixed(Offset::constant(-2)));
+    fixture::all_events()[0].1.iter().take(1).for_each(|event| sink.event(event));
+    assert!(shown(&mut sink).contains("\n20:13:21.001 born "), "two hours behind UTC, cut to the millisecond");
+}
+
+#[test]
+fn starts() {
+    let mut sink = sink(TimeZone::UTC);
+    sink.start(0, &fixture::start());
+    sink.start(0, &fixture::blind_start());
+    assert_snapshot!(sink.notes());
+    assert_eq!(sink.notes(), "");
+}
+
+#[test]
+fn losses() {
+    let lost = Loss::ALL.map(|loss| notes::lost(loss, 1) + &notes::lost(loss, 1234));
+    assert_snapshot!(lost.concat());
+}
+
+#[test]
+fn summaries() {
+    assert_snapshot!("summary_exact", notes::summary(&fixture::exact()));
+    assert_snapshot!("summary_inexact", notes::summary(&fixture::inexact()));
+    let mut uncompared = fixture::uncompared();
+    assert_snapshot!("summary_uncompared", notes::summary(&uncompared));
+    uncompared.totals.lost = 7;
+    let lost = notes::summary(&uncompared);
+    assert_eq!(lost.lines().last(), Some("NOT exact: 7 events lost, the events seen do not add up"));
+    let unexplained = Summary { exact: Some(false), ..fixture::exact() };
+    assert!(notes::summary(&unexplained).ends_with("NOT exact: for a reason that no counter names\n"));
+}
+
+#[test]
+fn remarks_are_no_lines() {
+    let mut sink = sink(TimeZone::UTC);
+    let summary = fixture::exact();
+    sink.lost(0, Loss::Ring, 5);
+    sink.tick(0, &Tick { totals: &summary.totals, born_per_s: None, died_per_s: None });
+    sink.summary(0, &summary);
+    assert!(sink.take().is_empty());
+    assert_eq!(sink.notes(), notes::lost(Loss::Ring, 5) + &notes::summary(&summary));
+}
+
+#[test]
+fn the_document() {
+    assert_snapshot!("events_md", events_doc::render());
+}
