@@ -64,40 +64,21 @@ pub mod alive {
     pub const MATCHED: u8 = 1 << 1;
 }
 
-/// A connection's identity without its socket; key of map `CLOSING`, which leads from a minisock to the socket it
-/// replaces where only timer tracepoints are to be had.
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub struct Tuple {
-    /// `skc_net`.
-    pub net: u64,
-    /// Local address.
-    pub laddr: [u8; 16],
-    /// Remote address.
-    pub raddr: [u8; 16],
-    /// Local port, host order.
-    pub lport: u16,
-    /// Remote port, host order.
-    pub rport: u16,
-    /// `skc_bound_dev_if`: two minisocks may share the rest under different bound devices.
-    pub bound_if: u32,
-}
-
-/// What is known of a socket on its way into TIME_WAIT; value of map `CLOSING`.
+/// A socket on its way into TIME_WAIT; value of map `CLOSING`, which leads from a minisock to the socket it replaces
+/// where only timer tracepoints are to be had. Keyed by a mix of namespace, addresses, ports and bound device.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Closing {
-    /// Address of its `struct sock`.
+    /// Address of its `struct sock`; 0: not known.
     pub sk: u64,
+    /// Local port (upper half, host order) and remote port (as on the wire).
+    pub ports: u32,
     /// 1 once its minisock was born.
-    pub born: u8,
-    /// Zero.
-    pub pad: [u8; 7],
+    pub born: u32,
 }
 
 const _: () = {
     assert!(size::<Conn>() == 64);
     assert!(size::<Alive>() == 56);
-    assert!(size::<Tuple>() == 48);
     assert!(size::<Closing>() == 16);
 };

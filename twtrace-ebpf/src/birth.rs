@@ -4,22 +4,25 @@
 //! `inet_twsk_hashdance_schedule` (6.11, and earlier backports) or `inet_twsk_hashdance`. The tracepoint twin sees its
 //! timer being started, and finds the socket by the tuple that [`crate::conn`] left in `CLOSING`.
 
+use core::mem::MaybeUninit;
+
 use aya_ebpf::{
-    helpers::generated::bpf_get_smp_processor_id,
     macros::{btf_tracepoint, fentry, kprobe},
     programs::{BtfTracePointContext, FEntryContext, ProbeContext},
 };
 use twtrace_common::{
-    record::{Birth, Header, Life, flag, kind, refusal, substate, valid},
+    record::{Birth, Life, flag, kind, substate, valid},
     state::{Alive, Closing, Conn, alive},
 };
 
 use crate::{
     conn,
-    emit::{self, blank, header, now},
-    filter, kernel,
+    emit::{self, head, now},
+    filter,
+    kernel::{self, Head, Object, Of, Raw, Typed},
     knobs::{self, knob},
-    maps::{self, CLOSING, ENTERING, LIVES, bump},
+    maps::{self, BPF_NOEXIST, CLOSING, ENTERING, LIVES, bump, count},
+    plain::clear,
     rearm,
 };
 
@@ -28,7 +31,7 @@ use crate::{
 #[fentry]
 pub fn birth_fentry(ctx: FEntryContext) -> i32 {
     let timeo = if knob!(DUTIES.has_timeo) == 1 { Some(ctx.arg::<i32>(3)) } else { None };
-    hashed(ctx.arg(0), ctx.arg(1), timeo);
+    hashed(Typed(ctx.arg(0)), Typed(ctx.arg(1)), timeo);
     0
 }
 
@@ -36,18 +39,19 @@ pub fn birth_fentry(ctx: FEntryContext) -> i32 {
 #[kprobe]
 pub fn birth_kprobe(ctx: ProbeContext) -> u32 {
     let timeo = if knob!(DUTIES.has_timeo) == 1 { ctx.arg::<i32>(3) } else { None };
-    if let (Some(tw), Some(sk)) = (ctx.arg(0), ctx.arg(1)) {
-        hashed(tw, sk, timeo);
+    if let (Some(tw), Some(sk)) = (ctx.arg(0).and_then(Head::of), ctx.arg(1)) {
+        hashed(tw, Raw(sk), timeo);
     }
     0
 }
 
 #[inline(always)]
-fn hashed(tw: u64, sk: u64, timeo: Option<i32>) {
+fn hashed(tw: impl Object, sk: impl Object, timeo: Option<i32>) {
     if !kernel::is_tcp_sock(sk) {
         bump!(trouble.not_tcp);
         return;
     }
+    let sk = sk.address();
     if knob!(DUTIES.close_refusal) == 1 {
         let _not_entered = ENTERING.remove(sk);
     }
@@ -55,7 +59,7 @@ fn hashed(tw: u64, sk: u64, timeo: Option<i32>) {
     // Without the argument the timer is armed already: inet_twsk_schedule came before the hash dance.
     let expires = match timeo {
         Some(timeo) => Some(now_jiffies + timeo as u64),
-        None => kernel::field::<u64>(tw + u64::from(knobs::TW_TIMER.load()), &knobs::TIMER_EXPIRES),
+        None => timer_of(tw.address()).get(&knobs::TIMER_EXPIRES),
     };
     born(tw, sk, expires, now_jiffies);
 }
@@ -95,22 +99,29 @@ pub fn is_minisock_timer(timer: *const u8) -> bool {
     function == knob!(FUNCTIONS.tw_timer_handler)
 }
 
+/// A minisock's timer.
+#[inline(always)]
+pub fn timer_of(tw: u64) -> Raw {
+    Raw(tw + u64::from(knobs::TW_TIMER.load()))
+}
+
 #[inline(always)]
 fn started(tw: u64, expires: u64, now_jiffies: u64) {
-    if !kernel::is_tcp_minisock(tw) {
-        bump!(trouble.not_tcp);
-        return;
-    }
+    let Some(tw) = Head::of(tw) else { return };
     let mut sk = 0;
-    let mut key = conn::no_tuple();
-    if kernel::meeting_point(tw, true, &mut key).is_some() {
-        if let Some(closing) = CLOSING.get_ptr_mut(&key) {
-            // SAFETY: the entry is this tuple's; its socket's lock is held from here to its removal.
-            unsafe {
-                (*closing).born = 1;
-                sk = (*closing).sk;
+    if let Some(at) = kernel::meeting_point(tw, Of::Minisock) {
+        // Only TCP's sockets are entered.
+        if let Some(closing) = CLOSING.get_ptr_mut(at.key) {
+            // SAFETY: the entry is this connection's; its socket's lock is held from here to its removal.
+            let closing = unsafe { &mut *closing };
+            if closing.ports == at.ports {
+                closing.born = 1;
+                sk = closing.sk;
             }
-        } else if CLOSING.insert(&key, Closing { sk: 0, born: 1, pad: [0; 7] }, 0).is_err() {
+        } else if !kernel::is_tcp_minisock(tw) {
+            bump!(trouble.not_tcp);
+            return;
+        } else if CLOSING.insert(at.key, Closing { sk: 0, ports: at.ports, born: 1 }, 0).is_err() {
             // The socket was in FIN_WAIT2 before twtrace: without this its close would look like a refusal.
             bump!(trouble.closing_full);
         }
@@ -119,65 +130,58 @@ fn started(tw: u64, expires: u64, now_jiffies: u64) {
 }
 
 #[inline(always)]
-fn born(tw: u64, sk: u64, expires: Option<u64>, now_jiffies: u64) {
+fn born(tw: impl Object, sk: u64, expires: Option<u64>, now_jiffies: u64) {
+    let Some(counters) = maps::counters() else { return };
     let now = now();
-    let mut life = blank();
-    kernel::tuple(tw, true, &mut life);
-    if let Some(substate) = kernel::field::<u8>(tw, &knobs::TW_SUBSTATE) {
+    let mut life = MaybeUninit::uninit();
+    let life = clear(&mut life);
+    kernel::tuple(tw, Of::Minisock, life);
+    if let Some(substate) = tw.get::<u8>(&knobs::TW_SUBSTATE) {
         life.substate = substate;
         life.valid |= valid::SUBSTATE;
     }
     let conn = conn::of(sk);
     if let Some(conn) = conn {
-        conn::describe(conn, &mut life);
+        conn::describe(conn, life);
     }
-    // SAFETY: the helper takes nothing and cannot fail.
-    life.id = maps::next_id(unsafe { bpf_get_smp_processor_id() }.into());
+    life.id = maps::next_id(counters);
     if life.netns == maps::self_test_netns() && life.netns != 0 {
         life.flags |= flag::SELF_TEST;
     }
-    let matched = filter::lets_through(&life);
-    remember(tw, &life, now, expires.unwrap_or(0), matched);
+    let matched = filter::lets_through(life);
+    remember(tw.address(), life, now, expires.unwrap_or(0), matched);
     if life.flags & flag::SELF_TEST == 0 {
         if life.netns == knobs::OWN_NETNS.load() {
-            bump!(own.born);
+            count(&counters.own.born);
         }
         if matched {
             if life.substate == substate::FIN_WAIT2 {
-                bump!(born_fin_wait2);
+                count(&counters.born_fin_wait2);
             } else {
-                bump!(born_time_wait);
+                count(&counters.born_time_wait);
             }
         }
     }
-    emit::emit::<Birth>(kind::BORN, &life, matched, |place| {
-        let mut birth = from_socket(&life, header(kind::BORN, now), sk, conn, now);
+    emit::emit::<Birth>(counters, kind::BORN, life, matched, |place| {
+        let birth = from_socket(place, kind::BORN, life, now, sk, conn);
         if let Some(expires) = expires {
             birth.timeout_ms = kernel::jiffies_to_ms(expires.saturating_sub(now_jiffies));
             birth.life.valid |= valid::TIMEOUT;
         }
-        if let Some(stamp) = kernel::field::<u32>(tw, &knobs::TCPTW_TS_STAMP) {
+        if let Some(stamp) = Raw(tw.address()).get::<u32>(&knobs::TCPTW_TS_STAMP) {
             birth.timestamps = (stamp != 0) as u8;
             birth.life.valid |= valid::TIMESTAMPS;
         }
-        if let Some(mark) = kernel::field::<u32>(tw, &knobs::TW_MARK) {
+        if let Some(mark) = tw.get::<u32>(&knobs::TW_MARK) {
             birth.mark = mark;
             birth.life.valid |= valid::MARK;
         }
-        place.write(birth);
     });
 }
 
 /// Enters the minisock into the table of lives.
 #[inline(always)]
 fn remember(tw: u64, life: &Life, born_ns: u64, expires: u64, matched: bool) {
-    if LIVES.get_ptr(tw).is_some_and(|old| {
-        // SAFETY: a map value; whoever wrote it is gone, for this address is being born again.
-        unsafe { (*old).flags & flag::PREEXISTING == 0 }
-    }) {
-        bump!(trouble.stale);
-        aya_log_ebpf::warn!(&(), "a minisock's end was missed: its address is being born again");
-    }
     let mut state = 0;
     if life.valid & valid::CLOSER != 0 {
         state |= alive::HAS_CLOSER;
@@ -185,7 +189,7 @@ fn remember(tw: u64, life: &Life, born_ns: u64, expires: u64, matched: bool) {
     if matched {
         state |= alive::MATCHED;
     }
-    let entry = Alive {
+    let entry = &Alive {
         id: life.id,
         born_ns,
         expires,
@@ -197,32 +201,37 @@ fn remember(tw: u64, life: &Life, born_ns: u64, expires: u64, matched: bool) {
         flags: life.flags,
         state,
     };
-    if LIVES.insert(tw, &entry, 0).is_err() {
+    if LIVES.insert(tw, entry, BPF_NOEXIST).is_ok() {
+        return;
+    }
+    // Rare: the table is full, or somebody is in this place. A seeded entry may be of a minisock that ended while it was
+    // being entered; any other is an end that was missed.
+    if LIVES.get_ptr(tw).is_some_and(|old| {
+        // SAFETY: a map value; whoever wrote it is gone, for this address is being born again.
+        unsafe { (*old).flags & flag::PREEXISTING == 0 }
+    }) {
+        bump!(trouble.stale);
+        aya_log_ebpf::warn!(&(), "a minisock's end was missed: its address is being born again");
+    }
+    if LIVES.insert(tw, entry, 0).is_err() {
         bump!(trouble.lives_full);
         aya_log_ebpf::warn!(&(), "table of lives is full: a death will not know its age");
     }
 }
 
-/// The part of a birth or a refusal that the socket tells.
+/// The part of a birth or a refusal that the socket tells, written into the ring's own memory.
 #[inline(always)]
-pub fn from_socket(life: &Life, header: Header, sk: u64, conn: Option<&Conn>, now: u64) -> Birth {
-    let mut birth = Birth {
-        header,
-        life: *life,
-        conn_ns: 0,
-        bytes_in: 0,
-        bytes_out: 0,
-        srtt_us: 0,
-        timeout_ms: 0,
-        mark: 0,
-        used: 0,
-        limit: 0,
-        opener_pid: 0,
-        opener_comm: [0; 16],
-        timestamps: 0,
-        reason: refusal::NONE,
-        pad: [0; 6],
-    };
+pub fn from_socket<'a>(
+    place: &'a mut MaybeUninit<Birth>,
+    kind: u8,
+    life: &Life,
+    now: u64,
+    sk: u64,
+    conn: Option<&Conn>,
+) -> &'a mut Birth {
+    let birth = clear(place);
+    head(&mut birth.header, kind, now);
+    birth.life = *life;
     if let Some(conn) = conn {
         if conn.start_ns != 0 {
             birth.conn_ns = now.saturating_sub(conn.start_ns);
@@ -237,16 +246,17 @@ pub fn from_socket(life: &Life, header: Header, sk: u64, conn: Option<&Conn>, no
     if sk == 0 {
         return birth;
     }
+    let sk = Raw(sk);
     if let (Some(received), Some(sent), Some(again)) = (
-        kernel::field::<u64>(sk, &knobs::TP_BYTES_RECEIVED),
-        kernel::field::<u64>(sk, &knobs::TP_BYTES_SENT),
-        kernel::field::<u64>(sk, &knobs::TP_BYTES_RETRANS),
+        sk.get::<u64>(&knobs::TP_BYTES_RECEIVED),
+        sk.get::<u64>(&knobs::TP_BYTES_SENT),
+        sk.get::<u64>(&knobs::TP_BYTES_RETRANS),
     ) {
         birth.bytes_in = received;
         birth.bytes_out = sent.saturating_sub(again);
         birth.life.valid |= valid::BYTES;
     }
-    if let Some(srtt) = kernel::field::<u32>(sk, &knobs::TP_SRTT) {
+    if let Some(srtt) = sk.get::<u32>(&knobs::TP_SRTT) {
         birth.srtt_us = srtt >> 3;
         birth.life.valid |= valid::SRTT;
     }

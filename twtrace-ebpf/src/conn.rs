@@ -4,17 +4,20 @@
 //! reports TIME_WAIT, but it runs in the task that opens (CLOSE -> SYN_SENT) and in the one that closes (.. ->
 //! FIN_WAIT1), which nothing else tells.
 
+use core::mem::MaybeUninit;
+
 use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
 use twtrace_common::{
     record::{Life, role, valid},
-    state::{Closing, Conn, Tuple},
+    state::{Closing, Conn},
 };
 
 use crate::{
     emit::now,
-    kernel,
+    kernel::{self, Object as _, Of, Typed},
     knobs::knob,
     maps::{CLOSING, CONNS, bump},
+    plain::clear,
     refusal,
 };
 
@@ -26,19 +29,6 @@ const CLOSE: i32 = 7;
 const LISTEN: i32 = 10;
 const IN_CLOSING: i32 = 11;
 
-const BLANK: Conn = Conn {
-    start_ns: 0,
-    cgroup_id: 0,
-    opener_pid: 0,
-    closer_pid: 0,
-    opener_comm: [0; 16],
-    closer_comm: [0; 16],
-    role: role::UNKNOWN,
-    has_opener: 0,
-    has_closer: 0,
-    pad: [0; 5],
-};
-
 /// `void inet_sock_set_state(const struct sock *sk, const int oldstate, const int newstate)`
 #[btf_tracepoint(function = "inet_sock_set_state")]
 pub fn conn_tp(ctx: BtfTracePointContext) -> i32 {
@@ -46,16 +36,17 @@ pub fn conn_tp(ctx: BtfTracePointContext) -> i32 {
     if old == new || !matches!(new, SYN_SENT | SYN_RECV | FIN_WAIT1 | FIN_WAIT2 | CLOSE | IN_CLOSING) {
         return 0;
     }
-    let sk = ctx.arg::<u64>(0);
-    if !kernel::is_tcp_sock(sk) {
+    let sock = Typed(ctx.arg::<*const u8>(0));
+    if !kernel::is_tcp_sock(sock) {
         return 0;
     }
+    let sk = sock.address();
     match new {
         SYN_SENT => opened(sk),
         SYN_RECV if old == LISTEN => accepted(sk),
         FIN_WAIT1 => closed(sk),
-        FIN_WAIT2 | IN_CLOSING => closing(sk),
-        CLOSE => gone(&ctx, sk, old),
+        FIN_WAIT2 | IN_CLOSING => closing(sock),
+        CLOSE => gone(&ctx, sock, old),
         _ => {}
     }
     0
@@ -63,14 +54,19 @@ pub fn conn_tp(ctx: BtfTracePointContext) -> i32 {
 
 #[inline(always)]
 fn opened(sk: u64) {
-    let mut conn = Conn { start_ns: now(), role: role::CLIENT, has_opener: 1, ..BLANK };
+    let mut conn = MaybeUninit::<Conn>::uninit();
+    let conn = clear(&mut conn);
+    (conn.start_ns, conn.role, conn.has_opener) = (now(), role::CLIENT, 1);
     conn.opener_pid = kernel::current(&mut conn.opener_comm);
-    follow(sk, &conn);
+    follow(sk, conn);
 }
 
 #[inline(always)]
 fn accepted(sk: u64) {
-    follow(sk, &Conn { start_ns: now(), role: role::SERVER, ..BLANK });
+    let mut conn = MaybeUninit::<Conn>::uninit();
+    let conn = clear(&mut conn);
+    (conn.start_ns, conn.role) = (now(), role::SERVER);
+    follow(sk, conn);
 }
 
 #[inline(always)]
@@ -79,9 +75,10 @@ fn closed(sk: u64) {
         // SAFETY: the entry belongs to this socket, whose lock is held at every transition.
         closer(unsafe { &mut *conn });
     } else {
-        let mut conn = BLANK;
-        closer(&mut conn);
-        follow(sk, &conn);
+        let mut conn = MaybeUninit::<Conn>::uninit();
+        let conn = clear(&mut conn);
+        closer(conn);
+        follow(sk, conn);
     }
 }
 
@@ -103,40 +100,31 @@ fn follow(sk: u64, conn: &Conn) {
 
 /// Leaves word where the minisock, which knows no socket, will look: see [`crate::birth`], tracepoint backend.
 #[inline(always)]
-fn closing(sk: u64) {
+fn closing(sock: Typed) {
     if knob!(DUTIES.tp_birth) == 0 {
         return;
     }
-    let mut key = no_tuple();
-    if kernel::meeting_point(sk, false, &mut key).is_some()
-        && CLOSING.insert(&key, Closing { sk, born: 0, pad: [0; 7] }, 0).is_err()
+    if let Some(at) = kernel::meeting_point(sock, Of::Socket)
+        && CLOSING.insert(at.key, Closing { sk: sock.address(), ports: at.ports, born: 0 }, 0).is_err()
     {
         bump!(trouble.closing_full);
     }
 }
 
 #[inline(always)]
-fn gone(ctx: &BtfTracePointContext, sk: u64, old: i32) {
+fn gone(ctx: &BtfTracePointContext, sock: Typed, old: i32) {
     if old == FIN_WAIT2 || old == IN_CLOSING {
         let mut born = knob!(DUTIES.tp_birth) == 0;
-        if !born {
-            let mut key = no_tuple();
-            if kernel::meeting_point(sk, false, &mut key).is_some() {
-                if let Some(closing) = CLOSING.get_ptr(&key) {
-                    // SAFETY: the entry is removed below and by nobody else.
-                    born = unsafe { (*closing).born } == 1;
-                }
-                let _gone_already = CLOSING.remove(&key);
+        if !born && let Some(at) = kernel::meeting_point(sock, Of::Socket) {
+            if let Some(closing) = CLOSING.get_ptr(at.key) {
+                // SAFETY: the entry is removed below and by nobody else.
+                born = unsafe { (*closing).born == 1 && (*closing).ports == at.ports };
+                let _gone_already = CLOSING.remove(at.key);
             }
         }
-        refusal::at_close(ctx, sk, old == IN_CLOSING, born);
+        refusal::at_close(ctx, sock, old == IN_CLOSING, born);
     }
-    let _not_followed = CONNS.remove(sk);
-}
-
-#[inline(always)]
-pub fn no_tuple() -> Tuple {
-    Tuple { net: 0, laddr: [0; 16], raddr: [0; 16], lport: 0, rport: 0, bound_if: 0 }
+    let _not_followed = CONNS.remove(sock.address());
 }
 
 /// What is known of a socket's connection.

@@ -5,22 +5,27 @@
 //! run out (timer_expire_entry). How the cause is told is the same for all: the timer's own callback; out of the hash
 //! before its end, so a connect() has it; else who called `inet_twsk_deschedule_put`.
 
+use core::mem::MaybeUninit;
+
 use aya_ebpf::{
     EbpfContext,
     macros::{btf_tracepoint, fentry, kprobe},
     programs::{BtfTracePointContext, FEntryContext, ProbeContext},
 };
 use twtrace_common::{
+    counter::Counters,
     record::{Death, cause, flag, kind, substate, valid},
     state::alive,
 };
 
 use crate::{
     birth::is_minisock_timer,
-    emit::{self, blank, header, now},
-    filter, kernel,
+    emit::{self, head, now},
+    filter,
+    kernel::{self, Head, Object, Of, Raw, Typed},
     knobs::{self, knob},
-    maps::{self, LIVES, bump},
+    maps::{self, LIVES},
+    plain::clear,
     rearm,
     stack::{self, End},
 };
@@ -47,14 +52,14 @@ pub fn expiry_kprobe(ctx: ProbeContext) -> u32 {
 /// `static void inet_twsk_kill(struct inet_timewait_sock *tw)`
 #[fentry]
 pub fn death_fentry(ctx: FEntryContext) -> i32 {
-    killed(&ctx, ctx.arg(0));
+    killed(&ctx, Typed(ctx.arg(0)));
     0
 }
 
 /// As [`death_fentry`].
 #[kprobe]
 pub fn death_kprobe(ctx: ProbeContext) -> u32 {
-    if let Some(tw) = ctx.arg(0) {
+    if let Some(tw) = ctx.arg(0).and_then(Head::of) {
         killed(&ctx, tw);
     }
     0
@@ -70,12 +75,12 @@ fn expiring(timer: u64) {
 }
 
 #[inline(always)]
-fn killed(ctx: &impl EbpfContext, tw: u64) {
+fn killed(ctx: &impl EbpfContext, tw: impl Object) {
     let mut by_timer = false;
     if let Some(scratch) = maps::scratch() {
         // SAFETY: this CPU's entry. The word is taken away, so it cannot speak of the next minisock at this address.
         unsafe {
-            if (*scratch).expiring == tw {
+            if (*scratch).expiring == tw.address() {
                 (*scratch).expiring = 0;
                 by_timer = true;
             }
@@ -100,14 +105,14 @@ pub fn death_tp(ctx: BtfTracePointContext) -> i32 {
     if pprev > here && pprev - here < STACK {
         return 0;
     }
-    let tw = kernel::minisock_of(timer as u64);
+    let Some(tw) = Head::of(kernel::minisock_of(timer as u64)) else { return 0 };
     if !kernel::is_hashed(tw) {
         if knob!(DUTIES.tp_death) == 1 {
             died(tw, taken_by_connect(tw), true);
         }
         return 0;
     }
-    let substate = kernel::field::<u8>(tw, &knobs::TW_SUBSTATE).unwrap_or(substate::TIME_WAIT);
+    let substate = tw.get::<u8>(&knobs::TW_SUBSTATE).unwrap_or(substate::TIME_WAIT);
     match stack::end_of_minisock(&ctx, substate) {
         End::Early(cause) => {
             if knob!(DUTIES.tp_death) == 1 {
@@ -117,7 +122,7 @@ pub fn death_tp(ctx: BtfTracePointContext) -> i32 {
         End::NotEarly => {
             if let Some(scratch) = maps::scratch() {
                 // SAFETY: this CPU's entry, interrupts are off.
-                unsafe { (*scratch).rearming = tw };
+                unsafe { (*scratch).rearming = tw.address() };
             }
         }
     }
@@ -140,20 +145,22 @@ pub fn expiry_tp(ctx: BtfTracePointContext) -> i32 {
             }
         }
     }
-    ended(&ctx, tw, true);
+    if let Some(tw) = Head::of(tw) {
+        ended(&ctx, tw, true);
+    }
     0
 }
 
 /// One minisock's end, the timer's part in it known.
 #[inline(always)]
-fn ended(ctx: &impl EbpfContext, tw: u64, by_timer: bool) {
+fn ended(ctx: &impl EbpfContext, tw: impl Object, by_timer: bool) {
     if !kernel::is_hashed(tw) {
         // If connect() took it and the timer came first all the same, the current task is not the taker.
         died(tw, taken_by_connect(tw), !by_timer);
     } else if by_timer {
         died(tw, cause::EXPIRED, false);
     } else {
-        let substate = kernel::field::<u8>(tw, &knobs::TW_SUBSTATE).unwrap_or(substate::TIME_WAIT);
+        let substate = tw.get::<u8>(&knobs::TW_SUBSTATE).unwrap_or(substate::TIME_WAIT);
         let cause = match stack::end_of_minisock(ctx, substate) {
             End::Early(cause) if cause != cause::UNKNOWN => cause,
             _ if kernel::netns_is_dead(tw) => cause::NETNS,
@@ -166,64 +173,58 @@ fn ended(ctx: &impl EbpfContext, tw: u64, by_timer: bool) {
 /// `__inet_hash_connect` takes the minisock out of its bind bucket before it ends it; a connect() from a bound port does
 /// not, for the bucket is its own.
 #[inline(always)]
-fn taken_by_connect(tw: u64) -> u8 {
-    if kernel::field::<u64>(tw, &knobs::TW_TB) == Some(0) { cause::REUSED } else { cause::REUSED_BOUND }
+fn taken_by_connect(tw: impl Object) -> u8 {
+    if Raw(tw.address()).get::<u64>(&knobs::TW_TB) == Some(0) { cause::REUSED } else { cause::REUSED_BOUND }
 }
 
 #[inline(always)]
-fn died(tw: u64, cause: u8, by_current: bool) {
+fn died(tw: impl Object, cause: u8, by_current: bool) {
+    let Some(counters) = maps::counters() else { return };
     let now = now();
-    let mut life = blank();
-    kernel::tuple(tw, true, &mut life);
-    if let Some(substate) = kernel::field::<u8>(tw, &knobs::TW_SUBSTATE) {
+    let mut life = MaybeUninit::uninit();
+    let life = clear(&mut life);
+    kernel::tuple(tw, Of::Minisock, life);
+    if let Some(substate) = tw.get::<u8>(&knobs::TW_SUBSTATE) {
         life.substate = substate;
         life.valid |= valid::SUBSTATE;
     }
     let mut life_ns = 0;
-    let mut matched = if let Some(entry) = LIVES.get_ptr(tw) {
+    let mut matched = if let Some(entry) = LIVES.get_ptr(tw.address()) {
         // SAFETY: removed below, by nobody else: a minisock ends once.
         let entry = unsafe { &*entry };
-        life_ns = rearm::recall(entry, now, &mut life);
+        life_ns = rearm::recall(entry, now, life);
         let matched = entry.state & alive::MATCHED != 0;
-        rearm::late_turn(tw, entry, &life, now, matched);
-        let _gone_already = LIVES.remove(tw);
+        rearm::late_turn(counters, tw, entry, life, now, matched);
+        let _gone_already = LIVES.remove(tw.address());
         matched
     } else {
         if !kernel::is_tcp_minisock(tw) {
-            bump!(trouble.not_tcp);
+            maps::count(&counters.trouble.not_tcp);
             return;
         }
         if life.netns == maps::self_test_netns() && life.netns != 0 {
             life.flags |= flag::SELF_TEST;
         }
         life.flags |= flag::UNKNOWN_BIRTH;
-        filter::lets_through(&life)
+        filter::lets_through(life)
     };
     matched = matched && filter::wants_cause(cause);
     if life.flags & flag::SELF_TEST == 0 {
-        tally(life.netns == knobs::OWN_NETNS.load(), cause, matched);
+        tally(counters, life.netns == knobs::OWN_NETNS.load(), cause, matched);
     }
-    emit::emit::<Death>(kind::DIED, &life, matched, |place| {
-        let mut death = Death {
-            header: header(kind::DIED, now),
-            life,
-            life_ns,
-            taker_pid: 0,
-            taker_comm: [0; 16],
-            cause,
-            pad: [0; 3],
-        };
+    emit::emit::<Death>(counters, kind::DIED, life, matched, |place| {
+        let death = clear(place);
+        head(&mut death.header, kind::DIED, now);
+        (death.life, death.life_ns, death.cause) = (*life, life_ns, cause);
         if by_current && (cause == cause::REUSED || cause == cause::REUSED_BOUND) {
             death.taker_pid = kernel::current(&mut death.taker_comm);
             death.life.valid |= valid::TAKER;
         }
-        place.write(death);
     });
 }
 
 #[inline(always)]
-fn tally(own: bool, cause: u8, matched: bool) {
-    let Some(counters) = maps::counters() else { return };
+fn tally(counters: &Counters, own: bool, cause: u8, matched: bool) {
     if own {
         maps::count(&counters.own.died);
         match cause {

@@ -8,12 +8,13 @@ use aya_ebpf::{
 };
 use twtrace_common::{
     ABI,
+    counter::Counters,
     record::{Header, Life, flag, kind},
 };
 
 use crate::{
     filter, knobs,
-    maps::{self, RING, bump, count},
+    maps::{RING, count},
 };
 
 /// Nanoseconds of `CLOCK_MONOTONIC`.
@@ -23,39 +24,25 @@ pub fn now() -> u64 {
     unsafe { bpf_ktime_get_ns() }
 }
 
-/// A life of which nothing is known yet.
+/// Enters the kind and the time into a record's cleared header.
 #[inline(always)]
-pub fn blank() -> Life {
-    Life {
-        id: 0,
-        cgroup_id: 0,
-        laddr: [0; 16],
-        raddr: [0; 16],
-        netns: 0,
-        valid: 0,
-        lport: 0,
-        rport: 0,
-        family: 0,
-        substate: 0,
-        role: 0,
-        flags: 0,
-        closer_pid: 0,
-        closer_comm: [0; 16],
-        pad: [0; 4],
-    }
-}
-
-#[inline(always)]
-pub fn header(kind: u8, mono_ns: u64) -> Header {
-    Header { mono_ns, kind, abi: ABI, pad: [0; 6] }
+pub fn head(header: &mut Header, kind: u8, mono_ns: u64) {
+    header.mono_ns = mono_ns;
+    header.kind = kind;
+    header.abi = ABI;
 }
 
 /// Sends one record: `fill` writes every byte of it in the ring's own memory. `matched` is the filters' verdict on the
 /// life; whether this kind is wanted is asked here. Events of the self-test always pass and are never counted.
 #[inline(always)]
-pub fn emit<T: 'static>(kind: u8, life: &Life, matched: bool, fill: impl FnOnce(&mut MaybeUninit<T>)) {
+pub fn emit<T: 'static>(
+    counters: &Counters,
+    kind: u8,
+    life: &Life,
+    matched: bool,
+    fill: impl FnOnce(&mut MaybeUninit<T>),
+) {
     let counted = life.flags & flag::SELF_TEST == 0;
-    let Some(counters) = maps::counters() else { return };
     let index = usize::from(kind) % kind::COUNT;
     if counted {
         count(&counters.seen[index]);
@@ -68,7 +55,7 @@ pub fn emit<T: 'static>(kind: u8, life: &Life, matched: bool, fill: impl FnOnce(
         if counted {
             count(&counters.lost[index]);
         } else {
-            bump!(trouble.self_test_lost);
+            count(&counters.trouble.self_test_lost);
         }
         return;
     };

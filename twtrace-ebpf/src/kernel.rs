@@ -4,18 +4,17 @@ use aya_ebpf::{
     Global,
     helpers::{
         bpf_get_current_pid_tgid, bpf_probe_read_kernel,
-        generated::{bpf_get_current_comm, bpf_jiffies64},
+        generated::{bpf_get_current_comm, bpf_jiffies64, bpf_probe_read_kernel as bpf_probe_read_kernel_raw},
     },
 };
 use twtrace_common::{
     knob::ABSENT,
     record::{Life, valid},
-    state::Tuple,
 };
 
 use crate::{
     knobs::{self, knob},
-    maps::bump,
+    maps::{self, HEAD_WORDS, bump},
 };
 
 const AF_INET: u16 = 2;
@@ -23,14 +22,123 @@ const AF_INET6: u16 = 10;
 /// IPPROTO_TCP: MPTCP's own sockets (262), SCTP and DCCP share the hooks.
 pub const IPPROTO_TCP: u16 = 6;
 
-/// A kernel object's field; `None` if this kernel has no such field or it could not be read.
-#[inline(always)]
-pub fn field<T: Copy>(object: u64, offset: &Global<u16>) -> Option<T> {
-    let offset = offset.load();
-    if offset == ABSENT {
-        return None;
+/// A kernel object whose fields can be read at offsets from BTF.
+pub trait Object: Copy {
+    /// Its address.
+    fn address(self) -> u64;
+
+    /// The field at `offset`, `plus` bytes into it; `None` if this kernel has no such field or it could not be read.
+    fn part<T: Copy>(self, offset: &Global<u16>, plus: u64) -> Option<T>;
+
+    /// The field at `offset`.
+    #[inline(always)]
+    fn get<T: Copy>(self, offset: &Global<u16>) -> Option<T> {
+        self.part(offset, 0)
     }
-    read(object + u64::from(offset))
+
+    /// The field at `offset` of what the field at `pointer` points to.
+    #[inline(always)]
+    fn behind<T: Copy>(self, pointer: &Global<u16>, offset: &Global<u16>) -> Option<T> {
+        Raw(self.get(pointer)?).get(offset)
+    }
+}
+
+/// An object of which nothing but the address is known: every field costs a helper call.
+#[derive(Clone, Copy)]
+pub struct Raw(pub u64);
+
+impl Object for Raw {
+    #[inline(always)]
+    fn address(self) -> u64 {
+        self.0
+    }
+
+    #[inline(always)]
+    fn part<T: Copy>(self, offset: &Global<u16>, plus: u64) -> Option<T> {
+        let offset = offset.load();
+        if offset == ABSENT {
+            return None;
+        }
+        read(self.0 + u64::from(offset) + plus)
+    }
+}
+
+/// An argument of a tp_btf, fentry or fexit program: the verifier knows its type, so fields of that type (not of what
+/// embeds it) are plain loads, which cannot fault.
+#[derive(Clone, Copy)]
+pub struct Typed(pub *const u8);
+
+impl Object for Typed {
+    #[inline(always)]
+    fn address(self) -> u64 {
+        self.0 as u64
+    }
+
+    #[inline(always)]
+    fn part<T: Copy>(self, offset: &Global<u16>, plus: u64) -> Option<T> {
+        let offset = offset.load();
+        if offset == ABSENT {
+            return None;
+        }
+        // SAFETY: the verifier holds offset and size against BTF; kernel fields are aligned to their size.
+        Some(unsafe { self.0.add(usize::from(offset)).add(plus as usize).cast::<T>().read_volatile() })
+    }
+
+    /// A pointer loaded from a typed object is typed as well.
+    #[inline(always)]
+    fn behind<T: Copy>(self, pointer: &Global<u16>, offset: &Global<u16>) -> Option<T> {
+        Self(self.get(pointer)?).get(offset)
+    }
+}
+
+/// A minisock of which only the address is known, its first bytes copied at once to this CPU's scratch.
+///
+/// Only for programs that have that scratch to themselves: those on a minisock's timer (softirqs are off, and hard
+/// interrupts touch no minisock) and kprobes (which do not nest).
+#[derive(Clone, Copy)]
+pub struct Head {
+    address: u64,
+    words: &'static [u64; HEAD_WORDS],
+}
+
+impl Head {
+    /// Copies the head of the minisock at `address`.
+    #[inline(always)]
+    pub fn of(address: u64) -> Option<Self> {
+        let scratch = maps::scratch()?;
+        // SAFETY: this CPU's entry; see above for why nobody else writes it meanwhile.
+        let words = unsafe { &mut (*scratch).head };
+        // SAFETY: the helper writes that many bytes at most, and fails instead of faulting.
+        let failed = unsafe {
+            bpf_probe_read_kernel_raw(words.as_mut_ptr().cast(), (HEAD_WORDS * 8) as u32, address as *const _)
+        };
+        if failed != 0 {
+            bump!(trouble.read_failed);
+        }
+        Some(Self { address, words })
+    }
+}
+
+impl Object for Head {
+    #[inline(always)]
+    fn address(self) -> u64 {
+        self.address
+    }
+
+    #[inline(always)]
+    fn part<T: Copy>(self, offset: &Global<u16>, plus: u64) -> Option<T> {
+        let offset = offset.load();
+        if offset == ABSENT {
+            return None;
+        }
+        let at = u64::from(offset) + plus;
+        // On every kernel known the fields asked for lie within; elsewhere they would show as unknown.
+        if at + size_of::<T>() as u64 > (HEAD_WORDS * 8) as u64 {
+            return None;
+        }
+        // SAFETY: within the words, as just checked; kernel fields are aligned to their size.
+        Some(unsafe { self.words.as_ptr().cast::<u8>().add(at as usize).cast::<T>().read_volatile() })
+    }
 }
 
 /// Kernel memory at an address.
@@ -52,32 +160,32 @@ pub fn minisock_of(timer: u64) -> u64 {
 
 /// True unless connect() has already taken the minisock out of the established hash, which it does before it ends it.
 #[inline(always)]
-pub fn is_hashed(tw: u64) -> bool {
-    field::<u64>(tw, &knobs::SKC_PPREV) != Some(0)
+pub fn is_hashed(tw: impl Object) -> bool {
+    tw.get::<u64>(&knobs::SKC_PPREV) != Some(0)
 }
 
 /// Inode number of a socket's or minisock's network namespace.
 #[inline(always)]
-pub fn netns_of(sock: u64) -> Option<u32> {
-    field::<u64>(sock, &knobs::SKC_NET).and_then(|net| field(net, &knobs::NET_INUM))
+fn netns_of(sock: impl Object) -> Option<u32> {
+    sock.behind(&knobs::SKC_NET, &knobs::NET_INUM)
 }
 
 /// True if the minisock's network namespace has no users any more.
 #[inline(always)]
-pub fn netns_is_dead(tw: u64) -> bool {
-    field::<u64>(tw, &knobs::SKC_NET).and_then(|net| field::<u32>(net, &knobs::NET_LIVE)) == Some(0)
+pub fn netns_is_dead(tw: impl Object) -> bool {
+    tw.behind::<u32>(&knobs::SKC_NET, &knobs::NET_LIVE) == Some(0)
 }
 
 /// True if the minisock is TCP's. DCCP (until 6.15) shares every function; its `struct proto` is named "DCCP".
 #[inline(always)]
-pub fn is_tcp_minisock(tw: u64) -> bool {
-    let name = field::<u64>(tw, &knobs::SKC_PROT).and_then(|prot| field::<[u8; 4]>(prot, &knobs::PROTO_NAME));
+pub fn is_tcp_minisock(tw: impl Object) -> bool {
+    let name = tw.get::<u64>(&knobs::SKC_PROT).and_then(|prot| Raw(prot).get::<[u8; 4]>(&knobs::PROTO_NAME));
     matches!(name, Some([b'T', b'C', b'P', _]))
 }
 
 #[inline(always)]
-pub fn is_tcp_sock(sk: u64) -> bool {
-    field::<u16>(sk, &knobs::SK_PROTOCOL) == Some(IPPROTO_TCP)
+pub fn is_tcp_sock(sk: impl Object) -> bool {
+    sk.get::<u16>(&knobs::SK_PROTOCOL) == Some(IPPROTO_TCP)
 }
 
 #[inline(always)]
@@ -100,27 +208,42 @@ pub fn current(comm: &mut [u8; 16]) -> u32 {
     (bpf_get_current_pid_tgid() >> 32) as u32
 }
 
-/// Addresses, ports, family and namespace of a minisock, or of a socket on its way to one, into a zeroed record.
-///
-/// The local port is `skc_num` on a minisock; a socket in transition to CLOSE has it only in `inet_sport`.
+/// What a tuple is read from.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Of {
+    /// A minisock: its local port is `skc_num`.
+    Minisock,
+    /// A socket, perhaps in transition to CLOSE: `inet_put_port` has cleared `skc_num`, only `inet_sport` is left.
+    Socket,
+}
+
 #[inline(always)]
-pub fn tuple(sock: u64, is_minisock: bool, life: &mut Life) {
-    let lport = if is_minisock {
-        field::<u16>(sock, &knobs::SKC_NUM)
-    } else {
-        field::<u16>(sock, &knobs::INET_SPORT).map(u16::from_be)
-    };
+fn local_port(sock: impl Object, of: Of) -> Option<u16> {
+    match of {
+        Of::Minisock => sock.get(&knobs::SKC_NUM),
+        // Beyond struct sock, so beyond what a typed argument allows.
+        Of::Socket => Raw(sock.address()).get::<u16>(&knobs::INET_SPORT).map(u16::from_be),
+    }
+}
+
+/// Four words of an IPv6 address, one by one: a typed argument allows loads of the field's own elements only.
+#[inline(always)]
+fn v6(sock: impl Object, offset: &Global<u16>) -> Option<[u32; 4]> {
+    Some([sock.part(offset, 0)?, sock.part(offset, 4)?, sock.part(offset, 8)?, sock.part(offset, 12)?])
+}
+
+/// Addresses, ports, family and namespace of a minisock, or of a socket on its way to one, into a zeroed record.
+#[inline(always)]
+pub fn tuple(sock: impl Object, of: Of, life: &mut Life) {
     let (Some(lport), Some(rport), Some(family)) =
-        (lport, field::<u16>(sock, &knobs::SKC_DPORT), field::<u16>(sock, &knobs::SKC_FAMILY))
+        (local_port(sock, of), sock.get::<u16>(&knobs::SKC_DPORT), sock.get::<u16>(&knobs::SKC_FAMILY))
     else {
         return;
     };
     life.lport = lport;
     life.rport = u16::from_be(rport);
     if family == AF_INET6 {
-        let (Some(laddr), Some(raddr)) =
-            (field::<[u32; 4]>(sock, &knobs::SKC_V6_RCV_SADDR), field::<[u32; 4]>(sock, &knobs::SKC_V6_DADDR))
-        else {
+        let (Some(laddr), Some(raddr)) = (v6(sock, &knobs::SKC_V6_RCV_SADDR), v6(sock, &knobs::SKC_V6_DADDR)) else {
             return;
         };
         if raddr[0] == 0 && raddr[1] == 0 && raddr[2] == u32::from_be(0xffff) {
@@ -133,8 +256,7 @@ pub fn tuple(sock: u64, is_minisock: bool, life: &mut Life) {
             put(&mut life.raddr, raddr);
         }
     } else if family == AF_INET {
-        let (Some(laddr), Some(raddr)) =
-            (field::<u32>(sock, &knobs::SKC_RCV_SADDR), field::<u32>(sock, &knobs::SKC_DADDR))
+        let (Some(laddr), Some(raddr)) = (sock.get::<u32>(&knobs::SKC_RCV_SADDR), sock.get::<u32>(&knobs::SKC_DADDR))
         else {
             return;
         };
@@ -151,22 +273,41 @@ pub fn tuple(sock: u64, is_minisock: bool, life: &mut Life) {
     }
 }
 
-/// The key under which a socket and the minisock that replaces it meet. Equal for both: raw addresses, no mapping.
+/// Where a socket and the minisock that replaces it meet: equal for both, whatever the address family says.
+#[derive(Clone, Copy)]
+pub struct MeetingPoint {
+    /// Namespace, addresses, ports and bound device, mixed to 64 bits: hashing and comparing all 44 bytes in four map
+    /// operations a connection cost more than everything else at a close.
+    pub key: u64,
+    /// Both ports, against the one pair of keys in 2^64 that are equal by chance.
+    pub ports: u32,
+}
+
 #[inline(always)]
-pub fn meeting_point(sock: u64, is_minisock: bool, key: &mut Tuple) -> Option<()> {
-    key.net = field(sock, &knobs::SKC_NET)?;
-    key.bound_if = field(sock, &knobs::SKC_BOUND_IF)?;
-    key.rport = field(sock, &knobs::SKC_DPORT)?;
-    key.lport =
-        if is_minisock { field(sock, &knobs::SKC_NUM)? } else { u16::from_be(field(sock, &knobs::INET_SPORT)?) };
-    if field::<u16>(sock, &knobs::SKC_FAMILY)? == AF_INET6 {
-        put(&mut key.laddr, field(sock, &knobs::SKC_V6_RCV_SADDR)?);
-        put(&mut key.raddr, field(sock, &knobs::SKC_V6_DADDR)?);
+pub fn meeting_point(sock: impl Object, of: Of) -> Option<MeetingPoint> {
+    let rport = sock.get::<u16>(&knobs::SKC_DPORT)?;
+    let ports = u32::from(local_port(sock, of)?) << 16 | u32::from(rport);
+    let bound_if = sock.get::<u32>(&knobs::SKC_BOUND_IF)?;
+    let mut key = mix(u64::from(netns_of(sock)?), u64::from(ports) << 32 | u64::from(bound_if));
+    if sock.get::<u16>(&knobs::SKC_FAMILY)? == AF_INET6 {
+        for address in [v6(sock, &knobs::SKC_V6_RCV_SADDR)?, v6(sock, &knobs::SKC_V6_DADDR)?] {
+            key = mix(key, u64::from(address[0]) << 32 | u64::from(address[1]));
+            key = mix(key, u64::from(address[2]) << 32 | u64::from(address[3]));
+        }
     } else {
-        put(&mut key.laddr, [field(sock, &knobs::SKC_RCV_SADDR)?, 0, 0, 0]);
-        put(&mut key.raddr, [field(sock, &knobs::SKC_DADDR)?, 0, 0, 0]);
+        let (laddr, raddr) = (sock.get::<u32>(&knobs::SKC_RCV_SADDR)?, sock.get::<u32>(&knobs::SKC_DADDR)?);
+        key = mix(key, u64::from(laddr) << 32 | u64::from(raddr));
     }
-    Some(())
+    Some(MeetingPoint { key, ports })
+}
+
+/// One round of SplitMix64's finaliser over the sum so far: every bit of the input changes half of the output's.
+#[inline(always)]
+fn mix(sum: u64, word: u64) -> u64 {
+    let mut z = sum.rotate_left(23) ^ word.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
 }
 
 /// Stores four words; a copy of 16 bytes would become a loop of single bytes.
@@ -184,11 +325,11 @@ fn put(to: &mut [u8; 16], words: [u32; 4]) {
 
 /// `net.ipv4.tcp_death_row` of a socket's namespace: a struct inside `struct net`, or a pointer to one (5.18 to 6.0).
 #[inline(always)]
-pub fn death_row(sock: u64) -> Option<u64> {
+pub fn death_row(sock: impl Object) -> Option<Raw> {
     let offset = knobs::NET_DEATH_ROW.load();
     if offset == ABSENT {
         return None;
     }
-    let place = field::<u64>(sock, &knobs::SKC_NET)? + u64::from(offset);
-    if knob!(DUTIES.death_row_pointer) == 1 { read(place) } else { Some(place) }
+    let place = sock.get::<u64>(&knobs::SKC_NET)? + u64::from(offset);
+    Some(Raw(if knob!(DUTIES.death_row_pointer) == 1 { read(place)? } else { place }))
 }

@@ -14,6 +14,7 @@ mod filter;
 mod kernel;
 mod knobs;
 mod maps;
+mod plain;
 mod rearm;
 mod refusal;
 mod seed;

@@ -1,14 +1,18 @@
 //! The maps. Hash maps are preallocated: tracing programs may not allocate.
 
 use aya_ebpf::{
+    helpers::generated::bpf_get_smp_processor_id,
     macros::map,
     maps::{Array, HashMap, PerCpuArray, RingBuf},
 };
 use twtrace_common::{
     counter::Counters,
     knob::{LiveKnobs, PortSet},
-    state::{Alive, Closing, Conn, Tuple},
+    state::{Alive, Closing, Conn},
 };
+
+/// `bpf_map_update_elem`: only if there is no such entry.
+pub const BPF_NOEXIST: u64 = 1;
 
 /// Records on their way to user space, from all CPUs in order. User space sets the sizes of all maps.
 #[map]
@@ -22,9 +26,9 @@ pub static CONNS: HashMap<u64, Conn> = HashMap::with_max_entries(65_536, 0);
 #[map]
 pub static LIVES: HashMap<u64, Alive> = HashMap::with_max_entries(65_536, 0);
 
-/// Sockets in FIN_WAIT2 or CLOSING, by tuple; written only where timer_start tells births.
+/// Sockets in FIN_WAIT2 or CLOSING, by [`crate::kernel::MeetingPoint`]; written only where timer_start tells births.
 #[map]
-pub static CLOSING: HashMap<Tuple, Closing> = HashMap::with_max_entries(65_536, 0);
+pub static CLOSING: HashMap<u64, Closing> = HashMap::with_max_entries(65_536, 0);
 
 /// Sockets inside tcp_time_wait, and the substate asked for; written only by the kprobe backend of `refusal`.
 #[map]
@@ -41,7 +45,12 @@ pub struct Scratch {
     pub expiring: u64,
     /// The minisock whose timer was taken off the wheel to be armed anew (timer_cancel to timer_start).
     pub rearming: u64,
+    /// The minisock that is being looked at: see [`crate::kernel::Head`].
+    pub head: [u64; HEAD_WORDS],
 }
+
+/// Words of a minisock that are copied at once: all of `struct sock_common`, and what follows it up to the timer.
+pub const HEAD_WORDS: usize = 21;
 
 #[map]
 static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
@@ -87,10 +96,11 @@ pub(crate) use bump;
 
 /// An id for a minisock that is being born here. Births run with softirqs off, so nobody else counts on this CPU.
 #[inline(always)]
-pub fn next_id(cpu: u64) -> u64 {
-    let Some(counters) = counters() else { return 0 };
+pub fn next_id(counters: &Counters) -> u64 {
     let n = counters.ids + 1;
     count(&counters.ids);
+    // SAFETY: the helper takes nothing and cannot fail.
+    let cpu = u64::from(unsafe { bpf_get_smp_processor_id() });
     (n << 13) | (cpu & 0x1fff)
 }
 

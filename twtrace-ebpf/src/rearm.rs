@@ -6,20 +6,25 @@
 //! tracepoints see a re-arm only if it moves the timer to another bucket of the wheel; a turn that they missed is told at
 //! the minisock's next timer event, marked late.
 
+use core::mem::MaybeUninit;
+
 use aya_ebpf::{
     macros::{fentry, kprobe},
     programs::{FEntryContext, ProbeContext},
 };
 use twtrace_common::{
+    counter::Counters,
     record::{Life, Touch, flag, kind, substate, valid},
     state::{Alive, alive},
 };
 
 use crate::{
-    emit::{self, blank, header, now},
-    filter, kernel,
+    emit::{self, head, now},
+    filter,
+    kernel::{self, Head, Object, Of, Typed},
     knobs::{self, knob},
-    maps::{LIVES, bump},
+    maps::{self, LIVES, count},
+    plain::clear,
 };
 
 /// `void __inet_twsk_schedule(struct inet_timewait_sock *tw, int timeo, bool rearm)`
@@ -27,7 +32,7 @@ use crate::{
 pub fn rearm_fentry(ctx: FEntryContext) -> i32 {
     if ctx.arg::<u8>(2) != 0 {
         let now_jiffies = kernel::jiffies();
-        touched(ctx.arg(0), now_jiffies + ctx.arg::<i32>(1) as u64, now_jiffies);
+        touched(Typed(ctx.arg(0)), now_jiffies + ctx.arg::<i32>(1) as u64, now_jiffies);
     }
     0
 }
@@ -35,8 +40,9 @@ pub fn rearm_fentry(ctx: FEntryContext) -> i32 {
 /// As [`rearm_fentry`].
 #[kprobe]
 pub fn rearm_kprobe(ctx: ProbeContext) -> u32 {
-    if let (Some(tw), Some(timeo), Some(rearm)) = (ctx.arg(0), ctx.arg::<i32>(1), ctx.arg::<u8>(2))
+    if let (Some(timeo), Some(rearm)) = (ctx.arg::<i32>(1), ctx.arg::<u8>(2))
         && rearm != 0
+        && let Some(tw) = ctx.arg(0).and_then(Head::of)
     {
         let now_jiffies = kernel::jiffies();
         touched(tw, now_jiffies + timeo as u64, now_jiffies);
@@ -57,17 +63,21 @@ pub fn timer_moved(tw: u64, expires: u64, now_jiffies: u64) {
     }) {
         return;
     }
-    touched(tw, expires, now_jiffies);
+    if let Some(tw) = Head::of(tw) {
+        touched(tw, expires, now_jiffies);
+    }
 }
 
 #[inline(always)]
-fn touched(tw: u64, expires: u64, now_jiffies: u64) {
+fn touched(tw: impl Object, expires: u64, now_jiffies: u64) {
+    let Some(counters) = maps::counters() else { return };
     let now = now();
-    let mut life = blank();
-    let substate = kernel::field::<u8>(tw, &knobs::TW_SUBSTATE).unwrap_or(0);
+    let mut life = MaybeUninit::uninit();
+    let life = clear(&mut life);
+    let substate = tw.get::<u8>(&knobs::TW_SUBSTATE).unwrap_or(0);
     let mut after_ns = 0;
     let mut kind = kind::REARMED;
-    let matched = if let Some(entry) = LIVES.get_ptr_mut(tw) {
+    let matched = if let Some(entry) = LIVES.get_ptr_mut(tw.address()) {
         // SAFETY: the caller holds a reference to the minisock; deaths come after.
         let entry = unsafe { &mut *entry };
         if entry.substate == substate::FIN_WAIT2 && substate == substate::TIME_WAIT {
@@ -75,44 +85,46 @@ fn touched(tw: u64, expires: u64, now_jiffies: u64) {
         }
         entry.substate = substate;
         entry.expires = expires;
-        after_ns = recall(entry, now, &mut life);
-        kernel::tuple(tw, true, &mut life);
+        after_ns = recall(entry, now, life);
+        kernel::tuple(tw, Of::Minisock, life);
         entry.state & alive::MATCHED != 0
     } else {
         if !kernel::is_tcp_minisock(tw) {
-            bump!(trouble.not_tcp);
+            count(&counters.trouble.not_tcp);
             return;
         }
-        kernel::tuple(tw, true, &mut life);
+        kernel::tuple(tw, Of::Minisock, life);
         life.flags |= flag::UNKNOWN_BIRTH;
-        filter::lets_through(&life)
+        filter::lets_through(life)
     };
     life.substate = substate;
     life.valid |= valid::SUBSTATE | valid::TIMEOUT;
     let timeout_ms = kernel::jiffies_to_ms(expires.saturating_sub(now_jiffies));
     // Two calls, so that each kind is a constant.
     if kind == kind::TURNED {
-        count_turn(&life, matched);
-        send(kind::TURNED, now, &life, matched, after_ns, timeout_ms);
+        count_turn(counters, life, matched);
+        send(counters, kind::TURNED, now, life, matched, after_ns, timeout_ms);
     } else {
         if matched && life.flags & flag::SELF_TEST == 0 {
-            bump!(rearmed);
+            count(&counters.rearmed);
         }
-        send(kind::REARMED, now, &life, matched, after_ns, timeout_ms);
+        send(counters, kind::REARMED, now, life, matched, after_ns, timeout_ms);
     }
 }
 
 #[inline(always)]
-fn count_turn(life: &Life, matched: bool) {
+fn count_turn(counters: &Counters, life: &Life, matched: bool) {
     if matched && life.flags & flag::SELF_TEST == 0 {
-        bump!(turned);
+        count(&counters.turned);
     }
 }
 
 #[inline(always)]
-fn send(kind: u8, at: u64, life: &Life, matched: bool, after_ns: u64, timeout_ms: u32) {
-    emit::emit::<Touch>(kind, life, matched, |place| {
-        place.write(Touch { header: header(kind, at), life: *life, after_ns, timeout_ms, pad: [0; 4] });
+fn send(counters: &Counters, kind: u8, at: u64, life: &Life, matched: bool, after_ns: u64, timeout_ms: u32) {
+    emit::emit::<Touch>(counters, kind, life, matched, |place| {
+        let touch = clear(place);
+        head(&mut touch.header, kind, at);
+        (touch.life, touch.after_ns, touch.timeout_ms) = (*life, after_ns, timeout_ms);
     });
 }
 
@@ -138,7 +150,7 @@ pub fn recall(entry: &Alive, now: u64, life: &mut Life) -> u64 {
 /// A turn that no timer event told, found out at the minisock's end. From 6.14 `tw_entry_stamp` (milliseconds of
 /// `tcp_clock_ms`, 32 bits) says when, if the FIN carried a timestamp; else the time stays unknown.
 #[inline(always)]
-pub fn late_turn(tw: u64, entry: &Alive, life: &Life, now: u64, matched: bool) {
+pub fn late_turn(counters: &Counters, tw: impl Object, entry: &Alive, life: &Life, now: u64, matched: bool) {
     if knob!(DUTIES.tp_rearm) == 0 || entry.substate != substate::FIN_WAIT2 || life.substate != substate::TIME_WAIT {
         return;
     }
@@ -147,7 +159,7 @@ pub fn late_turn(tw: u64, entry: &Alive, life: &Life, now: u64, matched: bool) {
     turned.valid &= !valid::AGE;
     let mut at = now;
     let mut after_ns = 0;
-    if let Some(stamp) = kernel::field::<u32>(tw, &knobs::TW_ENTRY_STAMP)
+    if let Some(stamp) = tw.get::<u32>(&knobs::TW_ENTRY_STAMP)
         && entry.born_ns != 0
     {
         let born_ms = (entry.born_ns / 1_000_000) as u32;
@@ -159,6 +171,6 @@ pub fn late_turn(tw: u64, entry: &Alive, life: &Life, now: u64, matched: bool) {
             turned.valid |= valid::AGE;
         }
     }
-    count_turn(life, matched);
-    send(kind::TURNED, at, &turned, matched, after_ns, 0);
+    count_turn(counters, life, matched);
+    send(counters, kind::TURNED, at, &turned, matched, after_ns, 0);
 }

@@ -4,6 +4,8 @@
 //! there when the socket closes. The tracepoint twin finds no birth when the socket closes, and asks the stack whether it
 //! was `tcp_time_wait` that closed it.
 
+use core::mem::MaybeUninit;
+
 use aya_ebpf::{
     EbpfContext,
     macros::{fexit, kprobe},
@@ -13,10 +15,12 @@ use twtrace_common::record::{Birth, flag, kind, refusal, substate, valid};
 
 use crate::{
     birth, conn,
-    emit::{self, blank, header, now},
-    filter, kernel,
+    emit::{self, now},
+    filter,
+    kernel::{self, Object, Of, Raw, Typed},
     knobs::{self, knob},
-    maps::{self, ENTERING, bump},
+    maps::{self, ENTERING, bump, count},
+    plain::clear,
     stack::{self, Close},
 };
 
@@ -25,7 +29,7 @@ use crate::{
 #[fexit]
 pub fn refusal_fexit(ctx: FExitContext) -> i32 {
     if ctx.arg::<u64>(3) == 0 {
-        let sk = ctx.arg(0);
+        let sk = Typed(ctx.arg(0));
         if kernel::is_tcp_sock(sk) {
             refused(sk, ctx.arg::<i32>(2) as u8);
         }
@@ -47,13 +51,13 @@ pub fn refusal_kprobe(ctx: ProbeContext) -> u32 {
 /// Called at a socket's transition from FIN_WAIT2 or CLOSING to CLOSE; `born`: its minisock was seen, or births are
 /// another hook's business.
 #[inline(always)]
-pub fn at_close(ctx: &impl EbpfContext, sk: u64, was_closing: bool, born: bool) {
+pub fn at_close(ctx: &impl EbpfContext, sk: Typed, was_closing: bool, born: bool) {
     match knob!(DUTIES.close_refusal) {
         1 => {
-            if let Some(state) = ENTERING.get_ptr(sk) {
+            if let Some(state) = ENTERING.get_ptr(sk.address()) {
                 // SAFETY: the entry is this socket's, whose lock is held.
                 let state = unsafe { *state };
-                let _gone_already = ENTERING.remove(sk);
+                let _gone_already = ENTERING.remove(sk.address());
                 refused(sk, state as u8);
             }
         }
@@ -71,23 +75,25 @@ pub fn at_close(ctx: &impl EbpfContext, sk: u64, was_closing: bool, born: bool) 
 
 /// Minisocks of the socket's namespace and their limit.
 #[inline(always)]
-fn buckets(sk: u64) -> Option<(u32, u32)> {
+fn buckets(sk: impl Object) -> Option<(u32, u32)> {
     let row = kernel::death_row(sk)?;
-    let used = kernel::field::<u32>(row, &knobs::DR_COUNT)?;
-    let limit = kernel::field::<u32>(row, &knobs::DR_LIMIT)?;
+    let used = row.get::<u32>(&knobs::DR_COUNT)?;
+    let limit = row.get::<u32>(&knobs::DR_LIMIT)?;
     Some((used.saturating_sub(u32::from(knob!(DUTIES.refcount_base))), limit))
 }
 
 #[inline(always)]
-fn refused(sk: u64, state: u8) {
+fn refused(sk: impl Object, state: u8) {
+    let Some(counters) = maps::counters() else { return };
     let now = now();
-    let mut life = blank();
-    kernel::tuple(sk, false, &mut life);
+    let mut life = MaybeUninit::uninit();
+    let life = clear(&mut life);
+    kernel::tuple(sk, Of::Socket, life);
     life.substate = state;
     life.valid |= valid::SUBSTATE;
-    let conn = conn::of(sk);
+    let conn = conn::of(sk.address());
     if let Some(conn) = conn {
-        conn::describe(conn, &mut life);
+        conn::describe(conn, life);
     }
     if life.netns == maps::self_test_netns() && life.netns != 0 {
         life.flags |= flag::SELF_TEST;
@@ -97,36 +103,35 @@ fn refused(sk: u64, state: u8) {
         Some((used, limit)) if used < limit => refusal::MEMORY,
         _ => refusal::BUCKETS,
     };
-    let matched = filter::lets_through(&life);
+    let matched = filter::lets_through(life);
     if life.flags & flag::SELF_TEST == 0 {
         if life.netns == knobs::OWN_NETNS.load() {
-            bump!(own.refused);
+            count(&counters.own.refused);
         }
         if matched {
             // Two calls: an index that the verifier cannot bound is an index it refuses.
             if reason == refusal::MEMORY {
-                bump!(refused[refusal::MEMORY as usize]);
+                count(&counters.refused[refusal::MEMORY as usize]);
             } else {
-                bump!(refused[refusal::BUCKETS as usize]);
+                count(&counters.refused[refusal::BUCKETS as usize]);
             }
         }
     }
-    emit::emit::<Birth>(kind::REFUSED, &life, matched, |place| {
-        let mut birth = birth::from_socket(&life, header(kind::REFUSED, now), sk, conn, now);
+    emit::emit::<Birth>(counters, kind::REFUSED, life, matched, |place| {
+        let birth = birth::from_socket(place, kind::REFUSED, life, now, sk.address(), conn);
         birth.reason = reason;
         if let Some((used, limit)) = buckets {
             birth.used = used;
             birth.limit = limit;
             birth.life.valid |= valid::BUCKETS;
         }
-        if let Some(stamp) = kernel::field::<u32>(sk, &knobs::TP_TS_RECENT_STAMP) {
+        if let Some(stamp) = Raw(sk.address()).get::<u32>(&knobs::TP_TS_RECENT_STAMP) {
             birth.timestamps = (stamp != 0) as u8;
             birth.life.valid |= valid::TIMESTAMPS;
         }
-        if let Some(mark) = kernel::field::<u32>(sk, &knobs::SK_MARK) {
+        if let Some(mark) = sk.get::<u32>(&knobs::SK_MARK) {
             birth.mark = mark;
             birth.life.valid |= valid::MARK;
         }
-        place.write(birth);
     });
 }

@@ -2,7 +2,7 @@
 //! them into the table of lives, if absent. It gives the minisock's own address, the key of every later event, which
 //! sock_diag does not.
 
-use core::ffi::c_void;
+use core::{ffi::c_void, mem::MaybeUninit};
 
 use aya_ebpf::programs::FEntryContext;
 use twtrace_common::{
@@ -11,14 +11,16 @@ use twtrace_common::{
 };
 
 use crate::{
-    emit::blank,
-    filter, kernel, knobs,
-    maps::{self, LIVES, bump, count},
+    birth::timer_of,
+    filter,
+    kernel::{self, Object as _, Of, Raw},
+    knobs,
+    maps::{self, BPF_NOEXIST, LIVES, bump, count},
+    plain::clear,
 };
 
 /// TCP_TIME_WAIT, `skc_state` of every minisock whatever its substate.
 const TIME_WAIT: u8 = 6;
-const BPF_NOEXIST: u64 = 1;
 /// Ids of seeded minisocks: the number of a CPU that does not exist.
 const SEED_CPU: u64 = 0x1fff;
 
@@ -31,7 +33,7 @@ const SEED_CPU: u64 = 0x1fff;
 pub fn seed_iter(ctx: *mut c_void) -> i32 {
     let ctx = FEntryContext::new(ctx);
     let sock = ctx.arg::<u64>(1);
-    if sock != 0 && kernel::field::<u8>(sock, &knobs::SKC_STATE) == Some(TIME_WAIT) {
+    if sock != 0 && Raw(sock).get::<u8>(&knobs::SKC_STATE) == Some(TIME_WAIT) {
         seed(sock);
     }
     0
@@ -39,24 +41,21 @@ pub fn seed_iter(ctx: *mut c_void) -> i32 {
 
 #[inline(always)]
 fn seed(tw: u64) {
-    let mut life = blank();
-    kernel::tuple(tw, true, &mut life);
+    let mut life = MaybeUninit::uninit();
+    let life = clear(&mut life);
+    let head = Raw(tw);
+    kernel::tuple(head, Of::Minisock, life);
     life.flags = flag::PREEXISTING;
     let Some(counters) = maps::counters() else { return };
-    let entry = Alive {
-        id: ((counters.seeded + 1) << 13) | SEED_CPU,
-        born_ns: 0,
-        expires: kernel::field::<u64>(tw + u64::from(knobs::TW_TIMER.load()), &knobs::TIMER_EXPIRES).unwrap_or(0),
-        cgroup_id: 0,
-        closer_pid: 0,
-        closer_comm: [0; 16],
-        substate: kernel::field::<u8>(tw, &knobs::TW_SUBSTATE).unwrap_or(0),
-        role: 0,
-        flags: life.flags,
-        state: if filter::lets_through(&life) { alive::MATCHED } else { 0 },
-    };
+    let mut entry = MaybeUninit::<Alive>::uninit();
+    let entry = clear(&mut entry);
+    entry.id = ((counters.seeded + 1) << 13) | SEED_CPU;
+    entry.expires = timer_of(tw).get(&knobs::TIMER_EXPIRES).unwrap_or(0);
+    entry.substate = head.get::<u8>(&knobs::TW_SUBSTATE).unwrap_or(0);
+    entry.flags = life.flags;
+    entry.state = if filter::lets_through(life) { alive::MATCHED } else { 0 };
     // An entry that is there already is a birth that the hooks have seen.
-    if LIVES.insert(tw, &entry, BPF_NOEXIST).is_ok() {
+    if LIVES.insert(tw, &*entry, BPF_NOEXIST).is_ok() {
         count(&counters.seeded);
     } else if LIVES.get_ptr(tw).is_none() {
         bump!(trouble.lives_full);

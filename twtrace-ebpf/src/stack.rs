@@ -1,6 +1,8 @@
 //! Why something happened, by the place of kernel functions in the stack below the hook. Only the frame right above the
 //! known function counts: deeper ones may belong to whatever task was interrupted.
 
+use core::mem::MaybeUninit;
+
 use aya_ebpf::{EbpfContext, helpers::generated::bpf_get_stack};
 use twtrace_common::{
     knob::Range,
@@ -17,17 +19,25 @@ fn holds(range: Range, ip: u64) -> bool {
     ip >= range.start && ip < range.end
 }
 
+/// The kernel stack, innermost frame first; zeroes behind the outermost.
 #[inline(always)]
-fn frames(ctx: &impl EbpfContext, to: &mut [u64; DEPTH]) -> bool {
+fn frames<'a>(ctx: &impl EbpfContext, to: &'a mut MaybeUninit<[u64; DEPTH]>) -> Option<&'a [u64; DEPTH]> {
     if knob!(DUTIES.has_stack) == 0 {
-        return false;
+        return None;
+    }
+    let words = to.as_mut_ptr().cast::<u64>();
+    for i in 0..DEPTH {
+        // SAFETY: within the array. Volatile for the reason given in plain.rs.
+        unsafe { words.add(i).write_volatile(0) };
     }
     // SAFETY: the helper writes at most the size given.
-    let got = unsafe { bpf_get_stack(ctx.as_ptr(), to.as_mut_ptr().cast(), (DEPTH * 8) as u32, 0) };
+    let got = unsafe { bpf_get_stack(ctx.as_ptr(), words.cast(), (DEPTH * 8) as u32, 0) };
     if got < 0 {
         bump!(trouble.stack_failed);
+        return None;
     }
-    got >= 0
+    // SAFETY: zeroed above, and written over in part.
+    Some(unsafe { to.assume_init_ref() })
 }
 
 /// What the stack says about a minisock's end.
@@ -41,10 +51,8 @@ pub enum End {
 /// Who called `inet_twsk_deschedule_put` (or `inet_twsk_purge` with a copy of it inlined).
 #[inline(always)]
 pub fn end_of_minisock(ctx: &impl EbpfContext, tw_substate: u8) -> End {
-    let mut ips = [0u64; DEPTH];
-    if !frames(ctx, &mut ips) {
-        return End::NotEarly;
-    }
+    let mut ips = MaybeUninit::uninit();
+    let Some(ips) = frames(ctx, &mut ips) else { return End::NotEarly };
     let mut caller = 0;
     for i in 0..DEPTH - 1 {
         if holds(knob!(FUNCTIONS.deschedule), ips[i]) {
@@ -86,10 +94,8 @@ pub enum Close {
 /// Who called `tcp_done`. `tcp_time_wait` itself is often missing from the stack, for it ends in a jump to `tcp_done`.
 #[inline(always)]
 pub fn close_of_socket(ctx: &impl EbpfContext, was_closing: bool) -> Close {
-    let mut ips = [0u64; DEPTH];
-    if !frames(ctx, &mut ips) {
-        return Close::Either;
-    }
+    let mut ips = MaybeUninit::uninit();
+    let Some(ips) = frames(ctx, &mut ips) else { return Close::Either };
     let mut caller = 0;
     for i in 0..DEPTH - 2 {
         if holds(knob!(FUNCTIONS.done), ips[i]) {

@@ -12,6 +12,7 @@ use crate::{
     },
     host::{Host, privilege::Privileges},
     plan::{Backend, Failure, PlanError, Reason},
+    sink::events_doc,
     tracer::TracerError,
 };
 
@@ -19,10 +20,11 @@ use crate::{
 #[must_use]
 pub fn main(cli: &Cli) -> ExitCode {
     let host = Host::default();
-    let result = privileged(&host).and_then(|()| match &cli.command {
-        Command::Run(run) => run::run(&host, cli.verbose, run),
-        Command::Probe(probe) => probe::probe(&host, cli.verbose, probe),
-    });
+    let result = match &cli.command {
+        Command::Run(run) => privileged(&host).and_then(|()| run::run(&host, cli.verbose, run)),
+        Command::Probe(probe) => privileged(&host).and_then(|()| probe::probe(&host, cli.verbose, probe)),
+        Command::EventsDoc => Ok(Exit::answer(events_doc::render())),
+    };
     match result {
         Ok(exit) | Err(exit) => exit.report(),
     }

@@ -55,6 +55,9 @@ pub(super) enum Verb {
     /// Show what this kernel offers: each capability, its backend, or why not and what to do
     #[command(after_help = PROBE_EXAMPLES)]
     Probe(ProbeArgs),
+    /// Print docs/events.md
+    #[command(name = "__events-doc", hide = true)]
+    EventsDoc,
 }
 
 #[derive(Args, Debug)]

@@ -35,6 +35,8 @@ pub enum Command {
     Run(Box<Run>),
     /// Show what the kernel offers.
     Probe(Probe),
+    /// Print docs/events.md, for `cargo xtask docs`.
+    EventsDoc,
 }
 
 /// How to watch.
@@ -168,6 +170,7 @@ pub fn parse<T: Into<OsString>>(args: impl IntoIterator<Item = T>) -> Result<Cli
         clap.try_get_matches_from(&args).and_then(|matches| Root::from_arg_matches(&matches)).map_err(complain)?;
     let command = match root.command {
         Verb::Run(args) => Command::Run(Box::new(Run::read(*args)?)),
+        Verb::EventsDoc => Command::EventsDoc,
         Verb::Probe(ProbeArgs { format, hooks }) => Command::Probe(Probe { format, hooks: hooks.into() }),
     };
     Ok(Cli { verbose: root.verbose, command })

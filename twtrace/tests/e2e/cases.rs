@@ -12,7 +12,7 @@ use twtrace::host::netns::Netns;
 use crate::{
     judge::{self, Run},
     lives::{self, Family, Want},
-    tracer::{PATIENCE, Tracer},
+    tracer::{PATIENCE, Tracer, traffic},
 };
 
 /// Name of the thread in which [`Netns::run`] makes the traffic: the closer's comm.
@@ -27,10 +27,6 @@ pub struct Scale {
 
 type Outcome = Result<(), String>;
 
-fn say(error: io::Error) -> String {
-    format!("making the traffic: {error}")
-}
-
 fn fresh() -> Result<Netns, String> {
     Netns::new().map_err(|error| format!("a network namespace: {error}"))
 }
@@ -43,7 +39,7 @@ pub fn every_life(backend: &str) -> Outcome {
         return Err(format!("self-test: {}", tracer.start));
     }
     let refusals = 7;
-    let (wants, refused) = netns.run(|| every_life_traffic(refusals)).map_err(say)?;
+    let (wants, refused) = traffic(&netns, || every_life_traffic(refusals))?;
     let said = tracer.stop(Signal::INT)?;
     let run = Run { backend, closer_comm: COMM, refused: refusals };
     let checks = judge::lives(&said, &wants, run)?;
@@ -89,17 +85,15 @@ fn every_life_traffic(refusals: usize) -> io::Result<(Vec<Want>, Vec<twtrace::mo
 pub fn storm(backend: &str, scale: Scale) -> Outcome {
     let netns = fresh()?;
     let tracer = Tracer::start(&netns, backend, &["--ring-size", "16M"])?;
-    let wants = netns
-        .run(|| {
-            let mut wants = Vec::new();
-            for family in Family::ALL {
-                let listener = lives::listen(family)?;
-                wants.extend(lives::client_closes(&listener, family, scale.storm / 6)?);
-                wants.extend(lives::server_closes(&listener, family, scale.storm / 6)?);
-            }
-            Ok(wants)
-        })
-        .map_err(say)?;
+    let wants = traffic(&netns, || {
+        let mut wants = Vec::new();
+        for family in Family::ALL {
+            let listener = lives::listen(family)?;
+            wants.extend(lives::client_closes(&listener, family, scale.storm / 6)?);
+            wants.extend(lives::server_closes(&listener, family, scale.storm / 6)?);
+        }
+        Ok(wants)
+    })?;
     let said = tracer.stop(Signal::TERM)?;
     let run = Run { backend, closer_comm: COMM, refused: 0 };
     let checks = judge::lives(&said, &wants, run)?;
@@ -114,7 +108,7 @@ pub fn small_ring(backend: &str) -> Outcome {
     let netns = fresh()?;
     let tracer = Tracer::start(&netns, backend, &["--ring-size", "4096"])?;
     let count = 1500;
-    netns.run(|| lives::client_closes(&lives::listen(Family::V4)?, Family::V4, count)).map_err(say)?;
+    traffic(&netns, || lives::client_closes(&lives::listen(Family::V4)?, Family::V4, count))?;
     let said = tracer.stop(Signal::INT)?;
     judge::reconciled(&said.summary)?;
     let lost = judge::conserved(&said.summary)?;
@@ -134,20 +128,18 @@ pub fn small_ring(backend: &str) -> Outcome {
 pub fn expiry(backend: &str) -> Outcome {
     let netns = fresh()?;
     let tracer = Tracer::start(&netns, backend, &[])?;
-    let wants = netns
-        .run(|| {
-            let mut wants = Vec::new();
-            for family in Family::ALL {
-                let listener = lives::listen(family)?;
-                wants.extend(lives::client_closes(&listener, family, 20)?);
-                wants.extend(lives::server_closes(&listener, family, 20)?);
-                wants.extend(lives::turned(&listener, family, None)?);
-            }
-            Ok(wants)
-        })
-        .map_err(say)?;
+    let wants = traffic(&netns, || {
+        let mut wants = Vec::new();
+        for family in Family::ALL {
+            let listener = lives::listen(family)?;
+            wants.extend(lives::client_closes(&listener, family, 20)?);
+            wants.extend(lives::server_closes(&listener, family, 20)?);
+            wants.extend(lives::turned(&listener, family, None)?);
+        }
+        Ok(wants)
+    })?;
     std::thread::sleep(Duration::from_secs(60));
-    netns.run(|| lives::await_minisocks(0)).map_err(say)?;
+    traffic(&netns, || lives::await_minisocks(0))?;
     let wants: Vec<Want> = wants.into_iter().map(|want| Want { end: Some("expired"), ..want }).collect();
     let said = tracer.stop(Signal::INT)?;
     let run = Run { backend, closer_comm: COMM, refused: 0 };
@@ -161,9 +153,9 @@ pub fn namespace_exit(backend: &str) -> Outcome {
     let inum = doomed.inum().to_string();
     let tracer = Tracer::start(&home, backend, &["--netns", &inum, "--events", "born,died"])?;
     let count = 40;
-    let traffic = doomed.run(|| lives::client_closes(&lives::listen(Family::V4)?, Family::V4, count));
+    let traffic = traffic(&doomed, || lives::client_closes(&lives::listen(Family::V4)?, Family::V4, count));
     let wants: Vec<Want> =
-        traffic.map_err(say)?.into_iter().map(|want| Want { end: Some("netns"), turned: false, ..want }).collect();
+        traffic?.into_iter().map(|want| Want { end: Some("netns"), turned: false, ..want }).collect();
     drop(doomed);
     // cleanup_net runs in a kworker, some time after the last reference.
     let deadline = Instant::now() + PATIENCE;
@@ -182,18 +174,16 @@ pub fn namespace_exit(backend: &str) -> Outcome {
 /// Minisocks that are older than the tracer are listed at the start, and their deaths are marked.
 pub fn preexisting(backend: &str) -> Outcome {
     let netns = fresh()?;
-    let listener = netns.run(|| lives::listen(Family::V4)).map_err(say)?;
-    let (before, from) = netns
-        .run(|| {
-            let wants = lives::client_closes(&listener, Family::V4, 20)?;
-            Ok((wants, lives::bound_time_wait(&listener)?))
-        })
-        .map_err(say)?;
+    let listener = traffic(&netns, || lives::listen(Family::V4))?;
+    let (before, from) = traffic(&netns, || {
+        let wants = lives::client_closes(&listener, Family::V4, 20)?;
+        Ok((wants, lives::bound_time_wait(&listener)?))
+    })?;
     let tracer = Tracer::start(&netns, backend, &[])?;
     if tracer.start["seeded"].as_u64().is_none_or(|seeded| seeded < before.len() as u64 + 1) {
         return Err(format!("{} minisocks were there: {}", before.len() + 1, tracer.start));
     }
-    netns.run(|| lives::take_over(&listener, from)).map_err(say)?;
+    traffic(&netns, || lives::take_over(&listener, from))?;
     let said = tracer.stop(Signal::INT)?;
     let died: Vec<&Value> = said.lines.iter().filter(|line| line["type"] == "died").collect();
     let [died] = died[..] else { return Err(format!("{} deaths instead of 1: {died:?}", died.len())) };
@@ -207,18 +197,16 @@ pub fn preexisting(backend: &str) -> Outcome {
 /// A filter on the local port: only the server's side of one of two services, all else counted as filtered.
 pub fn filters(backend: &str) -> Outcome {
     let netns = fresh()?;
-    let (wanted, other) = netns.run(|| Ok((lives::listen(Family::V4)?, lives::listen(Family::V4)?))).map_err(say)?;
-    let port = wanted.local_addr().map_err(say)?.port().to_string();
+    let (wanted, other) = traffic(&netns, || Ok((lives::listen(Family::V4)?, lives::listen(Family::V4)?)))?;
+    let port = wanted.local_addr().map_err(|error| error.to_string())?.port().to_string();
     let tracer =
         Tracer::start(&netns, backend, &["--lport", &port, "--role", "server", "--laddr", "127.0.0.0/8", "-4"])?;
-    let (wants, left_out) = netns
-        .run(|| {
-            let wants = lives::server_closes(&wanted, Family::V4, 30)?;
-            let mut left_out = lives::client_closes(&wanted, Family::V4, 20)?;
-            left_out.extend(lives::server_closes(&other, Family::V4, 10)?);
-            Ok((wants, left_out))
-        })
-        .map_err(say)?;
+    let (wants, left_out) = traffic(&netns, || {
+        let wants = lives::server_closes(&wanted, Family::V4, 30)?;
+        let mut left_out = lives::client_closes(&wanted, Family::V4, 20)?;
+        left_out.extend(lives::server_closes(&other, Family::V4, 10)?);
+        Ok((wants, left_out))
+    })?;
     let said = tracer.stop(Signal::INT)?;
     let run = Run { backend, closer_comm: COMM, refused: 0 };
     judge::lives(&said, &wants, run)?;
@@ -239,8 +227,8 @@ pub fn two_and_kill(backend: &str) -> Outcome {
     if programs.is_empty() {
         return Err("the tracer holds no BPF program".to_owned());
     }
-    let listener = netns.run(|| lives::listen(Family::V4)).map_err(say)?;
-    let mut wants = netns.run(|| lives::client_closes(&listener, Family::V4, 25)).map_err(say)?;
+    let listener = traffic(&netns, || lives::listen(Family::V4))?;
+    let mut wants = traffic(&netns, || lives::client_closes(&listener, Family::V4, 25))?;
     first.kill()?;
     let deadline = Instant::now() + PATIENCE;
     loop {
@@ -257,7 +245,7 @@ pub fn two_and_kill(backend: &str) -> Outcome {
         }
         std::thread::sleep(Duration::from_millis(50));
     }
-    wants.extend(netns.run(|| lives::client_closes(&listener, Family::V4, 25)).map_err(say)?);
+    wants.extend(traffic(&netns, || lives::client_closes(&listener, Family::V4, 25))?);
     let said = second.stop(Signal::INT)?;
     let run = Run { backend, closer_comm: COMM, refused: 0 };
     judge::lives(&said, &wants, run)?;

@@ -13,7 +13,7 @@ use twtrace::host::netns::Netns;
 
 use crate::{
     lives::{self, Family},
-    tracer::{PATIENCE, Tracer, spawn},
+    tracer::{PATIENCE, Tracer, spawn, traffic},
 };
 
 type Outcome = Result<(), String>;
@@ -106,10 +106,10 @@ pub fn closed_pipe() -> Outcome {
     let mut reader = BufReader::new(child.stdout.take().ok_or("no stdout")?);
     reader.read_line(&mut first).map_err(|error| error.to_string())?;
     drop(reader);
-    let listener = netns.run(|| lives::listen(Family::V4)).map_err(|error| error.to_string())?;
+    let listener = traffic(&netns, || lives::listen(Family::V4))?;
     let deadline = Instant::now() + PATIENCE;
     while child.try_wait().map_err(|error| error.to_string())?.is_none() && Instant::now() < deadline {
-        netns.run(|| lives::client_closes(&listener, Family::V4, 10)).map_err(|error| error.to_string())?;
+        traffic(&netns, || lives::client_closes(&listener, Family::V4, 10))?;
         thread::sleep(Duration::from_millis(50));
     }
     let mut err = String::new();
@@ -179,8 +179,8 @@ pub fn probe() -> Outcome {
 pub fn ebpf_log() -> Outcome {
     let netns = Netns::new().map_err(|error| error.to_string())?;
     let tracer = Tracer::start(&netns, "auto", &["--ebpf-log", "trace", "--max-lives", "4"])?;
-    let listener = netns.run(|| lives::listen(Family::V4)).map_err(|error| error.to_string())?;
-    netns.run(|| lives::client_closes(&listener, Family::V4, 20)).map_err(|error| error.to_string())?;
+    let listener = traffic(&netns, || lives::listen(Family::V4))?;
+    traffic(&netns, || lives::client_closes(&listener, Family::V4, 20))?;
     let said = tracer.stop(Signal::INT)?;
     let full = said.summary["trouble"]["lives_full"].as_u64().unwrap_or(0);
     if full == 0 || said.summary["exact"] == true {

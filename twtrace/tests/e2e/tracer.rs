@@ -1,11 +1,14 @@
 //! The real `twtrace run`, as a child in the namespace of the test, and what it said.
 
 use std::{
-    io::{BufRead as _, BufReader, Read as _},
+    io::{self, BufRead as _, BufReader, Read as _},
     os::unix::process::ExitStatusExt as _,
     path::PathBuf,
     process::{Child, ChildStdout, Command, Stdio},
-    sync::mpsc::{Receiver, channel},
+    sync::{
+        PoisonError, RwLock,
+        mpsc::{Receiver, channel},
+    },
     thread::{self, JoinHandle},
     time::Duration,
 };
@@ -26,8 +29,19 @@ pub fn binary() -> PathBuf {
     }
 }
 
+/// Forking and making traffic exclude each other: between fork and exec a child holds every descriptor of this process,
+/// and if it is the last to close a connection then it is its closer, as the tracer says rightly.
+static FORKING: RwLock<()> = RwLock::new(());
+
+/// Makes traffic inside a namespace, while no child is being started.
+pub fn traffic<T: Send>(netns: &Netns, work: impl FnOnce() -> io::Result<T> + Send) -> Result<T, String> {
+    let _nobody_forks = FORKING.read().unwrap_or_else(PoisonError::into_inner);
+    netns.run(work).map_err(|error| format!("making the traffic: {error}"))
+}
+
 /// A command for the binary, started inside a namespace.
 pub fn spawn(netns: &Netns, args: &[&str], set_up: impl FnOnce(&mut Command) + Send) -> Result<Child, String> {
+    let _no_traffic = FORKING.write().unwrap_or_else(PoisonError::into_inner);
     netns
         .run(|| {
             let mut command = Command::new(binary());
