@@ -1,0 +1,164 @@
+//! `cargo xtask test`: everything, and one line that counts it.
+
+use std::{fs, process::Command, process::ExitCode};
+
+use anyhow::{Context as _, Result};
+
+use crate::{
+    exec, paths, setup,
+    tally::Tally,
+    vm,
+    vm::verdict::{Guest, Line, Results},
+};
+
+#[derive(clap::Args, Default)]
+pub struct Args {
+    /// Without the guests
+    #[arg(long)]
+    pub no_vm: bool,
+    /// Without the end-to-end tests on this machine's own kernel
+    #[arg(long)]
+    pub no_native: bool,
+    /// Only these kernels in the guests; see `cargo xtask vm --help`
+    #[arg(long, value_delimiter = ',', num_args = 1.., value_name = "SERIES", value_parser = vm::kernel)]
+    pub kernel: Vec<&'static vm::Kernel>,
+}
+
+/// The end-to-end tests, which take root and are run apart.
+pub const E2E: &str = "e2e";
+
+pub fn verb(args: &Args) -> Result<ExitCode> {
+    Ok(run(args)?.finish())
+}
+
+/// Runs every part, whatever becomes of the others.
+pub fn run(args: &Args) -> Result<Tally> {
+    setup::ensure()?;
+    let mut total = part("unit", unit());
+    total += if args.no_native { skip("native", "--no-native") } else { part("native", native()) };
+    total += if args.no_vm { skip("guests", "--no-vm") } else { part("guests", guests(args)) };
+    Ok(total)
+}
+
+/// What needs neither root nor a kernel nor a network.
+fn unit() -> Result<Tally> {
+    let mut targets = vec!["--lib".to_owned(), "--bins".to_owned()];
+    for test in integration_tests()?.into_iter().filter(|test| test != E2E) {
+        targets.extend(["--test".to_owned(), test]);
+    }
+    let mut tally = Tally::default();
+    // Examples in the documentation cannot be asked for together with other targets.
+    for targets in [targets, vec!["--doc".to_owned()]] {
+        let mut cargo = exec::cargo();
+        cargo.args(["test", "--workspace", "--exclude", "twtrace-ebpf", "--no-fail-fast"]).args(&targets);
+        tally += counted(&mut cargo)?.0;
+    }
+    Ok(tally)
+}
+
+/// The names of the integration tests of all packages.
+fn integration_tests() -> Result<Vec<String>> {
+    let metadata = paths::metadata()?;
+    let packages = metadata["packages"].as_array().context("`cargo metadata` names no packages")?;
+    let targets = packages.iter().filter_map(|package| package["targets"].as_array()).flatten();
+    let tests = targets.filter(|target| target["kind"][0] == "test").filter_map(|target| target["name"].as_str());
+    Ok(tests.map(str::to_owned).collect())
+}
+
+/// The end-to-end tests on this machine's own kernel.
+fn native() -> Result<Tally> {
+    if !exec::is_root() {
+        return Ok(skip("native", "the end-to-end tests take root; run: sudo -E cargo xtask test"));
+    }
+    let mut cargo = exec::cargo();
+    cargo.args(["test", "--release", "--package", "twtrace", "--test", E2E]);
+    let (tally, guest) = counted(&mut cargo)?;
+    if !guest.verdicts.is_empty() {
+        Results { guests: vec![guest] }.write(&paths::target()?.join("e2e/native.json"))?;
+    }
+    Ok(tally)
+}
+
+fn guests(args: &Args) -> Result<Tally> {
+    if let Err(error) = vm::ready() {
+        return Ok(skip("guests", &format!("{error:#}")));
+    }
+    vm::run(&vm::Args::of_kernels(args.kernel.clone())?)
+}
+
+/// The counts of a part; its error is a failure.
+fn part(name: &str, tally: Result<Tally>) -> Tally {
+    let tally = tally.unwrap_or_else(|error| {
+        println!("failed: {name}: {error:#}");
+        Tally::FAILED
+    });
+    println!("== {name}: {tally}\n");
+    tally
+}
+
+fn skip(name: &str, reason: &str) -> Tally {
+    println!("skipped: {name}: {reason}");
+    Tally::SKIPPED
+}
+
+/// Runs a `cargo test`, shows what it prints, and counts it. Tests that print verdicts are counted by them: only a verdict
+/// can tell a skip from a pass.
+fn counted(cargo: &mut Command) -> Result<(Tally, Guest)> {
+    let (mut results, mut finished) = (Tally::default(), false);
+    let mut guest = Guest { kernel: "native".to_owned(), release: release()?, ..Guest::default() };
+    let status = exec::lines(cargo, |line| {
+        println!("{line}");
+        if let Some(counts) = Tally::from_result_line(line) {
+            results += counts;
+            finished = true;
+        }
+        if let Some(Line::Verdict(verdict)) = Line::parse(line) {
+            guest.verdicts.push(verdict);
+        }
+    })?;
+    let mut tally = if guest.verdicts.is_empty() { results } else { guest.tally() };
+    if !status.success() && tally.failed == 0 {
+        println!("failed: `{}` ended with {status}", exec::show(cargo));
+        tally += Tally::FAILED;
+    } else if !finished && tally.total() == 0 {
+        println!("failed: `{}` ran no test", exec::show(cargo));
+        tally += Tally::FAILED;
+    }
+    Ok((tally, guest))
+}
+
+/// `uname -r`
+fn release() -> Result<String> {
+    let file = "/proc/sys/kernel/osrelease";
+    Ok(fs::read_to_string(file).with_context(|| format!("reading {file}"))?.trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sh(script: &str) -> Option<(Tally, Guest)> {
+        counted(Command::new("sh").args(["-c", script])).ok()
+    }
+
+    #[test]
+    fn result_lines_add_up() {
+        let line = "echo 'test result: ok. 2 passed; 0 failed; 1 ignored; 0 measured'";
+        let tally = sh(&format!("{line}; {line}")).map(|(tally, _)| tally);
+        assert_eq!(tally, Some(Tally { passed: 4, failed: 0, skipped: 2 }));
+    }
+
+    #[test]
+    fn verdicts_count_in_place_of_result_lines() {
+        let script = r#"echo 'x@verdict {"test":"t","backend":"b","verdict":"skipped","reason":"r","millis":1}'
+            echo 'test result: ok. 1 passed; 0 failed; 0 ignored; 0 measured'"#;
+        let counted = sh(script).map(|(tally, guest)| (tally, guest.verdicts.len()));
+        assert_eq!(counted, Some((Tally::SKIPPED, 1)));
+    }
+
+    #[test]
+    fn tests_that_do_not_run_failed() {
+        assert_eq!(sh("exit 101").map(|(tally, _)| tally), Some(Tally::FAILED));
+        assert_eq!(sh("true").map(|(tally, _)| tally), Some(Tally::FAILED));
+    }
+}

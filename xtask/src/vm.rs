@@ -1,0 +1,262 @@
+//! `cargo xtask vm`: the end-to-end tests on other kernels.
+
+mod boot;
+mod fetch;
+mod initramfs;
+mod sources;
+mod table;
+mod unpack;
+pub mod verdict;
+
+pub use self::{
+    fetch::{KERNELS, Kernel},
+    table::backends,
+};
+
+use std::{
+    collections::VecDeque,
+    env, fs,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Mutex,
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail};
+
+use self::{
+    boot::{Accel, Boot, QEMU},
+    verdict::{Guest, Outcome, Results, Verdict},
+};
+use crate::{apt, exec, paths, setup, tally::Tally};
+
+/// The guests' architecture. A triple of its own also keeps the static build apart from the usual one.
+const TRIPLE: &str = "x86_64-unknown-linux-gnu";
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// Only these kernels, for example 6.1; all by default
+    #[arg(long, value_delimiter = ',', num_args = 1.., value_name = "SERIES", value_parser = kernel)]
+    pub kernel: Vec<&'static Kernel>,
+    /// Only these backends
+    #[arg(long, value_delimiter = ',', num_args = 1.., default_values = ["fentry", "kprobe", "tracepoint"])]
+    pub backend: Vec<String>,
+    /// How many guests run at a time
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..))]
+    pub jobs: u16,
+    /// Keep the console log of a guest that passed; that of one that failed is always kept
+    #[arg(long)]
+    pub keep_log: bool,
+    /// Only tests whose name contains this
+    #[arg(long, value_name = "FILTER")]
+    pub test: Option<String>,
+    /// Fetch the newest kernel packages even if some are cached
+    #[arg(long)]
+    pub refresh: bool,
+    /// How many minutes a guest may take
+    #[arg(long, default_value_t = 15)]
+    pub timeout: u64,
+    /// Boot this static program in place of the end-to-end tests
+    #[arg(long, value_name = "FILE")]
+    pub init: Option<PathBuf>,
+}
+
+/// The kernel of this series, or which there are.
+pub fn kernel(series: &str) -> Result<&'static Kernel, String> {
+    let known = || KERNELS.map(|kernel| kernel.series).join(", ");
+    Kernel::find(series).ok_or_else(|| format!("the kernels are {}", known()))
+}
+
+impl Args {
+    /// As on the command line, with only the kernels named.
+    pub fn of_kernels(kernel: Vec<&'static Kernel>) -> Result<Self> {
+        let mut args = <Alone as clap::Parser>::try_parse_from(["vm"]).context("the defaults of `vm`")?.vm;
+        args.kernel = kernel;
+        Ok(args)
+    }
+
+    fn kernels(&self) -> Vec<&'static Kernel> {
+        KERNELS.iter().filter(|kernel| self.kernel.is_empty() || self.kernel.contains(kernel)).collect()
+    }
+
+    /// A part of the tests says nothing about the rest, and must not replace what is known of it.
+    fn is_partial(&self) -> bool {
+        self.test.is_some() || self.init.is_some() || self.backend.len() < 3
+    }
+}
+
+#[derive(clap::Parser)]
+struct Alone {
+    #[command(flatten)]
+    vm: Args,
+}
+
+pub fn verb(args: &Args) -> Result<ExitCode> {
+    ready()?;
+    Ok(run(args)?.finish())
+}
+
+/// Makes sure that there is a QEMU; else says why there is none.
+pub fn ready() -> Result<()> {
+    if env::consts::ARCH != "x86_64" {
+        bail!("the guests are x86-64, and their tests are built on x86-64 only");
+    }
+    apt::install_program(QEMU.0, QEMU.1)
+}
+
+/// Runs the guests and prints what came of them.
+pub fn run(args: &Args) -> Result<Tally> {
+    let kernels = args.kernels();
+    let programs = Programs::build(args.init.as_deref())?;
+    fetch::fetch(&kernels, args.refresh)?;
+    let dir = paths::target()?.join("vm");
+    fs::create_dir_all(&dir).with_context(|| format!("creating {}", dir.display()))?;
+
+    let mut guests: Vec<Guest> = Vec::new();
+    let mut queue = VecDeque::new();
+    for kernel in &kernels {
+        match prepare(kernel, &programs, args, &dir) {
+            Ok(prepared) => queue.push_back(prepared),
+            Err(error) => guests.push(Guest::broken(kernel.series, format!("{error:#}"))),
+        }
+    }
+    if let Some(first) = queue.front() {
+        let accel = boot::accel(&first.vmlinuz);
+        guests.extend(boot_all(queue, accel, args, &dir));
+    }
+    guests.sort_by_key(|guest| kernels.iter().position(|kernel| kernel.series == guest.kernel));
+
+    println!("\n{}", table::render(&guests).trim_end());
+    let file = dir.join(if args.is_partial() { "results-partial.json" } else { "results.json" });
+    let mut results = if args.is_partial() { Results::default() } else { Results::read(&file)?.unwrap_or_default() };
+    results.replace(&guests);
+    results.write(&file)?;
+    println!("results: {}", file.display());
+
+    let mut tally = Tally::default();
+    for guest in &guests {
+        tally += guest.tally();
+    }
+    Ok(tally)
+}
+
+struct Prepared {
+    series: &'static str,
+    vmlinuz: PathBuf,
+    initramfs: PathBuf,
+}
+
+fn prepare(kernel: &'static Kernel, programs: &Programs, args: &Args, dir: &Path) -> Result<Prepared> {
+    let bootable = unpack::unpack(kernel, &dir.join("kernels").join(kernel.series))?;
+    let initramfs = dir.join(format!("{}.cpio", kernel.series));
+    let config = format!("BACKENDS={}\nTEST={}\n", args.backend.join(","), args.test.as_deref().unwrap_or_default());
+    initramfs::write(&initramfs, &programs.init, programs.twtrace.as_deref(), &bootable, &config)?;
+    Ok(Prepared { series: kernel.series, vmlinuz: bootable.vmlinuz, initramfs })
+}
+
+fn boot_all(queue: VecDeque<Prepared>, accel: Accel, args: &Args, dir: &Path) -> Vec<Guest> {
+    let queue = Mutex::new(queue);
+    let guests = Mutex::new(Vec::new());
+    // A thread that panicked would have printed why; its lock is as good as before.
+    let next = || queue.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).pop_front();
+    thread::scope(|scope| {
+        for _ in 0..args.jobs {
+            scope.spawn(|| {
+                while let Some(prepared) = next() {
+                    let guest = boot_one(&prepared, accel, args, dir);
+                    guests.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push(guest);
+                }
+            });
+        }
+    });
+    guests.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+fn boot_one(prepared: &Prepared, accel: Accel, args: &Args, dir: &Path) -> Guest {
+    let Prepared { series, vmlinuz, initramfs } = prepared;
+    let log = dir.join(format!("{series}.log"));
+    let timeout = Duration::from_secs(args.timeout.saturating_mul(60));
+    let boot = Boot { series, vmlinuz, initramfs, accel, log: log.clone(), timeout };
+    let started = Instant::now();
+    let guest = boot::boot(&boot, |verdict| println!("[{series}] {}", told(verdict)));
+    let guest = guest.unwrap_or_else(|error| Guest::broken(series, format!("{error:#}")));
+    println!("[{series}] {} in {:.1} s", guest.tally(), started.elapsed().as_secs_f64());
+    if let Some(problem) = &guest.problem {
+        println!("[{series}] {problem}; the end of {}:", log.display());
+        for line in boot::tail(&log) {
+            println!("[{series}] | {line}");
+        }
+    }
+    if guest.tally().failed == 0 && !args.keep_log {
+        let _ = fs::remove_file(&log);
+    }
+    guest
+}
+
+fn told(verdict: &Verdict) -> String {
+    let (word, reason) = match verdict.verdict {
+        Outcome::Passed => ("passed", String::new()),
+        Outcome::Failed => ("FAILED", format!(": {}", verdict.reason())),
+        Outcome::Skipped => ("skipped", format!(": {}", verdict.reason())),
+    };
+    let Verdict { test, backend, millis, .. } = verdict;
+    format!("{word} {test} on {backend} ({millis} ms){reason}")
+}
+
+/// What the guests run.
+struct Programs {
+    init: PathBuf,
+    twtrace: Option<PathBuf>,
+}
+
+impl Programs {
+    /// The tests are the guest's init, so they and twtrace must need no file besides themselves.
+    fn build(init: Option<&Path>) -> Result<Self> {
+        if let Some(init) = init {
+            return Ok(Self { init: init.to_owned(), twtrace: None });
+        }
+        setup::ensure()?;
+        let mut cargo = exec::cargo();
+        cargo.env("RUSTFLAGS", "-C target-feature=+crt-static");
+        cargo.args(["test", "--no-run", "--release", "--target", TRIPLE, "--package", "twtrace", "--test", "e2e"]);
+        let messages = exec::capture(cargo.arg("--message-format=json-render-diagnostics"))?;
+        let find =
+            |kind, name| executable(&messages, kind, name).with_context(|| format!("cargo built no {kind} {name}"));
+        Ok(Self { init: find("test", "e2e")?, twtrace: Some(find("bin", "twtrace")?) })
+    }
+}
+
+/// The path of an executable in the messages of cargo.
+fn executable(messages: &str, kind: &str, name: &str) -> Option<PathBuf> {
+    let messages = messages.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+    let mut executables = messages.filter(|message| {
+        let target = &message["target"];
+        target["name"] == name && target["kind"][0] == kind && message["executable"].is_string()
+    });
+    executables.next()?["executable"].as_str().map(PathBuf::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn executables_are_found_by_kind() {
+        let messages = r#"
+            {"reason":"compiler-artifact","target":{"name":"twtrace","kind":["lib"]},"executable":null}
+            {"reason":"compiler-artifact","target":{"name":"twtrace","kind":["bin"]},"executable":"/t/twtrace"}
+            {"reason":"compiler-artifact","target":{"name":"e2e","kind":["test"]},"executable":"/t/e2e-1"}
+            {"reason":"build-finished","success":true}"#;
+        assert_eq!(executable(messages, "bin", "twtrace"), Some("/t/twtrace".into()));
+        assert_eq!(executable(messages, "test", "e2e"), Some("/t/e2e-1".into()));
+        assert_eq!(executable(messages, "test", "other"), None);
+    }
+
+    #[test]
+    fn defaults_are_a_full_run() {
+        let args = Args::of_kernels(vec![&KERNELS[1]]);
+        let full = args.map(|args| (args.is_partial(), args.kernels().len(), args.jobs)).ok();
+        assert_eq!(full, Some((false, 1, 2)));
+    }
+}

@@ -1,0 +1,220 @@
+//! What the tests print, what became of each, and the file that keeps it.
+
+use std::{fs, path::Path};
+
+use anyhow::{Context as _, Result};
+use serde::{Deserialize, Serialize};
+
+use crate::tally::Tally;
+
+/// How a test ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Outcome {
+    /// As it should.
+    Passed,
+    /// Not as it should.
+    Failed,
+    /// It did not run, for a reason.
+    Skipped,
+}
+
+/// One test on one backend.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Verdict {
+    /// The test's name.
+    pub test: String,
+    /// The backend that it ran on.
+    pub backend: String,
+    /// How it ended.
+    pub verdict: Outcome,
+    /// Why it failed or was skipped.
+    pub reason: Option<String>,
+    /// How long it took.
+    pub millis: u64,
+}
+
+impl Verdict {
+    /// The reason in one line.
+    pub fn reason(&self) -> String {
+        let reason = self.reason.as_deref().unwrap_or("no reason was given");
+        reason.split_whitespace().collect::<Vec<_>>().join(" ")
+    }
+}
+
+/// The guest's last word.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct Done {
+    /// `uname -r`
+    pub release: String,
+    /// What it counted.
+    #[serde(flatten)]
+    pub counts: Tally,
+}
+
+/// A line of the protocol.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Line {
+    /// `@verdict {...}`
+    Verdict(Verdict),
+    /// `@done {...}`
+    Done(Done),
+    /// It was meant to be one of them.
+    Garbled,
+}
+
+impl Line {
+    /// Reads a line of the console. The kernel writes to the same console whenever it likes, so both what is before the
+    /// mark and what is after the object may be its noise.
+    pub fn parse(line: &str) -> Option<Self> {
+        fn object<'a, T: Deserialize<'a>>(text: &'a str) -> Option<T> {
+            serde_json::Deserializer::from_str(text).into_iter().next()?.ok()
+        }
+        if let Some((_, json)) = line.split_once("@verdict ") {
+            Some(object(json).map_or(Self::Garbled, Self::Verdict))
+        } else {
+            let (_, json) = line.split_once("@done ")?;
+            Some(object(json).map_or(Self::Garbled, Self::Done))
+        }
+    }
+}
+
+/// All that one kernel said.
+#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Guest {
+    /// The series, as in the table of kernels; `native` for this machine.
+    pub kernel: String,
+    /// `uname -r`, or `?` if the guest did not come that far.
+    pub release: String,
+    /// What went wrong with the guest itself. That is a failure of its own.
+    pub problem: Option<String>,
+    /// Each test on each backend.
+    pub verdicts: Vec<Verdict>,
+}
+
+impl Guest {
+    /// A guest that came to nothing.
+    pub fn broken(kernel: &str, problem: String) -> Self {
+        Self { kernel: kernel.into(), release: "?".into(), problem: Some(problem), verdicts: Vec::new() }
+    }
+
+    /// The counts of its verdicts, and of the problem if there is one.
+    pub fn tally(&self) -> Tally {
+        let mut tally = if self.problem.is_some() { Tally::FAILED } else { Tally::default() };
+        for verdict in &self.verdicts {
+            tally += verdict.verdict.tally();
+        }
+        tally
+    }
+}
+
+impl Outcome {
+    /// One check that ended so.
+    pub const fn tally(self) -> Tally {
+        match self {
+            Self::Passed => Tally::PASSED,
+            Self::Failed => Tally::FAILED,
+            Self::Skipped => Tally::SKIPPED,
+        }
+    }
+}
+
+/// A results file.
+#[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Results {
+    /// One entry per kernel.
+    pub guests: Vec<Guest>,
+}
+
+impl Results {
+    /// Reads a results file; `None` if there is none.
+    pub fn read(file: &Path) -> Result<Option<Self>> {
+        match fs::read_to_string(file) {
+            Ok(text) => {
+                let results = serde_json::from_str(&text);
+                let remedy = || format!("reading {}; remove it and run the tests again", file.display());
+                results.map(Some).with_context(remedy)
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error).with_context(|| format!("reading {}", file.display())),
+        }
+    }
+
+    /// Writes a results file.
+    pub fn write(&self, file: &Path) -> Result<()> {
+        if let Some(dir) = file.parent() {
+            fs::create_dir_all(dir).with_context(|| format!("creating {}", dir.display()))?;
+        }
+        let text = serde_json::to_string_pretty(self).context("writing results as JSON")?;
+        fs::write(file, text + "\n").with_context(|| format!("writing {}", file.display()))
+    }
+
+    /// Puts `guests` in place of the entries of the same kernels. The others stay: they were not run this time.
+    pub fn replace(&mut self, guests: &[Guest]) {
+        self.guests.retain(|old| guests.iter().all(|new| new.kernel != old.kernel));
+        self.guests.extend_from_slice(guests);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const VERDICT: &str =
+        r#"{"test":"expiry","backend":"fentry","verdict":"skipped","reason":"no fentry","millis":12}"#;
+
+    fn verdict() -> Verdict {
+        Verdict {
+            test: "expiry".into(),
+            backend: "fentry".into(),
+            verdict: Outcome::Skipped,
+            reason: Some("no fentry".into()),
+            millis: 12,
+        }
+    }
+
+    #[test]
+    fn verdicts_are_found_in_noise() {
+        for line in [
+            format!("@verdict {VERDICT}"),
+            format!("[    1.5] random: crng init done@verdict {VERDICT}\r"),
+            format!("@verdict {VERDICT}[   12.3] tun: Universal TUN/TAP"),
+        ] {
+            assert_eq!(Line::parse(&line), Some(Line::Verdict(verdict())), "{line}");
+        }
+    }
+
+    #[test]
+    fn the_last_word_is_read() {
+        let line = r#"@done {"release":"6.1.0-56-cloud-amd64","passed":3,"failed":1,"skipped":2}"#;
+        let counts = Tally { passed: 3, failed: 1, skipped: 2 };
+        assert_eq!(Line::parse(line), Some(Line::Done(Done { release: "6.1.0-56-cloud-amd64".into(), counts })));
+    }
+
+    #[test]
+    fn garbage_is_told_from_log() {
+        for line in ["@verdict ", "@verdict {", r#"@verdict {"test":1}"#, "@done {}", "@done [    1.2] oops"] {
+            assert_eq!(Line::parse(line), Some(Line::Garbled), "{line}");
+        }
+        for line in ["", "verdict", "@verdict", "test a ... ok", "mail@done.org", "\u{fffd}"] {
+            assert_eq!(Line::parse(line), None, "{line}");
+        }
+    }
+
+    #[test]
+    fn a_guest_with_a_problem_failed() {
+        let mut guest = Guest { verdicts: vec![verdict()], ..Guest::default() };
+        assert_eq!(guest.tally(), Tally::SKIPPED);
+        guest.problem = Some("timed out".into());
+        assert_eq!(guest.tally(), Tally { passed: 0, failed: 1, skipped: 1 });
+    }
+
+    #[test]
+    fn kernels_that_did_not_run_keep_their_results() {
+        let guest =
+            |kernel: &str, release: &str| Guest { kernel: kernel.into(), release: release.into(), ..Guest::default() };
+        let mut results = Results { guests: vec![guest("5.10", "a"), guest("6.1", "b")] };
+        results.replace(&[guest("5.10", "c")]);
+        assert_eq!(results.guests, [guest("6.1", "b"), guest("5.10", "c")]);
+    }
+}
