@@ -67,7 +67,9 @@ fn build(toolchain: &Toolchain, root: &Path, target: &Path) -> ExitCode {
     let said = String::from_utf8_lossy(&output.stderr);
     if !output.status.success() {
         // In full and as it is: cargo shows the standard error of a build script that failed.
-        eprintln!("building the eBPF programs failed ({}): {cargo:?}\n{said}", output.status);
+        let line: Vec<_> =
+            [cargo.get_program()].into_iter().chain(cargo.get_args()).map(|a| a.to_string_lossy()).collect();
+        eprintln!("building the eBPF programs failed ({}): {}\n{said}", output.status, line.join(" "));
         return ExitCode::FAILURE;
     }
     for line in said.lines().filter(|line| !line.is_empty()) {

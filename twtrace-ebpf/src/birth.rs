@@ -30,7 +30,7 @@ use crate::{
 /// int timeo)`, or `void inet_twsk_hashdance(tw, sk, hashinfo)`
 #[fentry]
 pub fn birth_fentry(ctx: FEntryContext) -> i32 {
-    let timeo = if knob!(DUTIES.has_timeo) == 1 { Some(ctx.arg::<i32>(3)) } else { None };
+    let timeo = if knob!(DUTIES.has_timeo) == 1 { ctx.arg::<i32>(3) } else { 0 };
     hashed(Typed(ctx.arg(0)), Typed(ctx.arg(1)), timeo);
     0
 }
@@ -38,15 +38,17 @@ pub fn birth_fentry(ctx: FEntryContext) -> i32 {
 /// As [`birth_fentry`].
 #[kprobe]
 pub fn birth_kprobe(ctx: ProbeContext) -> u32 {
-    let timeo = if knob!(DUTIES.has_timeo) == 1 { ctx.arg::<i32>(3) } else { None };
+    let timeo = ctx.arg::<i32>(3).unwrap_or(0);
     if let (Some(tw), Some(sk)) = (ctx.arg(0).and_then(Head::of), ctx.arg(1)) {
         hashed(tw, Raw(sk), timeo);
     }
     0
 }
 
+/// `timeo` counts only where the function has it. Integers, not Options: older verifiers refuse the copies of undefined
+/// registers that an Option becomes.
 #[inline(always)]
-fn hashed(tw: impl Object, sk: impl Object, timeo: Option<i32>) {
+fn hashed(tw: impl Object, sk: impl Object, timeo: i32) {
     if !kernel::is_tcp_sock(sk) {
         bump!(trouble.not_tcp);
         return;
@@ -56,10 +58,11 @@ fn hashed(tw: impl Object, sk: impl Object, timeo: Option<i32>) {
         let _not_entered = ENTERING.remove(sk);
     }
     let now_jiffies = kernel::jiffies();
-    // Without the argument the timer is armed already: inet_twsk_schedule came before the hash dance.
-    let expires = match timeo {
-        Some(timeo) => Some(now_jiffies + timeo as u64),
-        None => timer_of(tw.address()).get(&knobs::TIMER_EXPIRES),
+    let expires = if knob!(DUTIES.has_timeo) == 1 {
+        now_jiffies + timeo as u64
+    } else {
+        // The timer is armed already: inet_twsk_schedule came before the hash dance.
+        timer_of(tw.address()).get(&knobs::TIMER_EXPIRES).unwrap_or(0)
     };
     born(tw, sk, expires, now_jiffies);
 }
@@ -126,11 +129,11 @@ fn started(tw: u64, expires: u64, now_jiffies: u64) {
             bump!(trouble.closing_full);
         }
     }
-    born(tw, sk, Some(expires), now_jiffies);
+    born(tw, sk, expires, now_jiffies);
 }
 
 #[inline(always)]
-fn born(tw: impl Object, sk: u64, expires: Option<u64>, now_jiffies: u64) {
+fn born(tw: impl Object, sk: u64, expires: u64, now_jiffies: u64) {
     let Some(counters) = maps::counters() else { return };
     let now = now();
     let mut life = MaybeUninit::uninit();
@@ -149,7 +152,7 @@ fn born(tw: impl Object, sk: u64, expires: Option<u64>, now_jiffies: u64) {
         life.flags |= flag::SELF_TEST;
     }
     let matched = filter::lets_through(life);
-    remember(tw.address(), life, now, expires.unwrap_or(0), matched);
+    remember(tw.address(), life, now, expires, matched);
     if life.flags & flag::SELF_TEST == 0 {
         if life.netns == knobs::OWN_NETNS.load() {
             count(&counters.own.born);
@@ -164,7 +167,7 @@ fn born(tw: impl Object, sk: u64, expires: Option<u64>, now_jiffies: u64) {
     }
     emit::emit::<Birth>(counters, kind::BORN, life, matched, |place| {
         let birth = from_socket(place, kind::BORN, life, now, sk, conn);
-        if let Some(expires) = expires {
+        if expires != 0 {
             birth.timeout_ms = kernel::jiffies_to_ms(expires.saturating_sub(now_jiffies));
             birth.life.valid |= valid::TIMEOUT;
         }

@@ -98,10 +98,16 @@ pub fn death_tp(ctx: BtfTracePointContext) -> i32 {
     }
     // SAFETY: as in is_minisock_timer.
     let pprev = unsafe { timer.add(usize::from(knobs::TIMER_PPREV.load())).cast::<u64>().read_volatile() };
+    let Some(scratch) = maps::scratch() else { return 0 };
+    // SAFETY: this CPU's entry, interrupts are off. Through memory, because older verifiers do no arithmetic with a
+    // context's address.
+    let here = unsafe {
+        (&raw mut (*scratch).here).write_volatile(ctx.as_ptr() as u64);
+        (&raw const (*scratch).here).read_volatile()
+    };
     // The wheel moves what is due to lists on its stack (`heads` in __run_timers) and takes each timer off from there,
     // so a predecessor on the stack that this runs on means: it expires, timer_expire_entry is next. This saves taking
     // the stack for the commonest end; should it fail on some kernel, the stack tells the same.
-    let here = ctx.as_ptr() as u64;
     if pprev > here && pprev - here < STACK {
         return 0;
     }
@@ -119,12 +125,8 @@ pub fn death_tp(ctx: BtfTracePointContext) -> i32 {
                 died(tw, cause, false);
             }
         }
-        End::NotEarly => {
-            if let Some(scratch) = maps::scratch() {
-                // SAFETY: this CPU's entry, interrupts are off.
-                unsafe { (*scratch).rearming = tw.address() };
-            }
-        }
+        // SAFETY: this CPU's entry, interrupts are off.
+        End::NotEarly => unsafe { (*scratch).rearming = tw.address() },
     }
     0
 }

@@ -179,8 +179,10 @@ pub fn netns_is_dead(tw: impl Object) -> bool {
 /// True if the minisock is TCP's. DCCP (until 6.15) shares every function; its `struct proto` is named "DCCP".
 #[inline(always)]
 pub fn is_tcp_minisock(tw: impl Object) -> bool {
-    let name = tw.get::<u64>(&knobs::SKC_PROT).and_then(|prot| Raw(prot).get::<[u8; 4]>(&knobs::PROTO_NAME));
-    matches!(name, Some([b'T', b'C', b'P', _]))
+    // An integer with a default, not a match on an Option of an array: before 6.5 the verifier refuses the copy of an
+    // undefined register that LLVM makes of the missing array.
+    let name = tw.behind::<u32>(&knobs::SKC_PROT, &knobs::PROTO_NAME).unwrap_or(0);
+    name & u32::from_ne_bytes([0xff, 0xff, 0xff, 0]) == u32::from_ne_bytes(*b"TCP\0")
 }
 
 #[inline(always)]

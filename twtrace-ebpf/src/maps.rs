@@ -45,6 +45,8 @@ pub struct Scratch {
     pub expiring: u64,
     /// The minisock whose timer was taken off the wheel to be armed anew (timer_cancel to timer_start).
     pub rearming: u64,
+    /// Where the present program's context is: see `death_tp`.
+    pub here: u64,
     /// The minisock that is being looked at: see [`crate::kernel::Head`].
     pub head: [u64; HEAD_WORDS],
 }

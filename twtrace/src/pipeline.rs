@@ -6,7 +6,7 @@ use std::{
 };
 
 use tokio::{
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
     time::{MissedTickBehavior, interval},
 };
 use twtrace_common::counter::Counters;
@@ -96,19 +96,24 @@ impl<'a> Pipeline<'a> {
     /// If the kernel's side cannot be read any more, or the output fails for another reason than a closed pipe.
     pub async fn run(mut self, start: &Start, scope: &Scope, options: &Options) -> Result<(), RunError> {
         let began = Instant::now();
+        // Before anything is said: whoever reads the first line may answer it with a signal.
+        let signals = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
         let (first, _) = scope.look(self.tracer)?;
         self.sink.start(clock::monotonic_ns(), start);
         for event in std::mem::take(&mut self.tracer.early) {
             self.sink.event(&event);
         }
         self.flush();
-        self.serve(options).await?;
+        self.serve(options, signals).await?;
         let look = scope.look(self.tracer)?;
         self.finish(&first, look, began)
     }
 
-    async fn serve(&mut self, options: &Options) -> Result<(), RunError> {
-        let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    async fn serve(
+        &mut self,
+        options: &Options,
+        (mut interrupt, mut terminate): (Signal, Signal),
+    ) -> Result<(), RunError> {
         let (mut drain, mut tell) = (interval(DRAIN), interval(options.interval));
         drain.set_missed_tick_behavior(MissedTickBehavior::Delay);
         tell.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -62,6 +62,9 @@ pub(super) fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
+/// Sockets between the ACK of our FIN and their end: few, unless peers do not close, and then they are orphans soon.
+const CLOSING: u32 = 1 << 15;
+
 /// Sizes of the tables, entries; the ring in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tables {
@@ -157,7 +160,7 @@ pub fn attach(kernel: &Kernel, plan: &Plan, settings: &Settings) -> Result<Attac
         .map_max_entries("RING", settings.tables.ring)
         .map_max_entries("LIVES", settings.tables.lives)
         .map_max_entries("CONNS", settings.tables.conns)
-        .map_max_entries("CLOSING", if globals.duties.tp_birth == 1 { settings.tables.conns } else { 1 });
+        .map_max_entries("CLOSING", if globals.duties.tp_birth == 1 { settings.tables.conns.min(CLOSING) } else { 1 });
     let mut ebpf = loader.load(OBJECT)?;
     ports(&mut ebpf, &settings.ports)?;
     // All are loaded before the first goes live: the verifier takes its time, and hooks that are live should be few

@@ -103,12 +103,15 @@ pub fn storm(backend: &str, scale: Scale) -> Outcome {
     judge::summary(&said, &wants, run)
 }
 
-/// The same with a ring of one page: the counters stay exact, what was lost is counted.
+/// A ring of one page and a reader that is stopped meanwhile: the counters stay exact, what was lost is counted.
 pub fn small_ring(backend: &str) -> Outcome {
     let netns = fresh()?;
     let tracer = Tracer::start(&netns, backend, &["--ring-size", "4096"])?;
-    let count = 1500;
-    traffic(&netns, || lives::client_closes(&lives::listen(Family::V4)?, Family::V4, count))?;
+    let count = 500;
+    tracer.signal(Signal::STOP)?;
+    let made = traffic(&netns, || lives::client_closes(&lives::listen(Family::V4)?, Family::V4, count));
+    tracer.signal(Signal::CONT)?;
+    made?;
     let said = tracer.stop(Signal::INT)?;
     judge::reconciled(&said.summary)?;
     let lost = judge::conserved(&said.summary)?;

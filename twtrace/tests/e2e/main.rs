@@ -69,12 +69,17 @@ fn run(arguments: &Arguments, backends: &[String], scale: Scale, guest: bool) ->
     conclusion.exit_code()
 }
 
-/// Why a backend does not work here, in the words of `twtrace probe`.
+/// Why a backend does not work here, in the words of `twtrace probe`; the verifier's log goes to the console.
 fn refusal(backend: &str) -> Option<String> {
-    let output = Command::new(tracer::binary()).args(["probe", "--backend", backend]).output();
+    let output = Command::new(tracer::binary()).args(["-v", "probe", "--backend", backend]).output();
     match output {
         Ok(output) if output.status.success() => None,
-        Ok(output) => Some(String::from_utf8_lossy(&output.stderr).trim().to_owned()),
+        Ok(output) => {
+            let said = String::from_utf8_lossy(&output.stderr);
+            let tail: Vec<&str> = said.lines().rev().take(60).collect();
+            tail.iter().rev().for_each(|text| line(text));
+            Some(tail.first().map_or_else(|| output.status.to_string(), |text| (*text).to_owned()))
+        }
         Err(error) => Some(format!("starting {}: {error}", tracer::binary().display())),
     }
 }

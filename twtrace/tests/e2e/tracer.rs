@@ -111,9 +111,13 @@ impl Tracer {
 
     /// Asks it to end by a signal, and collects what it said.
     pub fn stop(self, signal: Signal) -> Result<Said, String> {
-        let pid = Pid::from_child(&self.child);
-        kill_process(pid, signal).map_err(|error| format!("signalling it: {error}"))?;
+        self.signal(signal)?;
         self.end()
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) -> Result<(), String> {
+        kill_process(Pid::from_child(&self.child), signal).map_err(|error| format!("signalling it: {error}"))
     }
 
     /// Waits for its end, and collects what it said.
