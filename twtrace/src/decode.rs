@@ -163,3 +163,6 @@ fn died(record: raw::Death) -> Event {
     };
     event(record.header, &record.life, detail)
 }
+
+#[cfg(test)]
+mod tests;

@@ -28,7 +28,7 @@ use crate::{
         notes::remark,
         writer::{End, GRACE},
     },
-    source::Source as _,
+    source::Source,
     tracer::Tracer,
 };
 
@@ -90,15 +90,23 @@ impl<'a> Pipeline<'a> {
         Self { tracer, sink, writer, waiting: None, beside, lost_told: 0, garbage_told: 0, last: None }
     }
 
-    /// Runs until a signal, the duration, or the end of whoever reads the output. Says `start` first and `summary` last.
+    /// Runs until a signal, the duration, or the end of whoever reads the output. Says `start` first and `summary` last;
+    /// `ready` is called between the first look at the kernel's counters and the first event.
     ///
     /// # Errors
     /// If the kernel's side cannot be read any more, or the output fails for another reason than a closed pipe.
-    pub async fn run(mut self, start: &Start, scope: &Scope, options: &Options) -> Result<(), RunError> {
+    pub async fn run(
+        mut self,
+        start: &Start,
+        scope: &Scope,
+        options: &Options,
+        ready: impl FnOnce() -> io::Result<()>,
+    ) -> Result<(), RunError> {
         let began = Instant::now();
         // Before anything is said: whoever reads the first line may answer it with a signal.
         let signals = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
         let (first, _) = scope.look(self.tracer)?;
+        ready()?;
         self.sink.start(clock::monotonic_ns(), start);
         for event in std::mem::take(&mut self.tracer.early) {
             self.sink.event(&event);
@@ -153,17 +161,8 @@ impl<'a> Pipeline<'a> {
         if self.waiting.is_some() {
             return Ok(0);
         }
-        let (sink, beside) = (&mut *self.sink, &mut self.beside);
-        let mut uncertain: Vec<Event> = Vec::new();
-        let count = self.tracer.ring.drain(AT_ONCE, &mut |bytes| match decode(bytes) {
-            Ok(event) if event.self_test => {}
-            Ok(event) if event.life.preexisting.is_none() || !uncertain.is_empty() => uncertain.push(event),
-            Ok(event) => sink.event(&event),
-            Err(error) => {
-                beside.garbage += 1;
-                log::warn!("the ring: {error}");
-            }
-        });
+        let mut uncertain = Vec::new();
+        let count = intake(&mut self.tracer.ring, &mut *self.sink, &mut self.beside.garbage, &mut uncertain);
         if !uncertain.is_empty() {
             // Its birth is not on record. If the table never was full, it must be older than twtrace.
             let never_full = self.tracer.counters()?.trouble.lives_full == 0;
@@ -278,10 +277,74 @@ impl<'a> Pipeline<'a> {
     }
 }
 
+/// Takes records from a source into a sink, and says how many there were. What is no record is counted. From the first
+/// event on of which it is open whether its minisock is older than twtrace, events go to `uncertain`, in order.
+fn intake(source: &mut dyn Source, sink: &mut dyn Sink, garbage: &mut u64, uncertain: &mut Vec<Event>) -> usize {
+    source.drain(AT_ONCE, &mut |bytes| match decode(bytes) {
+        Ok(event) if event.self_test => {}
+        Ok(event) if event.life.preexisting.is_none() || !uncertain.is_empty() => uncertain.push(event),
+        Ok(event) => sink.event(&event),
+        Err(error) => {
+            *garbage += 1;
+            log::warn!("the ring: {error}");
+        }
+    })
+}
+
 fn born(totals: &Totals) -> u64 {
     totals.born_time_wait + totals.born_fin_wait2
 }
 
 fn died(totals: &Totals) -> u64 {
     totals.died.iter().map(|&(_, count)| count).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use twtrace_common::record::{Death, flag, kind};
+
+    use super::*;
+    use crate::sink::JsonSink;
+
+    /// Records made up beforehand.
+    struct Made(std::collections::VecDeque<Vec<u8>>);
+
+    impl Source for Made {
+        fn drain(&mut self, most: usize, take: &mut dyn FnMut(&[u8])) -> usize {
+            let count = most.min(self.0.len());
+            self.0.drain(..count).for_each(|bytes| take(&bytes));
+            count
+        }
+    }
+
+    fn death(flags: u8) -> Vec<u8> {
+        let mut bytes = vec![0; size_of::<Death>()];
+        bytes[8] = kind::DIED;
+        bytes[9] = twtrace_common::ABI;
+        bytes[16 + std::mem::offset_of!(twtrace_common::record::Life, flags)] = flags;
+        bytes
+    }
+
+    #[test]
+    fn garbage_is_counted_and_the_rest_goes_on() {
+        let garbage = [Vec::new(), b"garbage".to_vec(), vec![0xff; 4096], death(0)[..50].to_vec(), vec![0; 136]];
+        let mut records = vec![death(0)];
+        records.extend(garbage.clone());
+        records.push(death(0));
+        let (mut source, mut sink) = (Made(records.into()), JsonSink::new(Clock { offset_ns: 0 }));
+        let (mut counted, mut uncertain) = (0, Vec::new());
+        assert_eq!(intake(&mut source, &mut sink, &mut counted, &mut uncertain), 2 + garbage.len());
+        assert_eq!((counted, uncertain.len()), (garbage.len() as u64, 0));
+        assert_eq!(sink.take().lines(), 2);
+        assert_eq!(intake(&mut source, &mut sink, &mut counted, &mut uncertain), 0);
+    }
+
+    #[test]
+    fn the_self_test_is_for_nobody_s_eyes_and_order_is_kept() {
+        let records = vec![death(flag::SELF_TEST), death(0), death(flag::UNKNOWN_BIRTH), death(0)];
+        let (mut source, mut sink) = (Made(records.into()), JsonSink::new(Clock { offset_ns: 0 }));
+        let (mut counted, mut uncertain) = (0, Vec::new());
+        intake(&mut source, &mut sink, &mut counted, &mut uncertain);
+        assert_eq!((sink.take().lines(), uncertain.len(), counted), (1, 2, 0));
+    }
 }

@@ -71,11 +71,9 @@ async fn trace(host: &Host, verbose: u8, asked: &Run) -> Result<Exit, Exit> {
     };
     let writer = Writer::stdout().map_err(|error| internal("standard output", &error))?;
     let start = start(host, &tracer);
-    if let Some(demo) = &mut demo {
-        demo.begin().map_err(|error| internal("--demo", &error))?;
-    }
     let options = Options { duration: asked.duration, interval: asked.interval };
-    let result = Pipeline::new(&mut tracer, sink.as_mut(), writer).run(&start, &scope, &options).await;
+    let ready = || demo.as_mut().map_or(Ok(()), Demo::begin);
+    let result = Pipeline::new(&mut tracer, sink.as_mut(), writer).run(&start, &scope, &options, ready).await;
     if let Some(demo) = &mut demo
         && let Err(error) = demo.end()
     {

@@ -198,7 +198,10 @@ pub fn reset(family: Family) -> io::Result<Vec<Want>> {
     lives::close_in_order(pair.server, pair.client)?;
     await_minisocks(before + 1)?;
     drop(listener);
-    match lives::dial(to, Some(peer)) {
+    lives::sysctl("tcp_rfc1337", "0")?;
+    let dialled = lives::dial(to, Some(peer));
+    lives::sysctl("tcp_rfc1337", "1")?;
+    match dialled {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(vec![want]),
         Err(error) => Err(error),
         Ok(_) => Err(io::Error::other("connected to a port where nobody listens")),
