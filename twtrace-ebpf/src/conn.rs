@@ -115,12 +115,13 @@ fn closing(sock: Typed) {
 fn gone(ctx: &BtfTracePointContext, sock: Typed, old: i32) {
     if old == FIN_WAIT2 || old == IN_CLOSING {
         let mut born = knob!(DUTIES.tp_birth) == 0;
-        if !born && let Some(at) = kernel::meeting_point(sock, Of::Socket) {
-            if let Some(closing) = CLOSING.get_ptr(at.key) {
-                // SAFETY: the entry is removed below and by nobody else.
-                born = unsafe { (*closing).born == 1 && (*closing).ports == at.ports };
-                let _gone_already = CLOSING.remove(at.key);
-            }
+        if !born
+            && let Some(at) = kernel::meeting_point(sock, Of::Socket)
+            && let Some(closing) = CLOSING.get_ptr(at.key)
+        {
+            // SAFETY: the entry is removed below and by nobody else.
+            born = unsafe { (*closing).born == 1 && (*closing).ports == at.ports };
+            let _gone_already = CLOSING.remove(at.key);
         }
         refusal::at_close(ctx, sock, old == IN_CLOSING, born);
     }

@@ -100,6 +100,7 @@ macro_rules! knob {
 pub(crate) use knob;
 
 /// The type behind each global struct, by the global's name, for [`knob!`].
+#[expect(clippy::upper_case_acronyms, reason = "the names are those of the globals")]
 pub mod of {
     pub type FUNCTIONS = super::Functions;
     pub type DUTIES = super::Duties;

@@ -48,14 +48,14 @@ fn seed(tw: u64) {
     life.flags = flag::PREEXISTING;
     let Some(counters) = maps::counters() else { return };
     let mut entry = MaybeUninit::<Alive>::uninit();
-    let entry = clear(&mut entry);
+    let entry: &mut Alive = clear(&mut entry);
     entry.id = ((counters.seeded + 1) << 13) | SEED_CPU;
     entry.expires = timer_of(tw).get(&knobs::TIMER_EXPIRES).unwrap_or(0);
     entry.substate = head.get::<u8>(&knobs::TW_SUBSTATE).unwrap_or(0);
     entry.flags = life.flags;
     entry.state = if filter::lets_through(life) { alive::MATCHED } else { 0 };
     // An entry that is there already is a birth that the hooks have seen.
-    if LIVES.insert(tw, &*entry, BPF_NOEXIST).is_ok() {
+    if LIVES.insert(tw, entry as &Alive, BPF_NOEXIST).is_ok() {
         count(&counters.seeded);
     } else if LIVES.get_ptr(tw).is_none() {
         bump!(trouble.lives_full);

@@ -15,6 +15,9 @@ use crate::{
     source::Source,
 };
 
+/// A millisecond is usual; an emulated machine that is busy may take seconds.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 /// When the kernel counts a minisock in TcpExt TW and TWKilled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TwCounts {
@@ -69,7 +72,7 @@ fn tuple(local: SocketAddr, remote: SocketAddr) -> Tuple {
 
 /// The last segments may be on their way through a softirq still.
 fn await_minisocks(count: u64) -> io::Result<()> {
-    let deadline = Instant::now() + Duration::from_secs(2);
+    let deadline = Instant::now() + PATIENCE;
     while kernel()?.sockstat_tw != count {
         if Instant::now() > deadline {
             return Err(io::Error::other("the connection made no TIME_WAIT socket"));
@@ -89,7 +92,7 @@ pub fn check(
     with_cause: bool,
     pass_on: &mut dyn FnMut(Event),
 ) -> Result<(), String> {
-    let deadline = Instant::now() + Duration::from_secs(2);
+    let deadline = Instant::now() + PATIENCE;
     let mut seen: Vec<Event> = Vec::new();
     loop {
         source.drain(usize::MAX, &mut |bytes| match decode(bytes) {

@@ -62,7 +62,7 @@ fn ipv6_is_ipv6() {
     let mut record: Death = zeroed();
     (record.header, record.life, record.cause) = (header(kind::DIED), life(), cause::NETNS);
     record.life.family = 6;
-    record.life.laddr = std::net::Ipv6Addr::LOCALHOST.octets();
+    record.life.laddr = Ipv6Addr::LOCALHOST.octets();
     let event = decode(&bytes_of(&record)).unwrap();
     assert_eq!(event.life.tuple.unwrap().laddr.to_string(), "::1");
     assert_eq!(event.life.tuple.unwrap().family(), 6);

@@ -121,8 +121,7 @@ fn one(want: &Want, told: &Told, run: Run<'_>) -> Result<usize, String> {
     equal("bytes_in", &born["bytes_in"], want.bytes.0.into())?;
     equal("bytes_out", &born["bytes_out"], want.bytes.1.into())?;
     equal("timestamps", &born["timestamps"], true.into())?;
-    if !born["conn_ns"].as_u64().is_some_and(|age| age > 0) || !born["cgroup_id"].is_u64() || !born["srtt_us"].is_u64()
-    {
+    if born["conn_ns"].as_u64().is_none_or(|age| age == 0) || !born["cgroup_id"].is_u64() || !born["srtt_us"].is_u64() {
         return Err("conn_ns, cgroup_id or srtt_us is missing".to_owned());
     }
     let turns = usize::from(want.turned && born["substate"] == "fin_wait2");

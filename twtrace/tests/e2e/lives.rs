@@ -3,6 +3,7 @@
 use std::{
     io::{self, Write as _},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener},
+    panic::Location,
     sync::atomic::{AtomicU16, Ordering::Relaxed},
     time::{Duration, Instant},
 };
@@ -93,6 +94,7 @@ fn source(family: Family) -> Option<SocketAddr> {
 
 /// `count` connections that the client closes first.
 pub fn client_closes(listener: &TcpListener, family: Family, count: usize) -> io::Result<Vec<Want>> {
+    let before = minisocks()?;
     let mut wants = Vec::with_capacity(count);
     for index in 0..count {
         let mut pair = lives::connect(listener, source(family))?;
@@ -107,23 +109,28 @@ pub fn client_closes(listener: &TcpListener, family: Family, count: usize) -> io
         lives::close_in_order(pair.client, pair.server)?;
         wants.push(want);
     }
+    // The last segments may still be on their way through a softirq.
+    await_minisocks(before + count as u64)?;
     Ok(wants)
 }
 
 /// `count` connections that the server closes first.
 pub fn server_closes(listener: &TcpListener, family: Family, count: usize) -> io::Result<Vec<Want>> {
-    (0..count)
-        .map(|_| {
-            let pair = lives::connect(listener, source(family))?;
-            let want = Want::new(server_side(&pair)?, "server", None);
-            lives::close_in_order(pair.server, pair.client)?;
-            Ok(want)
-        })
-        .collect()
+    let before = minisocks()?;
+    let mut wants = Vec::with_capacity(count);
+    for _ in 0..count {
+        let pair = lives::connect(listener, source(family))?;
+        wants.push(Want::new(server_side(&pair)?, "server", None));
+        lives::close_in_order(pair.server, pair.client)?;
+    }
+    await_minisocks(before + count as u64)?;
+    Ok(wants)
 }
 
 /// Waits until as many minisocks are there as said, by the kernel's own count.
+#[track_caller]
 pub fn await_minisocks(count: u64) -> io::Result<()> {
+    let line = Location::caller().line();
     let deadline = Instant::now() + Duration::from_secs(20);
     loop {
         let now = KernelCounters::read(&Host::default()).map_err(io::Error::other)?.sockstat_tw;
@@ -131,7 +138,7 @@ pub fn await_minisocks(count: u64) -> io::Result<()> {
             return Ok(());
         }
         if Instant::now() > deadline {
-            return Err(io::Error::other(format!("{now} minisocks, not {count}")));
+            return Err(io::Error::other(format!("{now} minisocks, not {count}, at line {line} of lives.rs")));
         }
         std::thread::sleep(Duration::from_millis(2));
     }

@@ -85,8 +85,9 @@ fn refusal(backend: &str) -> Option<String> {
 }
 
 fn trials(offered: &Backends, scale: Scale, guest: bool, tally: &Arc<Mutex<Tally>>) -> Vec<Trial> {
-    let mut trials = Vec::new();
+    type Once = fn() -> Result<(), String>;
     type Case = Box<dyn Fn(&str) -> Result<(), String> + Send>;
+    let mut trials = Vec::new();
     for (backend, refusal) in offered {
         let cases: Vec<(&str, Case)> = vec![
             // The slowest first: its 60 s pass beside the others.
@@ -115,7 +116,7 @@ fn trials(offered: &Backends, scale: Scale, guest: bool, tally: &Arc<Mutex<Tally
             });
         }
     }
-    let once: [(&str, fn() -> Result<(), String>); 8] = [
+    let once: [(&str, Once); 8] = [
         ("unprivileged", manners::unprivileged),
         ("bad_btf", manners::bad_btf),
         ("bad_filters", manners::bad_filters),
