@@ -162,6 +162,12 @@ impl Tracer {
         self.attached.counters()
     }
 
+    /// Runs of the programs that the kernel skipped so far; 0 once they are stopped.
+    #[must_use]
+    pub fn missed_runs(&self) -> u64 {
+        self.attached.missed_runs()
+    }
+
     /// Stops the programs. Records in the ring and counters stay.
     pub fn detach(&mut self) {
         self.attached.detach();

@@ -1,5 +1,10 @@
 //! The programs' counters, added up over all CPUs.
 
+use std::{
+    fs,
+    os::fd::{AsFd as _, AsRawFd as _},
+};
+
 use aya::maps::PerCpuArray;
 use twtrace_common::counter::Counters;
 
@@ -28,5 +33,33 @@ impl Attached {
         }
         // SAFETY: as above, the other way round.
         Ok(unsafe { std::mem::transmute::<[u64; FIELDS], Counters>(sum) })
+    }
+
+    /// Runs of the programs that the kernel skipped: while a program runs on a CPU, it is not run again there for what
+    /// interrupts or preempts it (bpf_prog_inc_misses_counter). 0 where the kernel does not count them (before 5.12).
+    #[must_use]
+    pub fn missed_runs(&self) -> u64 {
+        let of = |program: &aya::programs::Program| {
+            let fd = program.fd().ok()?.as_fd().as_raw_fd();
+            missed(&fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).ok()?)
+        };
+        self.ebpf.programs().filter_map(|(_, program)| of(program)).sum()
+    }
+}
+
+/// The count in a program's fdinfo (bpf_prog_show_fdinfo).
+fn missed(fdinfo: &str) -> Option<u64> {
+    fdinfo.lines().find_map(|line| line.strip_prefix("recursion_misses:")?.trim().parse().ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn misses_are_found_by_name() {
+        assert_eq!(missed("pos:\t0\nprog_type:\t26\nrecursion_misses:\t17\nverified_insns:\t9\n"), Some(17));
+        assert_eq!(missed("pos:\t0\n"), None);
+        assert_eq!(missed("recursion_misses:\tx\n"), None);
     }
 }

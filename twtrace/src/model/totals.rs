@@ -21,6 +21,8 @@ pub struct Beside {
     pub refusal: bool,
     /// Minisocks could be listed at the start.
     pub seeded: bool,
+    /// Runs of the programs that the kernel skipped, because the same program was running on that CPU.
+    pub missed_runs: u64,
     /// Records that could not be decoded.
     pub garbage: u64,
     /// Events that came during the self-test and could not be kept.
@@ -78,6 +80,7 @@ fn trouble(trouble: &Trouble, beside: &Beside) -> Vec<(&'static str, u64)> {
         ("read_failed", read_failed),
         ("stack_failed", stack_failed),
         ("stale", stale),
+        ("missed_runs", beside.missed_runs),
         ("garbage", beside.garbage),
         ("early_lost", beside.early_lost),
         ("sink_dropped", beside.sink_dropped),

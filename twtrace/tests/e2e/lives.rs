@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, Write as _},
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream},
     panic::Location,
     sync::atomic::{AtomicU16, Ordering::Relaxed},
     time::{Duration, Instant},
@@ -131,17 +131,23 @@ pub fn server_closes(listener: &TcpListener, family: Family, count: usize) -> io
 #[track_caller]
 pub fn await_minisocks(count: u64) -> io::Result<()> {
     let line = Location::caller().line();
-    let deadline = Instant::now() + Duration::from_secs(20);
-    loop {
-        let now = KernelCounters::read(&Host::default()).map_err(io::Error::other)?.sockstat_tw;
-        if now == count {
-            return Ok(());
-        }
+    if minisocks_reach(count, Duration::from_secs(20))? {
+        return Ok(());
+    }
+    let now = minisocks()?;
+    Err(io::Error::other(format!("{now} minisocks, not {count}, at line {line} of lives.rs")))
+}
+
+/// True as soon as there are so many, false if that takes too long.
+fn minisocks_reach(count: u64, limit: Duration) -> io::Result<bool> {
+    let deadline = Instant::now() + limit;
+    while minisocks()? != count {
         if Instant::now() > deadline {
-            return Err(io::Error::other(format!("{now} minisocks, not {count}, at line {line} of lives.rs")));
+            return Ok(false);
         }
         std::thread::sleep(Duration::from_millis(2));
     }
+    Ok(true)
 }
 
 fn minisocks() -> io::Result<u64> {
@@ -215,44 +221,51 @@ pub fn reset(family: Family) -> io::Result<Vec<Want>> {
     }
 }
 
+/// A FIN_WAIT2 minisock of the client, and the server that has not closed.
+///
+/// If the ACK of the FIN meets the socket while its owner has it, the kernel keeps the whole socket in FIN_WAIT2
+/// (tcp_rcv_state_process: "we could lose such FIN otherwise"); then it is tried again.
+fn fin_wait2(listener: &TcpListener, family: Family) -> io::Result<(Want, TcpStream)> {
+    let before = minisocks()?;
+    for _ in 0..5 {
+        let pair = lives::connect(listener, source(family))?;
+        let mut want = Want::new(client_side(&pair)?, "client", None);
+        (want.born, want.turned) = (Some("fin_wait2"), false);
+        drop(pair.client);
+        if minisocks_reach(before + 1, Duration::from_secs(5))? {
+            return Ok((want, pair.server));
+        }
+        lives::abort(pair.server)?;
+    }
+    Err(io::Error::other("no FIN_WAIT2 minisock in five attempts"))
+}
+
 /// A FIN_WAIT2 minisock that data reaches.
 pub fn data_reset(listener: &TcpListener, family: Family) -> io::Result<Vec<Want>> {
     let before = minisocks()?;
-    let mut pair = lives::connect(listener, source(family))?;
-    let mut want = Want::new(client_side(&pair)?, "client", Some("data_reset"));
-    (want.born, want.turned) = (Some("fin_wait2"), false);
-    drop(pair.client);
-    await_minisocks(before + 1)?;
-    pair.server.write_all(b"too late")?;
+    let (mut want, mut server) = fin_wait2(listener, family)?;
+    want.end = Some("data_reset");
+    server.write_all(b"too late")?;
     await_minisocks(before)?;
     Ok(vec![want])
 }
 
 /// A FIN_WAIT2 minisock that gets its FIN and becomes TIME_WAIT.
 pub fn turned(listener: &TcpListener, family: Family, end: Option<&'static str>) -> io::Result<Vec<Want>> {
-    let before = minisocks()?;
-    let pair = lives::connect(listener, source(family))?;
-    let mut want = Want::new(client_side(&pair)?, "client", end);
-    want.born = Some("fin_wait2");
-    drop(pair.client);
-    await_minisocks(before + 1)?;
+    let (mut want, server) = fin_wait2(listener, family)?;
+    (want.turned, want.end) = (true, end);
     std::thread::sleep(Duration::from_millis(20));
-    drop(pair.server);
+    drop(server);
     Ok(vec![want])
 }
 
 /// A FIN_WAIT2 minisock whose peer never closes: it runs out after tcp_fin_timeout.
-pub fn orphan_expires(listener: &TcpListener, family: Family) -> io::Result<(Vec<Want>, Pair)> {
-    let before = minisocks()?;
+pub fn orphan_expires(listener: &TcpListener, family: Family) -> io::Result<(Vec<Want>, TcpStream)> {
     lives::sysctl("tcp_fin_timeout", "1")?;
-    let pair = lives::connect(listener, source(family))?;
-    let mut want = Want::new(client_side(&pair)?, "client", Some("expired"));
-    (want.born, want.turned) = (Some("fin_wait2"), false);
-    let keep = Pair { client: pair.server.try_clone()?, server: pair.server };
-    drop(pair.client);
-    await_minisocks(before + 1)?;
+    let (mut want, server) = fin_wait2(listener, family)?;
+    want.end = Some("expired");
     lives::sysctl("tcp_fin_timeout", "60")?;
-    Ok((vec![want], keep))
+    Ok((vec![want], server))
 }
 
 /// A TIME_WAIT that SOCK_DESTROY ends; before 6.0 the kernel cannot, and it lives on.

@@ -139,7 +139,16 @@ fn trial(
     let (test, of, tally) = (name.to_owned(), backend.to_owned(), Arc::clone(tally));
     Trial::test(format!("{backend}::{name}"), move || {
         let start = Instant::now();
-        let result = case(&of);
+        let mut result = case(&of);
+        // Exact, or it says so: where the kernel skipped runs of the programs and the tracer said so, it is tried again.
+        for _ in 0..3 {
+            let missed = tracer::MISSED.replace(0);
+            if result.is_ok() || missed == 0 {
+                break;
+            }
+            line(&format!("again: {of}::{test}: the tracer reports {missed} skipped program runs: {result:?}"));
+            result = case(&of);
+        }
         let verdict = if result.is_ok() { "passed" } else { "failed" };
         if let Ok(mut tally) = tally.lock() {
             *(if result.is_ok() { &mut tally.passed } else { &mut tally.failed }) += 1;

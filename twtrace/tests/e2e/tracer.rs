@@ -1,6 +1,7 @@
 //! The real `twtrace run`, as a child in the namespace of the test, and what it said.
 
 use std::{
+    cell::Cell,
     io::{self, BufRead as _, BufReader, Read as _},
     os::unix::process::ExitStatusExt as _,
     path::PathBuf,
@@ -19,6 +20,11 @@ use twtrace::host::netns::Netns;
 
 /// Longest that anything short of a real TIME_WAIT may take; emulated machines are slow.
 pub const PATIENCE: Duration = Duration::from_secs(60);
+
+thread_local! {
+    /// Program runs that the kernel skipped under the tracers of this test, as they said themselves.
+    pub static MISSED: Cell<u64> = const { Cell::new(0) };
+}
 
 /// The binary under test: beside PID 1 in a guest, cargo's otherwise.
 pub fn binary() -> PathBuf {
@@ -137,6 +143,7 @@ impl Tracer {
         if summary["type"] != "summary" {
             return Err(format!("the last line is {summary}; status {status}; it said: {errors}"));
         }
+        MISSED.set(MISSED.get() + summary["trouble"]["missed_runs"].as_u64().unwrap_or(0));
         if status.code() != Some(0) || status.signal().is_some() {
             return Err(format!("it ended with {status}; it said: {errors}"));
         }
