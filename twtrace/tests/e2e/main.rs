@@ -140,13 +140,13 @@ fn trial(
     Trial::test(format!("{backend}::{name}"), move || {
         let start = Instant::now();
         let mut result = case(&of);
-        // Exact, or it says so: where the kernel skipped runs of the programs and the tracer said so, it is tried again.
+        // Exact, or it says so: where a tracer said that it missed something, it is tried again.
         for _ in 0..3 {
             let missed = tracer::MISSED.replace(0);
             if result.is_ok() || missed == 0 {
                 break;
             }
-            line(&format!("again: {of}::{test}: the tracer reports {missed} skipped program runs: {result:?}"));
+            line(&format!("again: {of}::{test}: the tracer says that it missed {missed}: {result:?}"));
             result = case(&of);
         }
         let verdict = if result.is_ok() { "passed" } else { "failed" };

@@ -22,7 +22,8 @@ use twtrace::host::netns::Netns;
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
 thread_local! {
-    /// Program runs that the kernel skipped under the tracers of this test, as they said themselves.
+    /// What the tracers of this test said themselves that they missed: program runs that the kernel skipped, ends that
+    /// were not seen, a self-test that could not be made.
     pub static MISSED: Cell<u64> = const { Cell::new(0) };
 }
 
@@ -143,7 +144,12 @@ impl Tracer {
         if summary["type"] != "summary" {
             return Err(format!("the last line is {summary}; status {status}; it said: {errors}"));
         }
-        MISSED.set(MISSED.get() + summary["trouble"]["missed_runs"].as_u64().unwrap_or(0));
+        for trouble in ["missed_runs", "stale"] {
+            MISSED.set(MISSED.get() + summary["trouble"][trouble].as_u64().unwrap_or(0));
+        }
+        if self.start["self_test"] != "passed" {
+            MISSED.set(MISSED.get() + 1);
+        }
         if status.code() != Some(0) || status.signal().is_some() {
             return Err(format!("it ended with {status}; it said: {errors}"));
         }
