@@ -29,7 +29,7 @@ type Outcome = Result<(), String>;
 
 /// A namespace in which stray RSTs do not end a TIME_WAIT (RFC 1337): on a slow machine a FIN is sent again, finds its
 /// socket closed, and is answered by one.
-fn fresh() -> Result<Netns, String> {
+pub fn fresh() -> Result<Netns, String> {
     let netns = Netns::new().map_err(|error| format!("a network namespace: {error}"))?;
     traffic(&netns, || sysctl("tcp_rfc1337", "1"))?;
     Ok(netns)

@@ -12,6 +12,7 @@ use rustix::process::Signal;
 use twtrace::host::netns::Netns;
 
 use crate::{
+    cases::fresh,
     lives::{self, Family},
     tracer::{PATIENCE, Tracer, spawn, traffic},
 };
@@ -100,7 +101,7 @@ pub fn bad_filters() -> Outcome {
 
 /// `twtrace run | head -1`: ends quietly, exit 0.
 pub fn closed_pipe() -> Outcome {
-    let netns = Netns::new().map_err(|error| error.to_string())?;
+    let netns = fresh()?;
     let mut child = spawn(&netns, &["run", "--format", "text", "--netns", "self", "--interval", "100ms"], |_| {})?;
     let mut first = String::new();
     let mut reader = BufReader::new(child.stdout.take().ok_or("no stdout")?);
@@ -126,7 +127,7 @@ pub fn closed_pipe() -> Outcome {
 
 /// A duration ends the run by itself, an interrupt before it.
 pub fn endings() -> Outcome {
-    let netns = Netns::new().map_err(|error| error.to_string())?;
+    let netns = fresh()?;
     for signal in [None, Some(Signal::INT), Some(Signal::TERM)] {
         let tracer = Tracer::start(&netns, "auto", &["--duration", if signal.is_some() { "1h" } else { "1s" }])?;
         let said = match signal {
@@ -177,7 +178,7 @@ pub fn probe() -> Outcome {
 
 /// The programs' own log can be switched on: that configuration passes the verifier too.
 pub fn ebpf_log() -> Outcome {
-    let netns = Netns::new().map_err(|error| error.to_string())?;
+    let netns = fresh()?;
     let tracer = Tracer::start(&netns, "auto", &["--ebpf-log", "trace", "--max-lives", "4"])?;
     let listener = traffic(&netns, || lives::listen(Family::V4))?;
     traffic(&netns, || lives::client_closes(&listener, Family::V4, 20))?;
