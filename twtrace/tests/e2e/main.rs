@@ -35,8 +35,8 @@ fn main() -> ExitCode {
         let config = guest::boot();
         let arguments = Arguments {
             filter: config.test.clone(),
-            // Most tests wait most of the time.
-            test_threads: Some(6),
+            // Most tests wait most of the time; more at once only take the two emulated CPUs from each other.
+            test_threads: Some(4),
             ..Arguments::default()
         };
         run(&arguments, &config.backends, Scale { storm: 3_000 }, true);
