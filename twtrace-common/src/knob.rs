@@ -117,7 +117,7 @@ pub struct Duties {
     pub refcount_base: u8,
     /// The target of the birth hook has the timeout as argument 3 (`inet_twsk_hashdance_schedule`).
     pub has_timeo: u8,
-    /// inet_csk's stack can be taken and the functions are known.
+    /// The functions that tell a cause by their place in a stack are known.
     pub has_stack: u8,
 }
 

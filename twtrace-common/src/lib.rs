@@ -16,7 +16,7 @@ pub const ABI: u8 = 1;
 /// Length of a task's command name, `TASK_COMM_LEN` of include/linux/sched.h, in bytes, NUL included.
 pub const COMM_LEN: usize = 16;
 
-/// Unconditional little helper for the `const` assertions of this crate: bytes of `T`.
+/// Bytes of `T`, for the `const` assertions of this crate.
 const fn size<T>() -> usize {
     size_of::<T>()
 }

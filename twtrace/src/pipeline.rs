@@ -245,15 +245,16 @@ impl<'a> Pipeline<'a> {
                 std::thread::sleep(Duration::from_millis(2));
             }
         }
+        let mut undelivered = 0;
         if let Some(batch) = self.waiting.take() {
             self.writer.send(batch);
             // What is still in the ring will be read by nobody.
-            self.beside.undelivered = self.tracer.ring.drain(usize::MAX, &mut |_| {}) as u64;
+            undelivered = self.tracer.ring.drain(usize::MAX, &mut |_| {}) as u64;
         }
         let now = clock::monotonic_ns();
         let counters = self.tracer.counters()?;
         self.tell_losses(now, &counters);
-        self.beside.sink_dropped = self.writer.tally().dropped + self.beside.undelivered;
+        self.beside.sink_dropped = self.writer.tally().dropped + undelivered;
         let totals = totals(&counters, &self.beside);
         let refusal = self.beside.refusal;
         let reconcile = reconcile(first, &last, self.tracer.tw_counts, refusal);

@@ -48,8 +48,6 @@ pub struct Tracer {
     pub early: Vec<Event>,
     /// How many more came than could be kept.
     pub early_lost: u64,
-    /// Every hook that failed on the way, for `-v`.
-    pub failures: Vec<Failure>,
     /// Fields that this kernel's BTF lacks.
     pub unknown_fields: Vec<&'static str>,
     /// Where records come from.
@@ -73,15 +71,14 @@ impl Tracer {
     /// Finds a plan that works on this kernel. Must be called inside a tokio runtime.
     ///
     /// # Errors
-    /// If birth or death cannot be watched at all, with every reason. `failures` then holds what was tried.
+    /// If birth or death cannot be watched at all, with every reason. `failures` holds what was tried in any case.
     pub fn start(attempt: &Attempt<'_>, failures: &mut Vec<Failure>) -> Result<Self, TracerError> {
         let kernel = bpf::gather(attempt.host, attempt.btf)?;
         loop {
             let plan = choose(&kernel.facts, attempt.forced, failures)?;
             match bpf::attach(&kernel, &plan, attempt.settings) {
                 Ok(attached) => match Self::prove(attempt.host, &kernel, plan, attached)? {
-                    Ok(mut tracer) => {
-                        tracer.failures.clone_from(failures);
+                    Ok(tracer) => {
                         drop(kernel);
                         release_memory();
                         return Ok(tracer);
@@ -147,7 +144,6 @@ impl Tracer {
             namespaces_missed,
             early,
             early_lost,
-            failures: Vec::new(),
             unknown_fields: kernel.offsets.unknown(),
             ring,
             attached,

@@ -59,7 +59,7 @@ async fn trace(host: &Host, verbose: u8, asked: &Run) -> Result<Exit, Exit> {
         Err(error) => return Err(no_tracer(&error, &failures, verbose)),
     };
     if verbose > 0 {
-        remark(&super::logs(&tracer.failures));
+        remark(&super::logs(&failures));
     }
     if asked.ebpf_log != EbpfLog::Off {
         log_programs(&mut tracer, asked.ebpf_log)?;

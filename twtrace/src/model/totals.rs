@@ -27,9 +27,7 @@ pub struct Beside {
     pub garbage: u64,
     /// Events that came during the self-test and could not be kept.
     pub early_lost: u64,
-    /// Records that were left in the ring at the end, because the output took no more.
-    pub undelivered: u64,
-    /// Lines that a slow output did not take, and those records.
+    /// Lines that a slow output did not take, and records that it left in the ring at the end.
     pub sink_dropped: u64,
 }
 

@@ -32,7 +32,7 @@ impl Facts {
 }
 
 /// Kernel functions that hooks name.
-pub(crate) const FUNCTIONS: [&str; 8] = [
+pub(crate) const FUNCTIONS: [&str; 7] = [
     super::HASHDANCE_SCHEDULE,
     super::HASHDANCE,
     "inet_twsk_kill",
@@ -40,7 +40,6 @@ pub(crate) const FUNCTIONS: [&str; 8] = [
     "__inet_twsk_schedule",
     "inet_twsk_alloc",
     "tcp_time_wait",
-    "tcp_set_state",
 ];
 
 /// Tracepoints that hooks name.
