@@ -63,6 +63,11 @@ pub struct Range {
     pub end: u64,
 }
 
+impl Range {
+    /// A function whose place is not known.
+    pub const NOWHERE: Self = Self { start: 0, end: 0 };
+}
+
 /// Kernel functions that tell, by their place in a kernel stack, why something happened.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -99,6 +104,27 @@ pub struct Functions {
     pub keepalive: Range,
 }
 
+impl Functions {
+    /// None of them is known.
+    pub const NOWHERE: Self = Self {
+        tw_timer_handler: 0,
+        deschedule: Range::NOWHERE,
+        purge: Range::NOWHERE,
+        state_process: Range::NOWHERE,
+        v4_rcv: Range::NOWHERE,
+        v6_rcv: Range::NOWHERE,
+        abort: Range::NOWHERE,
+        tproxy4: Range::NOWHERE,
+        tproxy6: Range::NOWHERE,
+        done: Range::NOWHERE,
+        time_wait: Range::NOWHERE,
+        fin: Range::NOWHERE,
+        close: Range::NOWHERE,
+        rcv_state_process: Range::NOWHERE,
+        keepalive: Range::NOWHERE,
+    };
+}
+
 /// Which backend does what; each field 0 or 1.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -121,6 +147,20 @@ pub struct Duties {
     pub has_stack: u8,
 }
 
+impl Duties {
+    /// Before user space has said anything.
+    pub const NONE: Self = Self {
+        tp_birth: 0,
+        tp_death: 0,
+        tp_rearm: 0,
+        close_refusal: 0,
+        death_row_pointer: 0,
+        refcount_base: 0,
+        has_timeo: 0,
+        has_stack: 0,
+    };
+}
+
 /// How many values of one kind a filter holds.
 pub const FILTER_VALUES: usize = 8;
 
@@ -137,6 +177,11 @@ pub struct Cidr {
     pub mask: Words,
     /// 4 or 6.
     pub family: u64,
+}
+
+impl Cidr {
+    /// No block: of no family.
+    pub const NONE: Self = Self { addr: [0; 2], mask: [0; 2], family: 0 };
 }
 
 /// The filters of a run. Values of one kind are alternatives, kinds add up; a count of 0 lets everything through.
@@ -183,6 +228,32 @@ pub struct Filter {
     pub port: u8,
     /// Zero.
     pub pad: [u8; 5],
+}
+
+impl Filter {
+    /// Lets everything through.
+    pub const ALL: Self = Self {
+        netns: [0; FILTER_VALUES],
+        pid: [0; FILTER_VALUES],
+        cgroup: [0; FILTER_VALUES],
+        comm: [[0; 2]; FILTER_VALUES],
+        laddr: [Cidr::NONE; FILTER_VALUES],
+        raddr: [Cidr::NONE; FILTER_VALUES],
+        kinds: u32::MAX,
+        causes: 0,
+        netns_len: 0,
+        pid_len: 0,
+        cgroup_len: 0,
+        comm_len: 0,
+        laddr_len: 0,
+        raddr_len: 0,
+        family: 0,
+        role: 0,
+        lport: 0,
+        rport: 0,
+        port: 0,
+        pad: [0; 5],
+    };
 }
 
 /// One row of map `PORTS`: a bit for each port.

@@ -138,11 +138,7 @@ fn born(tw: impl Object, sk: u64, expires: u64, now_jiffies: u64) {
     let now = now();
     let mut life = MaybeUninit::uninit();
     let life = clear(&mut life);
-    kernel::tuple(tw, Of::Minisock, life);
-    if let Some(substate) = tw.get::<u8>(&knobs::TW_SUBSTATE) {
-        life.substate = substate;
-        life.valid |= valid::SUBSTATE;
-    }
+    kernel::minisock(tw, life);
     let conn = conn::of(sk);
     if let Some(conn) = conn {
         conn::describe(conn, life);

@@ -22,7 +22,7 @@ use crate::{
     birth::is_minisock_timer,
     emit::{self, head, now},
     filter,
-    kernel::{self, Head, Object, Of, Raw, Typed},
+    kernel::{self, Head, Object, Raw, Typed},
     knobs::{self, knob},
     maps::{self, LIVES},
     plain::clear,
@@ -185,11 +185,7 @@ fn died(tw: impl Object, cause: u8, by_current: bool) {
     let now = now();
     let mut life = MaybeUninit::uninit();
     let life = clear(&mut life);
-    kernel::tuple(tw, Of::Minisock, life);
-    if let Some(substate) = tw.get::<u8>(&knobs::TW_SUBSTATE) {
-        life.substate = substate;
-        life.valid |= valid::SUBSTATE;
-    }
+    kernel::minisock(tw, life);
     let mut life_ns = 0;
     let mut matched = if let Some(entry) = LIVES.get_ptr(tw.address()) {
         // SAFETY: removed below, by nobody else: a minisock ends once.

@@ -275,6 +275,16 @@ pub fn tuple(sock: impl Object, of: Of, life: &mut Life) {
     }
 }
 
+/// What a minisock itself tells of its life, into a zeroed record.
+#[inline(always)]
+pub fn minisock(tw: impl Object, life: &mut Life) {
+    tuple(tw, Of::Minisock, life);
+    if let Some(substate) = tw.get::<u8>(&knobs::TW_SUBSTATE) {
+        life.substate = substate;
+        life.valid |= valid::SUBSTATE;
+    }
+}
+
 /// Where a socket and the minisock that replaces it meet: equal for both, whatever the address family says.
 #[derive(Clone, Copy)]
 pub struct MeetingPoint {

@@ -3,7 +3,7 @@
 use aya_ebpf::Global;
 use twtrace_common::{
     for_each_field,
-    knob::{ABSENT, Cidr, Duties, FILTER_VALUES, Filter, Functions, Range},
+    knob::{ABSENT, Duties, Filter, Functions},
 };
 
 macro_rules! offsets {
@@ -17,66 +17,17 @@ macro_rules! offsets {
 }
 for_each_field!(offsets);
 
-const NOWHERE: Range = Range { start: 0, end: 0 };
-const ANY: Cidr = Cidr { addr: [0; 2], mask: [0; 2], family: 0 };
-
 /// Where the kernel's functions are.
 #[unsafe(no_mangle)]
-pub static FUNCTIONS: Global<Functions> = Global::new(Functions {
-    tw_timer_handler: 0,
-    deschedule: NOWHERE,
-    purge: NOWHERE,
-    state_process: NOWHERE,
-    v4_rcv: NOWHERE,
-    v6_rcv: NOWHERE,
-    abort: NOWHERE,
-    tproxy4: NOWHERE,
-    tproxy6: NOWHERE,
-    done: NOWHERE,
-    time_wait: NOWHERE,
-    fin: NOWHERE,
-    close: NOWHERE,
-    rcv_state_process: NOWHERE,
-    keepalive: NOWHERE,
-});
+pub static FUNCTIONS: Global<Functions> = Global::new(Functions::NOWHERE);
 
 /// Which backend does what.
 #[unsafe(no_mangle)]
-pub static DUTIES: Global<Duties> = Global::new(Duties {
-    tp_birth: 0,
-    tp_death: 0,
-    tp_rearm: 0,
-    close_refusal: 0,
-    death_row_pointer: 0,
-    refcount_base: 0,
-    has_timeo: 0,
-    has_stack: 0,
-});
+pub static DUTIES: Global<Duties> = Global::new(Duties::NONE);
 
 /// The filters of the run.
 #[unsafe(no_mangle)]
-pub static FILTER: Global<Filter> = Global::new(Filter {
-    netns: [0; FILTER_VALUES],
-    pid: [0; FILTER_VALUES],
-    cgroup: [0; FILTER_VALUES],
-    comm: [[0; 2]; FILTER_VALUES],
-    laddr: [ANY; FILTER_VALUES],
-    raddr: [ANY; FILTER_VALUES],
-    kinds: u32::MAX,
-    causes: 0,
-    netns_len: 0,
-    pid_len: 0,
-    cgroup_len: 0,
-    comm_len: 0,
-    laddr_len: 0,
-    raddr_len: 0,
-    family: 0,
-    role: 0,
-    lport: 0,
-    rport: 0,
-    port: 0,
-    pad: [0; 5],
-});
+pub static FILTER: Global<Filter> = Global::new(Filter::ALL);
 
 /// Timer ticks per second, CONFIG_HZ.
 #[unsafe(no_mangle)]

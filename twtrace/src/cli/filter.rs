@@ -5,7 +5,7 @@ use std::{net::IpAddr, path::PathBuf};
 use ipnet::IpNet;
 use twtrace_common::{
     COMM_LEN,
-    knob::{Cidr, FILTER_VALUES, Filter, PortSet, Words},
+    knob::{Cidr, Filter, PortSet, Words},
 };
 
 use super::{
@@ -119,22 +119,9 @@ impl FilterSpec {
     /// What the eBPF programs are told, before they are loaded.
     #[must_use]
     pub fn knob(&self, resolved: &Resolved) -> Filter {
-        const NO_CIDR: Cidr = Cidr { addr: [0; 2], mask: [0; 2], family: 0 };
         let mut filter = Filter {
-            netns: [0; FILTER_VALUES],
-            pid: [0; FILTER_VALUES],
-            cgroup: [0; FILTER_VALUES],
-            comm: [[0; 2]; FILTER_VALUES],
-            laddr: [NO_CIDR; FILTER_VALUES],
-            raddr: [NO_CIDR; FILTER_VALUES],
             kinds: self.kinds.iter().fold(0, |bits, kind| bits | bit(kind.raw())),
             causes: self.causes.iter().fold(0, |bits, cause| bits | bit(cause.raw())),
-            netns_len: 0,
-            pid_len: 0,
-            cgroup_len: 0,
-            comm_len: 0,
-            laddr_len: 0,
-            raddr_len: 0,
             family: match self.family {
                 None => 0,
                 Some(Family::V4) => 4,
@@ -144,7 +131,7 @@ impl FilterSpec {
             lport: self.lport.is_some().into(),
             rport: self.rport.is_some().into(),
             port: self.port.is_some().into(),
-            pad: [0; 5],
+            ..Filter::ALL
         };
         filter.netns_len = resolved.netns.fill(&mut filter.netns, |inum| *inum);
         filter.cgroup_len = resolved.cgroups.fill(&mut filter.cgroup, |id| *id);
