@@ -146,6 +146,7 @@ fn start(host: &Host, tracer: &Tracer) -> Start {
         version: env!("CARGO_PKG_VERSION"),
         capabilities: capabilities(&tracer.plan),
         seeded: tracer.seeded.as_ref().ok().copied(),
+        namespaces_missed: tracer.namespaces_missed as u64,
         self_test: tracer.self_test.clone(),
     }
 }

@@ -26,6 +26,8 @@ pub struct Start {
     pub capabilities: BTreeMap<&'static str, CapabilityReport>,
     /// Minisocks that were there before, all namespaces; `None` if they could not be listed.
     pub seeded: Option<u64>,
+    /// Network namespaces whose older minisocks could not be listed.
+    pub namespaces_missed: u64,
     /// What the self-test saw: `passed`, or what was wrong.
     pub self_test: String,
 }

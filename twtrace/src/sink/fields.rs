@@ -173,6 +173,7 @@ pub const LINES: &[Line] = &[
                 "what is watched, by name",
             ),
             maybe("seeded", Integer, "", "minisocks that were there before, in all namespaces", "could not be listed"),
+            always("namespaces_missed", Integer, "", "network namespaces whose older minisocks could not be listed"),
             always("self_test", Text, "", "`passed`, or what was wrong"),
         ]],
     },

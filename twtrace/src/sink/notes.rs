@@ -40,7 +40,11 @@ pub fn start(start: &Start) -> String {
         Some(n) => format!("{n} sockets were there before"),
         None => "the sockets that were there before could not be listed".to_owned(),
     };
-    format!("twtrace {}: {watched}; self-test {}; {seeded}\n{missing}", start.version, start.self_test)
+    let unlisted = match start.namespaces_missed {
+        0 => String::new(),
+        n => format!(", those of {} not among them", Many(n, "network namespace")),
+    };
+    format!("twtrace {}: {watched}; self-test {}; {seeded}{unlisted}\n{missing}", start.version, start.self_test)
 }
 
 /// A loss, with what to do about it.

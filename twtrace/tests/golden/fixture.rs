@@ -150,12 +150,19 @@ pub fn start() -> Start {
             ("no_port", CapabilityReport { backend: None, reason: None }),
         ]),
         seeded: Some(3),
+        namespaces_missed: 2,
         self_test: "passed".to_owned(),
     }
 }
 
 pub fn blind_start() -> Start {
-    Start { capabilities: BTreeMap::new(), seeded: None, self_test: "could not be made: EPERM".to_owned(), ..start() }
+    Start {
+        capabilities: BTreeMap::new(),
+        seeded: None,
+        namespaces_missed: 0,
+        self_test: "could not be made: EPERM".to_owned(),
+        ..start()
+    }
 }
 
 fn reconciled(counter: &'static str, kernel: i64, twtrace: i64) -> Reconciled {
