@@ -41,6 +41,10 @@ pub struct Counters {
     pub seeded: u64,
     /// Ids given out so far on this CPU.
     pub ids: u64,
+    /// Events told by the second program of a hook, because the first was busy on this CPU.
+    pub again: u64,
+    /// Events that a busy first program left to the second itself, on kernels that run it all the same.
+    pub left: u64,
 }
 
 /// Totals of one network namespace.
@@ -81,7 +85,7 @@ pub struct Trouble {
     pub self_test_lost: u64,
 }
 
-const _: () = assert!(size::<Counters>() == 8 * (4 * kind::COUNT + 4 + cause::SLOTS + refusal::COUNT + 5 + 8 + 2));
+const _: () = assert!(size::<Counters>() == 8 * (4 * kind::COUNT + 4 + cause::SLOTS + refusal::COUNT + 5 + 8 + 4));
 
 #[cfg(feature = "user")]
 mod pod {

@@ -13,6 +13,7 @@ use twtrace_common::{
 };
 
 use crate::{
+    again,
     emit::now,
     kernel::{self, Object as _, Of, Typed},
     knobs::knob,
@@ -32,13 +33,33 @@ const IN_CLOSING: i32 = 11;
 /// `void inet_sock_set_state(const struct sock *sk, const int oldstate, const int newstate)`
 #[btf_tracepoint(function = "inet_sock_set_state")]
 pub fn conn_tp(ctx: BtfTracePointContext) -> i32 {
-    let (old, new) = (ctx.arg::<i32>(1), ctx.arg::<i32>(2));
-    if old == new || !matches!(new, SYN_SENT | SYN_RECV | FIN_WAIT1 | FIN_WAIT2 | CLOSE | IN_CLOSING) {
-        return 0;
+    if is_of_interest(&ctx) {
+        again::first(again::CONN, || transition(&ctx));
     }
+    0
+}
+
+/// As [`conn_tp`], inside it.
+#[btf_tracepoint(function = "inet_sock_set_state")]
+pub fn conn_again_tp(ctx: BtfTracePointContext) -> i32 {
+    if is_of_interest(&ctx) {
+        again::second(again::CONN, || transition(&ctx));
+    }
+    0
+}
+
+#[inline(always)]
+fn is_of_interest(ctx: &BtfTracePointContext) -> bool {
+    let (old, new) = (ctx.arg::<i32>(1), ctx.arg::<i32>(2));
+    old != new && matches!(new, SYN_SENT | SYN_RECV | FIN_WAIT1 | FIN_WAIT2 | CLOSE | IN_CLOSING)
+}
+
+#[inline(always)]
+fn transition(ctx: &BtfTracePointContext) {
+    let (old, new) = (ctx.arg::<i32>(1), ctx.arg::<i32>(2));
     let sock = Typed(ctx.arg::<*const u8>(0));
     if !kernel::is_tcp_sock(sock) {
-        return 0;
+        return;
     }
     let sk = sock.address();
     match new {
@@ -46,10 +67,9 @@ pub fn conn_tp(ctx: BtfTracePointContext) -> i32 {
         SYN_RECV if old == LISTEN => accepted(sk),
         FIN_WAIT1 => closed(sk),
         FIN_WAIT2 | IN_CLOSING => closing(sock),
-        CLOSE => gone(&ctx, sock, old),
+        CLOSE => gone(ctx, sock, old),
         _ => {}
     }
-    0
 }
 
 #[inline(always)]

@@ -19,6 +19,7 @@ use twtrace_common::{
 };
 
 use crate::{
+    again,
     birth::is_minisock_timer,
     emit::{self, head, now},
     filter,
@@ -52,7 +53,14 @@ pub fn expiry_kprobe(ctx: ProbeContext) -> u32 {
 /// `static void inet_twsk_kill(struct inet_timewait_sock *tw)`
 #[fentry]
 pub fn death_fentry(ctx: FEntryContext) -> i32 {
-    killed(&ctx, Typed(ctx.arg(0)));
+    again::first(again::DEATH, || killed(&ctx, Typed(ctx.arg(0))));
+    0
+}
+
+/// As [`death_fentry`], inside it.
+#[fentry]
+pub fn death_again_fentry(ctx: FEntryContext) -> i32 {
+    again::second(again::DEATH, || killed(&ctx, Typed(ctx.arg(0))));
     0
 }
 

@@ -11,6 +11,8 @@ use twtrace_common::{
     state::{Alive, Closing, Conn},
 };
 
+use crate::again;
+
 /// `bpf_map_update_elem`: only if there is no such entry.
 pub const BPF_NOEXIST: u64 = 1;
 
@@ -47,6 +49,8 @@ pub struct Scratch {
     pub rearming: u64,
     /// Where the present program's context is: see `death_tp`.
     pub here: u64,
+    /// 1 while the first program of a hook runs: see [`crate::again`].
+    pub busy: [u64; again::HOOKS],
     /// The minisock that is being looked at: see [`crate::kernel::Head`].
     pub head: [u64; HEAD_WORDS],
 }

@@ -14,7 +14,7 @@ use aya_ebpf::{
 use twtrace_common::record::{Birth, flag, kind, refusal, substate, valid};
 
 use crate::{
-    birth, conn,
+    again, birth, conn,
     emit::{self, now},
     filter,
     kernel::{self, Object, Of, Raw, Typed},
@@ -29,12 +29,26 @@ use crate::{
 #[fexit]
 pub fn refusal_fexit(ctx: FExitContext) -> i32 {
     if ctx.arg::<u64>(3) == 0 {
-        let sk = Typed(ctx.arg(0));
-        if kernel::is_tcp_sock(sk) {
-            refused(sk, ctx.arg::<i32>(2) as u8);
-        }
+        again::first(again::REFUSAL, || not_made(&ctx));
     }
     0
+}
+
+/// As [`refusal_fexit`], inside it.
+#[fexit]
+pub fn refusal_again_fexit(ctx: FExitContext) -> i32 {
+    if ctx.arg::<u64>(3) == 0 {
+        again::second(again::REFUSAL, || not_made(&ctx));
+    }
+    0
+}
+
+#[inline(always)]
+fn not_made(ctx: &FExitContext) {
+    let sk = Typed(ctx.arg(0));
+    if kernel::is_tcp_sock(sk) {
+        refused(sk, ctx.arg::<i32>(2) as u8);
+    }
 }
 
 /// `void tcp_time_wait(struct sock *sk, int state, int timeo)`

@@ -196,7 +196,7 @@ impl<'a> Pipeline<'a> {
         let counters = self.tracer.counters()?;
         self.sink.set_clock(Clock { offset_ns: clock::wall_offset_ns().into() });
         self.tell_losses(now, &counters);
-        self.beside.missed_runs = self.tracer.missed_runs();
+        self.beside.missed_runs = self.tracer.missed_runs()?;
         let totals = totals(&counters, &self.beside);
         let (born, died) = (born(&totals), died(&totals));
         let rates = self.last.map(|(then, born_then, died_then)| {
@@ -224,7 +224,7 @@ impl<'a> Pipeline<'a> {
 
     /// Stops the programs, takes what they left, and says the summary.
     fn finish(mut self, first: &Look, (last, rest): (Look, Rest), began: Instant) -> Result<(), RunError> {
-        self.beside.missed_runs = self.tracer.missed_runs();
+        self.beside.missed_runs = self.tracer.missed_runs()?;
         self.tracer.detach();
         let mut progress = Instant::now();
         // A program may still be running on another CPU when its hook is gone; it is done within microseconds.

@@ -158,9 +158,11 @@ impl Tracer {
         self.attached.counters()
     }
 
-    /// Runs of the programs that the kernel skipped so far; 0 once they are stopped.
-    #[must_use]
-    pub fn missed_runs(&self) -> u64 {
+    /// Events that the kernel ran no program for so far; 0 once they are stopped.
+    ///
+    /// # Errors
+    /// If the map of counters cannot be read.
+    pub fn missed_runs(&self) -> Result<u64, BpfError> {
         self.attached.missed_runs()
     }
 

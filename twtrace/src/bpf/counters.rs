@@ -13,6 +13,11 @@ use super::attach::{Attached, BpfError};
 /// A [`Counters`] is an array of `u64`, which is how the CPUs' blocks are added up.
 const FIELDS: usize = size_of::<Counters>() / size_of::<u64>();
 
+/// In the name of every program that stands in for another while that is busy.
+const AGAIN: &str = "_again";
+/// Tries to find the kernel's counters and the programs' at one moment.
+const ATTEMPTS: usize = 16;
+
 impl Attached {
     /// The counters now. Each is exact; a set taken under traffic may be torn by an event in flight.
     ///
@@ -35,15 +40,29 @@ impl Attached {
         Ok(unsafe { std::mem::transmute::<[u64; FIELDS], Counters>(sum) })
     }
 
-    /// Runs of the programs that the kernel skipped: while a program runs on a CPU, it is not run again there for what
-    /// interrupts or preempts it (bpf_prog_inc_misses_counter). 0 where the kernel does not count them (before 5.12).
-    #[must_use]
-    pub fn missed_runs(&self) -> u64 {
+    /// Events that the kernel ran no program for, and no second program made up for: while a program runs on a CPU, it
+    /// is not run again there for what interrupts or preempts it (bpf_prog_inc_misses_counter). 0 where the kernel does
+    /// not count them (before 5.12).
+    ///
+    /// # Errors
+    /// If the counters cannot be read.
+    pub fn missed_runs(&self) -> Result<u64, BpfError> {
         let of = |program: &aya::programs::Program| {
             let fd = program.fd().ok()?.as_fd().as_raw_fd();
             missed(&fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).ok()?)
         };
-        self.ebpf.programs().filter_map(|(_, program)| of(program)).sum()
+        // What a second program misses, the first has missed as well.
+        let first = |(name, _): &(&str, _)| !name.contains(AGAIN);
+        let (mut counters, mut unmet) = (self.counters()?, 0);
+        for _ in 0..ATTEMPTS {
+            let skipped: u64 = self.ebpf.programs().filter(first).filter_map(|(_, program)| of(program)).sum();
+            let then = std::mem::replace(&mut counters, self.counters()?);
+            unmet = (skipped + counters.left).saturating_sub(counters.again);
+            if (then.again, then.left) == (counters.again, counters.left) {
+                break;
+            }
+        }
+        Ok(unmet)
     }
 }
 

@@ -21,7 +21,7 @@ pub struct Beside {
     pub refusal: bool,
     /// Minisocks could be listed at the start.
     pub seeded: bool,
-    /// Runs of the programs that the kernel skipped, because the same program was running on that CPU.
+    /// Events that the kernel ran no program for, because the same program was running on that CPU.
     pub missed_runs: u64,
     /// Records that could not be decoded.
     pub garbage: u64,

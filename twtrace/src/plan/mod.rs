@@ -135,15 +135,21 @@ impl Hook {
     ///
     /// Ends before births, so that no life is entered whose end would be missed; births before transitions, so that no
     /// socket closes that seems to have had no birth; `tcp_time_wait`'s note last, so that somebody reads it.
+    ///
+    /// A program that stands in for a busy one is called after it, so that no event is told twice if the busy one ends in
+    /// between: trampolines call the last that was attached first, tracepoints the first.
     #[must_use]
     pub fn rank(&self) -> u8 {
         match self.program {
-            "death_fentry" | "death_kprobe" | "death_tp" => 0,
-            "expiry_fentry" | "expiry_kprobe" | "expiry_tp" => 1,
-            "rearm_fentry" | "rearm_kprobe" => 2,
-            "birth_fentry" | "birth_kprobe" | "birth_tp" => 3,
-            "conn_tp" => 4,
-            _ => 5,
+            "death_again_fentry" => 0,
+            "death_fentry" | "death_kprobe" | "death_tp" => 1,
+            "expiry_fentry" | "expiry_kprobe" | "expiry_tp" => 2,
+            "rearm_fentry" | "rearm_kprobe" => 3,
+            "birth_fentry" | "birth_kprobe" | "birth_tp" => 4,
+            "conn_tp" => 5,
+            "conn_again_tp" => 6,
+            "refusal_again_fexit" => 7,
+            _ => 8,
         }
     }
 }
@@ -159,17 +165,19 @@ pub fn hooks(capability: Capability, backend: Backend, dance: &'static str) -> V
     use {Attach as A, Backend as B, Capability as C};
     let hook = |program, attach, target| Hook { program, attach, target };
     let conn = hook("conn_tp", A::TpBtf, "inet_sock_set_state");
+    let again = hook("conn_again_tp", A::TpBtf, "inet_sock_set_state");
     let start = hook("birth_tp", A::TpBtf, "timer_start");
     let cancel = hook("death_tp", A::TpBtf, "timer_cancel");
     let expire = hook("expiry_tp", A::TpBtf, "timer_expire_entry");
     match (capability, backend) {
-        (C::Conn | C::Closer, _) => vec![conn],
+        (C::Conn | C::Closer, _) => vec![conn, again],
         (C::Birth, B::Fentry) => vec![hook("birth_fentry", A::Fentry, dance)],
         (C::Birth, B::Kprobe) => vec![hook("birth_kprobe", A::Kprobe, dance)],
         // timer_cancel tells a re-arm from a birth; the transitions lead from the minisock to its socket.
-        (C::Birth, B::Tracepoint) => vec![start, cancel, conn],
+        (C::Birth, B::Tracepoint) => vec![start, cancel, conn, again],
         (C::Death | C::Cause, B::Fentry) => vec![
             hook("death_fentry", A::Fentry, "inet_twsk_kill"),
+            hook("death_again_fentry", A::Fentry, "inet_twsk_kill"),
             hook("expiry_fentry", A::Fentry, "tw_timer_handler"),
         ],
         (C::Death | C::Cause, B::Kprobe) => vec![
@@ -180,8 +188,11 @@ pub fn hooks(capability: Capability, backend: Backend, dance: &'static str) -> V
         (C::Turn | C::Rearm, B::Fentry) => vec![hook("rearm_fentry", A::Fentry, "__inet_twsk_schedule")],
         (C::Turn | C::Rearm, B::Kprobe) => vec![hook("rearm_kprobe", A::Kprobe, "__inet_twsk_schedule")],
         (C::Turn | C::Rearm, B::Tracepoint) => vec![start, cancel, expire],
-        (C::Refusal, B::Fentry) => vec![hook("refusal_fexit", A::Fexit, "inet_twsk_alloc")],
-        (C::Refusal, B::Kprobe) => vec![hook("refusal_kprobe", A::Kprobe, "tcp_time_wait"), conn],
-        (C::Refusal, B::Tracepoint) => vec![conn],
+        (C::Refusal, B::Fentry) => vec![
+            hook("refusal_fexit", A::Fexit, "inet_twsk_alloc"),
+            hook("refusal_again_fexit", A::Fexit, "inet_twsk_alloc"),
+        ],
+        (C::Refusal, B::Kprobe) => vec![hook("refusal_kprobe", A::Kprobe, "tcp_time_wait"), conn, again],
+        (C::Refusal, B::Tracepoint) => vec![conn, again],
     }
 }
