@@ -2,7 +2,7 @@
 //! the detail.
 
 use crate::{
-    record::{cause, kind, refusal},
+    record::{cause, denial, kind, refusal},
     size,
 };
 
@@ -33,6 +33,10 @@ pub struct Counters {
     pub died: [u64; cause::SLOTS],
     /// Refusals that the filters let through, by [`refusal`].
     pub refused: [u64; refusal::COUNT],
+    /// connect() calls without a port that the filters let through.
+    pub no_port: u64,
+    /// Denials that the filters let through, one a connect() and reason, by [`denial`].
+    pub reuse_denied: [u64; denial::COUNT],
     /// Without filters, in twtrace's own network namespace only: what its TcpExt counters can be held against.
     pub own: Own,
     /// What went wrong inside the programs.
@@ -73,6 +77,8 @@ pub struct Trouble {
     pub conns_full: u64,
     /// Sockets that found the table of closing sockets full (tracepoint backend).
     pub closing_full: u64,
+    /// Denials of a connect() that could not be noted.
+    pub denied_full: u64,
     /// Kernel memory that could not be read.
     pub read_failed: u64,
     /// Kernel stacks that could not be taken.
@@ -85,7 +91,9 @@ pub struct Trouble {
     pub self_test_lost: u64,
 }
 
-const _: () = assert!(size::<Counters>() == 8 * (4 * kind::COUNT + 4 + cause::SLOTS + refusal::COUNT + 5 + 8 + 4));
+const _: () = assert!(
+    size::<Counters>() == 8 * (4 * kind::COUNT + 4 + cause::SLOTS + refusal::COUNT + 1 + denial::COUNT + 5 + 9 + 4)
+);
 
 #[cfg(feature = "user")]
 mod pod {

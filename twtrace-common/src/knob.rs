@@ -40,6 +40,7 @@ macro_rules! for_each_field {
             DR_LIMIT, 4, optional, "inet_timewait_death_row.sysctl_max_tw_buckets";
             NET_INUM, 4, required, "net.ns.inum";
             NET_LIVE, 4, optional, "net.ns.__ns_ref|net.ns.count|net.count";
+            NET_TW_REUSE, 0, optional, "net.ipv4.sysctl_tcp_tw_reuse";
             NET_DEATH_ROW, 0, optional, "net.ipv4.tcp_death_row";
             SK_PROTOCOL, 2, required, "sock.sk_protocol";
             SK_MARK, 4, optional, "sock.sk_mark";
@@ -125,7 +126,7 @@ impl Functions {
     };
 }
 
-/// Which backend does what; each field 0 or 1.
+/// Which backend does what; each field 0 or 1, unless it says more.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Duties {
@@ -135,7 +136,7 @@ pub struct Duties {
     pub tp_death: u8,
     /// timer_start tells re-arms.
     pub tp_rearm: u8,
-    /// The transition to CLOSE tells refusals: no minisock of this socket was seen.
+    /// How the transition to CLOSE tells refusals: 1 by the note of `tcp_time_wait`, 2 because no birth was seen.
     pub close_refusal: u8,
     /// `net.ipv4.tcp_death_row` is a pointer (5.18 to 6.0), not a struct.
     pub death_row_pointer: u8,
@@ -145,6 +146,12 @@ pub struct Duties {
     pub has_timeo: u8,
     /// The functions that tell a cause by their place in a stack are known.
     pub has_stack: u8,
+    /// The transition SYN_SENT -> CLOSE tells that connect() failed.
+    pub tp_no_port: u8,
+    /// Denials are noted in map `DENIED`.
+    pub reuse_denied: u8,
+    /// Zero.
+    pub pad: [u8; 6],
 }
 
 impl Duties {
@@ -158,6 +165,9 @@ impl Duties {
         refcount_base: 0,
         has_timeo: 0,
         has_stack: 0,
+        tp_no_port: 0,
+        reuse_denied: 0,
+        pad: [0; 6],
     };
 }
 
@@ -277,7 +287,7 @@ pub struct LiveKnobs {
 
 const _: () = {
     assert!(size::<Functions>() == 8 + 14 * 16);
-    assert!(size::<Duties>() == 8);
+    assert!(size::<Duties>() == 16);
     assert!(size::<Cidr>() == 40);
     assert!(size::<Filter>() == 32 + 32 + 64 + 128 + 320 + 320 + 8 + 16);
 };

@@ -17,8 +17,12 @@ pub mod kind {
     pub const DIED: u8 = 4;
     /// The kernel made no minisock, for lack of room: [`Birth`](super::Birth).
     pub const REFUSED: u8 = 5;
+    /// A connect() found no port: [`Connect`](super::Connect).
+    pub const NO_PORT: u8 = 6;
+    /// A connect() that failed was denied a minisock that stood in its way: [`Connect`](super::Connect).
+    pub const REUSE_DENIED: u8 = 7;
     /// One more than the largest kind.
-    pub const COUNT: usize = 6;
+    pub const COUNT: usize = 8;
 }
 
 /// Why a minisock ended; [`Death::cause`]. The names are those of the JSON output.
@@ -77,9 +81,25 @@ pub mod refusal {
     pub const COUNT: usize = 3;
 }
 
+/// Why connect() could not take over a minisock (`tcp_twsk_unique`); [`Connect::reason`].
+pub mod denial {
+    /// Not a denial.
+    pub const NONE: u8 = 0;
+    /// Its connection had no TCP timestamps.
+    pub const NO_TIMESTAMPS: u8 = 1;
+    /// tcp_tw_reuse would have it, a little later.
+    pub const TOO_YOUNG: u8 = 2;
+    /// tcp_tw_reuse is 0, or is 2 and it is not a loopback connection.
+    pub const DISABLED: u8 = 3;
+    /// The peer has not closed.
+    pub const FIN_WAIT2: u8 = 4;
+    /// One more than the largest reason.
+    pub const COUNT: usize = 5;
+}
+
 /// Which fields of a record hold what the kernel said; [`Life::valid`]. A bit that is not set means: not read.
 pub mod valid {
-    /// `Life::{closer_pid, closer_comm}` and `cgroup_id`.
+    /// `Life::{closer_pid, closer_comm}` and `cgroup_id`, whoever that is.
     pub const CLOSER: u32 = 1 << 0;
     /// `Birth::{opener_pid, opener_comm}`.
     pub const OPENER: u32 = 1 << 1;
@@ -135,14 +155,14 @@ pub struct Header {
     pub pad: [u8; 6],
 }
 
-/// Which minisock, and who closed its connection.
+/// Which minisock, and who closed its connection; in a [`Connect`], who called connect().
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Life {
     /// Stable for the life of the minisock, unique since the programs were attached, below 2^53; 0 if it is not in the
     /// table of lives.
     pub id: u64,
-    /// The closer's cgroup v2 id.
+    /// That task's cgroup v2 id.
     pub cgroup_id: u64,
     /// Local address.
     pub laddr: [u8; 16],
@@ -152,7 +172,7 @@ pub struct Life {
     pub netns: u32,
     /// Which fields are known: bits of [`valid`].
     pub valid: u32,
-    /// Local port.
+    /// Local port; 0: none was found.
     pub lport: u16,
     /// Remote port.
     pub rport: u16,
@@ -164,7 +184,7 @@ pub struct Life {
     pub role: u8,
     /// Bits of [`flag`].
     pub flags: u8,
-    /// The task that ran the transition into FIN_WAIT1: thread group id.
+    /// The task that ran the transition into FIN_WAIT1, or called connect(): thread group id.
     pub closer_pid: u32,
     /// Its command name.
     pub closer_comm: [u8; COMM_LEN],
@@ -244,12 +264,29 @@ pub struct Death {
     pub pad: [u8; 3],
 }
 
+/// A connect() failed for want of a port.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Connect {
+    /// Kind [`NO_PORT`](kind::NO_PORT) or [`REUSE_DENIED`](kind::REUSE_DENIED).
+    pub header: Header,
+    /// What it wanted, without a local port; or the first minisock that it was denied for this reason.
+    pub life: Life,
+    /// How many minisocks it was denied for this reason.
+    pub count: u32,
+    /// One of [`denial`].
+    pub reason: u8,
+    /// Zero.
+    pub pad: [u8; 3],
+}
+
 const _: () = {
     assert!(size::<Header>() == 16);
     assert!(size::<Life>() == 88);
     assert!(size::<Birth>() == 16 + 88 + 72);
     assert!(size::<Touch>() == 16 + 88 + 16);
     assert!(size::<Death>() == 16 + 88 + 32);
+    assert!(size::<Connect>() == 16 + 88 + 8);
     assert!(core::mem::offset_of!(Life, netns) == 48);
     assert!(core::mem::offset_of!(Life, closer_pid) == 64);
     assert!(align_of::<Birth>() == 8);
@@ -263,4 +300,6 @@ mod pod {
     unsafe impl aya::Pod for super::Touch {}
     // SAFETY: as above.
     unsafe impl aya::Pod for super::Death {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::Connect {}
 }

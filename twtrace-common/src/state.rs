@@ -1,6 +1,6 @@
 //! What the eBPF programs remember between events, in maps that only they write.
 
-use crate::{COMM_LEN, size};
+use crate::{COMM_LEN, record::denial, size};
 
 /// A connection that is being followed; map `CONNS`, keyed by the address of its `struct sock`.
 #[repr(C)]
@@ -77,8 +77,32 @@ pub struct Closing {
     pub born: u32,
 }
 
+/// What a connect() was denied so far; map `DENIED`, keyed by the address of its `struct sock`. Rows are [`denial`] - 1.
+///
+/// Whoever succeeds leaves it behind, for the next connect() of that socket or for the map, which forgets the oldest.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Denied {
+    /// [`Conn::start_ns`] of the connect() that this is about; 0: not followed.
+    pub start_ns: u64,
+    /// [`Alive::id`] of the first minisock; 0: not known.
+    pub first_id: [u64; DENIALS],
+    /// How many minisocks.
+    pub count: [u32; DENIALS],
+    /// Local port of the first.
+    pub first_port: [u16; DENIALS],
+    /// 1 if the port was bound before.
+    pub bound: u8,
+    /// Zero.
+    pub pad: [u8; 7],
+}
+
+/// Rows of a [`Denied`].
+pub const DENIALS: usize = denial::COUNT - 1;
+
 const _: () = {
     assert!(size::<Conn>() == 64);
     assert!(size::<Alive>() == 56);
     assert!(size::<Closing>() == 16);
+    assert!(size::<Denied>() == 8 + DENIALS * 14 + 8);
 };

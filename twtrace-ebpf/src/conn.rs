@@ -13,7 +13,7 @@ use twtrace_common::{
 };
 
 use crate::{
-    again,
+    again, connect,
     emit::now,
     kernel::{self, Object as _, Of, Typed},
     knobs::knob,
@@ -105,8 +105,7 @@ fn closed(sk: u64) {
 #[inline(always)]
 fn closer(conn: &mut Conn) {
     conn.closer_pid = kernel::current(&mut conn.closer_comm);
-    // SAFETY: the helper takes nothing and cannot fail.
-    conn.cgroup_id = unsafe { aya_ebpf::helpers::generated::bpf_get_current_cgroup_id() };
+    conn.cgroup_id = kernel::current_cgroup();
     conn.has_closer = 1;
 }
 
@@ -144,6 +143,8 @@ fn gone(ctx: &BtfTracePointContext, sock: Typed, old: i32) {
             let _gone_already = CLOSING.remove(at.key);
         }
         refusal::at_close(ctx, sock, old == IN_CLOSING, born);
+    } else if old == SYN_SENT && knob!(DUTIES.tp_no_port) == 1 {
+        connect::failed(sock);
     }
     let _not_followed = CONNS.remove(sock.address());
 }

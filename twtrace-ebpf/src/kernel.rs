@@ -4,7 +4,10 @@ use aya_ebpf::{
     Global,
     helpers::{
         bpf_get_current_pid_tgid, bpf_probe_read_kernel,
-        generated::{bpf_get_current_comm, bpf_jiffies64, bpf_probe_read_kernel as bpf_probe_read_kernel_raw},
+        generated::{
+            bpf_get_current_cgroup_id, bpf_get_current_comm, bpf_jiffies64,
+            bpf_probe_read_kernel as bpf_probe_read_kernel_raw,
+        },
     },
 };
 use twtrace_common::{
@@ -210,6 +213,13 @@ pub fn current(comm: &mut [u8; 16]) -> u32 {
     (bpf_get_current_pid_tgid() >> 32) as u32
 }
 
+/// The current task's cgroup v2 id.
+#[inline(always)]
+pub fn current_cgroup() -> u64 {
+    // SAFETY: the helper takes nothing and cannot fail.
+    unsafe { bpf_get_current_cgroup_id() }
+}
+
 /// What a tuple is read from.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Of {
@@ -219,8 +229,9 @@ pub enum Of {
     Socket,
 }
 
+/// 0: it has none yet.
 #[inline(always)]
-fn local_port(sock: impl Object, of: Of) -> Option<u16> {
+pub fn local_port(sock: impl Object, of: Of) -> Option<u16> {
     match of {
         Of::Minisock => sock.get(&knobs::SKC_NUM),
         // Beyond struct sock, so beyond what a typed argument allows.
@@ -232,6 +243,28 @@ fn local_port(sock: impl Object, of: Of) -> Option<u16> {
 #[inline(always)]
 fn v6(sock: impl Object, offset: &Global<u16>) -> Option<[u32; 4]> {
     Some([sock.part(offset, 0)?, sock.part(offset, 4)?, sock.part(offset, 8)?, sock.part(offset, 12)?])
+}
+
+/// True if `tcp_twsk_unique` takes the minisock's connection for a loopback one: either address, or the bound device.
+#[inline(always)]
+pub fn is_loopback(tw: impl Object) -> bool {
+    /// `LOOPBACK_IFINDEX` of include/net/flow.h.
+    const LO: u32 = 1;
+    let v4 = |address: u32| address.to_ne_bytes()[0] == 127;
+    if tw.get::<u32>(&knobs::SKC_BOUND_IF) == Some(LO) {
+        return true;
+    }
+    if tw.get::<u16>(&knobs::SKC_FAMILY) != Some(AF_INET6) {
+        return v4(tw.get::<u32>(&knobs::SKC_DADDR).unwrap_or(0))
+            || v4(tw.get::<u32>(&knobs::SKC_RCV_SADDR).unwrap_or(0));
+    }
+    let (Some(laddr), Some(raddr)) = (v6(tw, &knobs::SKC_V6_RCV_SADDR), v6(tw, &knobs::SKC_V6_DADDR)) else {
+        return false;
+    };
+    let v6 = |[a, b, c, d]: [u32; 4]| {
+        a == 0 && b == 0 && (c == 0 && d == u32::from_be(1) || c == u32::from_be(0xffff) && v4(d))
+    };
+    v6(raddr) || v6(laddr)
 }
 
 /// Addresses, ports, family and namespace of a minisock, or of a socket on its way to one, into a zeroed record.

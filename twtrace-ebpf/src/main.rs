@@ -9,6 +9,7 @@
 mod again;
 mod birth;
 mod conn;
+mod connect;
 mod death;
 mod emit;
 mod filter;

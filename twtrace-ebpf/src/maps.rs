@@ -3,12 +3,12 @@
 use aya_ebpf::{
     helpers::generated::bpf_get_smp_processor_id,
     macros::map,
-    maps::{Array, HashMap, PerCpuArray, RingBuf},
+    maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
 };
 use twtrace_common::{
     counter::Counters,
     knob::{LiveKnobs, PortSet},
-    state::{Alive, Closing, Conn},
+    state::{Alive, Closing, Conn, Denied},
 };
 
 use crate::again;
@@ -35,6 +35,10 @@ pub static CLOSING: HashMap<u64, Closing> = HashMap::with_max_entries(65_536, 0)
 /// Sockets inside tcp_time_wait, and the substate asked for; written only by the kprobe backend of `refusal`.
 #[map]
 pub static ENTERING: HashMap<u64, u32> = HashMap::with_max_entries(4_096, 0);
+
+/// What a connect() was denied, by address of its socket: see [`crate::connect`].
+#[map]
+pub static DENIED: LruHashMap<u64, Denied> = LruHashMap::with_max_entries(4_096, 0);
 
 #[map]
 static COUNTERS: PerCpuArray<Counters> = PerCpuArray::with_max_entries(1, 0);

@@ -4,8 +4,8 @@
 use core::mem::MaybeUninit;
 
 use twtrace_common::{
-    record::{Birth, Death, Life, Touch},
-    state::{Alive, Conn},
+    record::{Birth, Connect, Death, Life, Touch},
+    state::{Alive, Conn, Denied},
 };
 
 /// A type that may be all zeroes.
@@ -21,11 +21,15 @@ unsafe impl Plain for Touch {}
 // SAFETY: as above.
 unsafe impl Plain for Death {}
 // SAFETY: as above.
+unsafe impl Plain for Connect {}
+// SAFETY: as above.
 unsafe impl Plain for Life {}
 // SAFETY: as above.
 unsafe impl Plain for Alive {}
 // SAFETY: as above.
 unsafe impl Plain for Conn {}
+// SAFETY: as above.
+unsafe impl Plain for Denied {}
 
 /// Zeroes a place and hands it back as a value.
 #[inline(always)]

@@ -7,7 +7,9 @@ use twtrace_common::{
     record::{self as raw, flag, kind, valid},
 };
 
-use crate::model::event::{Cause, Closer, Comm, Connection, Detail, Event, Life, Refusal, Role, Substate, Task, Tuple};
+use crate::model::event::{
+    Cause, Closer, Comm, Connection, Denial, Detail, Event, Life, Refusal, Role, Substate, Task, Tuple,
+};
 
 /// Bytes that are no record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -44,6 +46,8 @@ unsafe impl Record for raw::Birth {}
 unsafe impl Record for raw::Touch {}
 // SAFETY: as above.
 unsafe impl Record for raw::Death {}
+// SAFETY: as above.
+unsafe impl Record for raw::Connect {}
 
 /// Decodes one record of the ring.
 ///
@@ -64,6 +68,8 @@ pub fn decode(bytes: &[u8]) -> Result<Event, DecodeError> {
         kind::TURNED => record::<raw::Touch>(bytes).map(turned),
         kind::REARMED => record::<raw::Touch>(bytes).map(rearmed),
         kind::DIED => record::<raw::Death>(bytes).map(died),
+        kind::NO_PORT => record::<raw::Connect>(bytes).map(no_port),
+        kind::REUSE_DENIED => record::<raw::Connect>(bytes).map(reuse_denied),
         other => Err(DecodeError::Kind(other)),
     }
 }
@@ -161,6 +167,15 @@ fn died(record: raw::Death) -> Event {
         life_ns: (record.life.valid & valid::AGE != 0).then_some(record.life_ns),
         taker: (record.life.valid & valid::TAKER != 0).then(|| task(record.taker_pid, record.taker_comm)),
     };
+    event(record.header, &record.life, detail)
+}
+
+fn no_port(record: raw::Connect) -> Event {
+    event(record.header, &record.life, Detail::NoPort)
+}
+
+fn reuse_denied(record: raw::Connect) -> Event {
+    let detail = Detail::ReuseDenied { reason: Denial::from_raw(record.reason), count: record.count };
     event(record.header, &record.life, detail)
 }
 

@@ -83,6 +83,8 @@ impl<'a> Pipeline<'a> {
             turn: watched(Capability::Turn),
             rearm: watched(Capability::Rearm),
             refusal: watched(Capability::Refusal),
+            no_port: watched(Capability::NoPort),
+            reuse_denied: watched(Capability::ReuseDenied),
             seeded: tracer.seeded.is_ok(),
             early_lost: tracer.early_lost,
             ..Beside::default()

@@ -42,7 +42,7 @@ pub struct Tracer {
     pub tw_counts: Option<TwCounts>,
     /// Minisocks that were there before, all namespaces; the error if they could not be listed.
     pub seeded: Result<u64, String>,
-    /// Network namespaces whose sockets could not be listed.
+    /// Network namespaces whose sockets could not be listed, at most: counted by process or name.
     pub namespaces_missed: usize,
     /// Events that came while the self-test ran.
     pub early: Vec<Event>,

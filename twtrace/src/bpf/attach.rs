@@ -65,6 +65,9 @@ pub(super) fn chain(error: &dyn std::error::Error) -> String {
 /// Sockets between the ACK of our FIN and their end: few, unless peers do not close, and then they are orphans soon.
 const CLOSING: u32 = 1 << 15;
 
+/// Sockets inside connect() that were denied a minisock: one a task at most, and what successful ones left behind.
+const DENIED: u32 = 1 << 12;
+
 /// Sizes of the tables, entries; the ring in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tables {
@@ -108,7 +111,7 @@ pub fn gather(host: &Host, file: Option<&Path>) -> Result<Kernel, BpfError> {
     let types = KernelTypes::read(host, file)?;
     let offsets = Offsets::resolve(&types);
     let symbols = KernelSymbols::read(host).unwrap_or_default();
-    let facts = crate::host::facts(host, &types, &symbols, offsets.missing());
+    let facts = crate::host::facts(host, &types, &symbols, offsets.missing(), offsets.unknown());
     // Programs are attached by ids of the running kernel's own BTF; another file gives offsets only.
     let own = host.path(VMLINUX);
     let path = if own.exists() { own.as_path() } else { types.path() };
@@ -160,6 +163,7 @@ pub fn attach(kernel: &Kernel, plan: &Plan, settings: &Settings) -> Result<Attac
         .map_max_entries("RING", settings.tables.ring)
         .map_max_entries("LIVES", settings.tables.lives)
         .map_max_entries("CONNS", settings.tables.conns)
+        .map_max_entries("DENIED", if globals.duties.reuse_denied == 1 { DENIED } else { 1 })
         .map_max_entries("CLOSING", if globals.duties.tp_birth == 1 { settings.tables.conns.min(CLOSING) } else { 1 });
     let mut ebpf = loader.load(OBJECT)?;
     ports(&mut ebpf, &settings.ports)?;

@@ -94,5 +94,8 @@ pub(super) fn duties(plan: &Plan, offsets: &Offsets, has_stack: bool) -> Duties 
         refcount_base: u8::from(offsets.refcount_base),
         has_timeo: u8::from(plan.hooks.iter().any(|hook| hook.target == HASHDANCE_SCHEDULE)),
         has_stack: u8::from(has_stack),
+        tp_no_port: tracepoint(Capability::NoPort),
+        reuse_denied: u8::from(plan.backend(Capability::ReuseDenied).is_some()),
+        ..Duties::NONE
     }
 }

@@ -90,7 +90,8 @@ pub(super) struct RunArgs {
     /// Write what has gathered, and read the counters, this often: 10ms to 1h
     #[arg(long, value_name = "TIME", default_value = "1s", help_heading = "Output")]
     pub interval: String,
-    /// Show these events: born, turned, rearmed, died, refused; or none [default: all]
+    /// Show these events: born, turned, rearmed, died, refused, no_port, reuse_denied; or none
+    /// [default: all]
     #[arg(long, value_name = "LIST", help_heading = "Output")]
     pub events: Vec<String>,
 
@@ -134,7 +135,8 @@ pub(super) struct FilterArgs {
     /// Only these remote addresses, up to 8 [default: all]
     #[arg(long, value_name = "CIDRS")]
     pub raddr: Vec<String>,
-    /// Only what these processes closed, up to 8 process ids of the initial pid namespace [default: all]
+    /// Only what these processes closed (no_port, reuse_denied: what their connect() wanted), up to 8
+    /// process ids of the initial pid namespace [default: all]
     #[arg(long, value_name = "PIDS")]
     pub pid: Vec<String>,
     /// Only what threads of these names closed, up to 8 names of up to 15 bytes [default: all]

@@ -1,5 +1,5 @@
 use proptest::prelude::*;
-use twtrace_common::record::{Birth, Death, Header, Touch, cause, refusal, role, substate};
+use twtrace_common::record::{Birth, Connect, Death, Header, Touch, cause, denial, refusal, role, substate};
 
 use super::*;
 use crate::model::event::Kind;
@@ -97,6 +97,31 @@ fn a_refusal_tells_room_and_reason() {
 }
 
 #[test]
+fn a_connect_without_a_port_has_none_and_no_life() {
+    let mut record: Connect = zeroed();
+    (record.header, record.life) = (header(kind::NO_PORT), life());
+    (record.life.id, record.life.lport) = (0, 0);
+    record.life.valid &= !valid::SUBSTATE;
+    let event = decode(&bytes_of(&record)).unwrap();
+    assert_eq!((event.kind(), event.detail), (Kind::NoPort, Detail::NoPort));
+    assert_eq!((event.life.id, event.life.substate), (None, None));
+    assert_eq!(event.life.tuple.unwrap().port(), None);
+    assert_eq!(event.life.closer.unwrap().task.pid, 99);
+}
+
+#[test]
+fn a_denial_tells_reason_and_number() {
+    let mut record: Connect = zeroed();
+    (record.header, record.life) = (header(kind::REUSE_DENIED), life());
+    for (raw, reason) in [(denial::TOO_YOUNG, Denial::TooYoung), (77, Denial::Unknown(77))] {
+        (record.reason, record.count) = (raw, 28_232);
+        let event = decode(&bytes_of(&record)).unwrap();
+        assert_eq!(event.detail, Detail::ReuseDenied { reason, count: 28_232 });
+        assert_eq!((event.life.id, event.life.tuple.unwrap().port()), (Some(7), Some(80)));
+    }
+}
+
+#[test]
 fn what_is_no_record_has_a_name() {
     let mut record: Touch = zeroed();
     record.header = header(kind::TURNED);
@@ -119,10 +144,11 @@ proptest! {
 
     /// The same behind a header that is right, so that the fields are reached.
     #[test]
-    fn any_fields_are_an_event(kind in 1u8..6, body in prop::collection::vec(any::<u8>(), 200)) {
+    fn any_fields_are_an_event(kind in 1u8..8, body in prop::collection::vec(any::<u8>(), 200)) {
         let length = match kind {
             kind::BORN | kind::REFUSED => size_of::<Birth>(),
             kind::DIED => size_of::<Death>(),
+            kind::NO_PORT | kind::REUSE_DENIED => size_of::<Connect>(),
             _ => size_of::<Touch>(),
         };
         let mut bytes = body[..length].to_vec();

@@ -84,9 +84,15 @@ impl Host {
     }
 }
 
-/// What the plan needs to know of this kernel. `missing_fields`: see [`Facts`].
+/// What the plan needs to know of this kernel. `missing_fields`, `unknown_fields`: see [`Facts`].
 #[must_use]
-pub fn facts(host: &Host, types: &KernelTypes, symbols: &KernelSymbols, missing_fields: Vec<&'static str>) -> Facts {
+pub fn facts(
+    host: &Host,
+    types: &KernelTypes,
+    symbols: &KernelSymbols,
+    missing_fields: Vec<&'static str>,
+    unknown_fields: Vec<&'static str>,
+) -> Facts {
     Facts {
         functions: FUNCTIONS.into_iter().filter_map(|name| Some((name, types.parameters(name)?))).collect(),
         tracepoints: TRACEPOINTS.into_iter().filter(|name| types.has_tracepoint(name)).collect(),
@@ -94,6 +100,7 @@ pub fn facts(host: &Host, types: &KernelTypes, symbols: &KernelSymbols, missing_
         addresses: symbols.range("tw_timer_handler").is_some() && symbols.range("inet_twsk_deschedule_put").is_some(),
         addresses_hidden: symbols.hidden,
         missing_fields,
+        unknown_fields,
     }
 }
 

@@ -155,7 +155,8 @@ fn connect_at_last(listener: &TcpListener, stop: &AtomicBool) -> io::Result<Opti
         if Instant::now() > deadline || stop.load(Relaxed) {
             return Ok(None);
         }
-        thread::sleep(Duration::from_millis(100));
+        // Each attempt is an event; the third after this long is past the second that tcp_tw_reuse asks for.
+        thread::sleep(Duration::from_millis(350));
     }
 }
 

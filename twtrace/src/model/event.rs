@@ -128,6 +128,20 @@ vocabulary! {
 }
 
 vocabulary! {
+    /// Why a connect() could not take over a minisock.
+    Denial {
+        /// Its connection had no TCP timestamps.
+        NoTimestamps = raw::denial::NO_TIMESTAMPS, "no_timestamps";
+        /// tcp_tw_reuse would have it, a little later.
+        TooYoung = raw::denial::TOO_YOUNG, "too_young";
+        /// tcp_tw_reuse is 0, or is 2 and it is not a loopback connection.
+        Disabled = raw::denial::DISABLED, "disabled";
+        /// The peer has not closed.
+        FinWait2 = raw::denial::FIN_WAIT2, "fin_wait2";
+    }
+}
+
+vocabulary! {
     /// What an event tells: the words of `--events` and of the JSON field `type`.
     Kind {
         /// A minisock was born.
@@ -140,6 +154,10 @@ vocabulary! {
         Died = raw::kind::DIED, "died";
         /// The kernel made no minisock.
         Refused = raw::kind::REFUSED, "refused";
+        /// A connect() found no port.
+        NoPort = raw::kind::NO_PORT, "no_port";
+        /// A connect() that failed was denied a minisock in its way.
+        ReuseDenied = raw::kind::REUSE_DENIED, "reuse_denied";
     }
 }
 
@@ -174,7 +192,7 @@ pub struct Task {
     pub comm: Comm,
 }
 
-/// The task that ran the transition into FIN_WAIT1: the author of a TIME_WAIT.
+/// The task that ran the transition into FIN_WAIT1, the author of a TIME_WAIT; or the caller of a connect() that failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Closer {
     /// The task.
@@ -196,7 +214,7 @@ pub struct Life {
     pub substate: Option<Substate>,
     /// Who opened the connection.
     pub role: Option<Role>,
-    /// Who closed it.
+    /// Who closed it; of a failed connect(), who called it.
     pub closer: Option<Closer>,
     /// It was there before twtrace; `None` if that cannot be told.
     pub preexisting: Option<bool>,
@@ -207,7 +225,7 @@ pub struct Life {
 pub struct Tuple {
     /// Local address.
     pub laddr: IpAddr,
-    /// Local port.
+    /// Local port; 0 if a connect() found none.
     pub lport: u16,
     /// Remote address.
     pub raddr: IpAddr,
@@ -220,6 +238,12 @@ impl Tuple {
     #[must_use]
     pub fn family(&self) -> u8 {
         if self.laddr.is_ipv4() { 4 } else { 6 }
+    }
+
+    /// The local port, if there is one.
+    #[must_use]
+    pub fn port(&self) -> Option<u16> {
+        (self.lport != 0).then_some(self.lport)
     }
 }
 
@@ -282,6 +306,15 @@ pub enum Detail {
         /// The connection that ended without one.
         connection: Connection,
     },
+    /// A connect() found no port.
+    NoPort,
+    /// A connect() that failed was denied minisocks in its way; the life is that of the first, the closer the caller.
+    ReuseDenied {
+        /// Why.
+        reason: Denial,
+        /// How many, for this reason.
+        count: u32,
+    },
 }
 
 /// One thing that happened to one minisock.
@@ -307,6 +340,8 @@ impl Event {
             Detail::Rearmed { .. } => Kind::Rearmed,
             Detail::Died { .. } => Kind::Died,
             Detail::Refused { .. } => Kind::Refused,
+            Detail::NoPort => Kind::NoPort,
+            Detail::ReuseDenied { .. } => Kind::ReuseDenied,
         }
     }
 }

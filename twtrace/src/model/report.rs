@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::event::{Cause, Refusal};
+use super::event::{Cause, Denial, Refusal};
 
 /// What one capability got.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -26,7 +26,7 @@ pub struct Start {
     pub capabilities: BTreeMap<&'static str, CapabilityReport>,
     /// Minisocks that were there before, all namespaces; `None` if they could not be listed.
     pub seeded: Option<u64>,
-    /// Network namespaces whose older minisocks could not be listed.
+    /// Network namespaces whose older minisocks could not be listed, at most: counted by process or name.
     pub namespaces_missed: u64,
     /// What the self-test saw: `passed`, or what was wrong.
     pub self_test: String,
@@ -49,6 +49,8 @@ pub struct Totals {
     pub refused: Option<Vec<(Refusal, u64)>>,
     /// connect() calls that found no port; `None` if not watched.
     pub no_port: Option<u64>,
+    /// Denials by reason, one a connect() and reason; `None` if not watched.
+    pub reuse_denied: Option<Vec<(Denial, u64)>>,
     /// Minisocks alive: seeded + born - died, whole machine, unfiltered.
     pub live: Option<u64>,
     /// Events found in the kernel.

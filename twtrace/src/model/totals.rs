@@ -6,7 +6,7 @@ use twtrace_common::{
 };
 
 use super::{
-    event::{Cause, Refusal},
+    event::{Cause, Denial, Refusal},
     report::Totals,
 };
 
@@ -19,6 +19,10 @@ pub struct Beside {
     pub rearm: bool,
     /// Refusals are watched.
     pub refusal: bool,
+    /// connect() calls without a port are watched.
+    pub no_port: bool,
+    /// What such calls were denied is watched.
+    pub reuse_denied: bool,
     /// Minisocks could be listed at the start.
     pub seeded: bool,
     /// Events that the kernel ran no program for, because the same program was running on that CPU.
@@ -48,7 +52,10 @@ pub fn totals(counters: &Counters, beside: &Beside) -> Totals {
         refused: beside.refusal.then(|| {
             Refusal::ALL.iter().map(|&reason| (reason, counters.refused[usize::from(reason.raw())])).collect()
         }),
-        no_port: None,
+        no_port: beside.no_port.then_some(counters.no_port),
+        reuse_denied: beside.reuse_denied.then(|| {
+            Denial::ALL.iter().map(|&reason| (reason, counters.reuse_denied[usize::from(reason.raw())])).collect()
+        }),
         live: beside.seeded.then(|| (counters.seeded + born).saturating_sub(died)),
         seen: sum(&counters.seen),
         emitted: sum(&counters.emitted),
@@ -64,6 +71,7 @@ fn trouble(trouble: &Trouble, beside: &Beside) -> Vec<(&'static str, u64)> {
         lives_full,
         conns_full,
         closing_full,
+        denied_full,
         read_failed,
         stack_failed,
         stale,
@@ -75,6 +83,7 @@ fn trouble(trouble: &Trouble, beside: &Beside) -> Vec<(&'static str, u64)> {
         ("lives_full", lives_full),
         ("conns_full", conns_full),
         ("closing_full", closing_full),
+        ("denied_full", denied_full),
         ("read_failed", read_failed),
         ("stack_failed", stack_failed),
         ("stale", stale),

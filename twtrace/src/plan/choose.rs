@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Attach, Backend, Capability, Facts, Failure, Hook, Reason, hooks};
+use super::{Attach, Backend, Capability, Facts, Failure, Hook, Reason, facts::OF_A_DENIAL, hooks};
 
 /// What will be attached.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,8 +49,8 @@ fn list(against: &[(Backend, Reason)]) -> String {
     against.iter().map(|(backend, reason)| format!("{backend}: {reason}")).collect::<Vec<_>>().join("; ")
 }
 
-/// Chooses. `forced` leaves one backend (`conn` and `closer` have tracepoints alone); `failures` is what earlier attempts
-/// ran into.
+/// Chooses. `forced` leaves one backend, except to what has no twin there (`conn`, `closer`, `no_port`: tracepoints);
+/// `failures` is what earlier attempts ran into.
 ///
 /// # Errors
 /// If a required capability has no backend left.
@@ -64,6 +64,8 @@ pub fn choose(facts: &Facts, forced: Option<Backend>, failures: &[Failure]) -> R
         let mut chosen = None;
         let candidates: &[Backend] = match (capability, &forced) {
             (Capability::Conn | Capability::Closer, _) => &[Backend::Tracepoint],
+            (Capability::NoPort, Some(Backend::Kprobe)) => &[Backend::Tracepoint],
+            (Capability::NoPort, None) => &[Backend::Fentry, Backend::Tracepoint],
             (_, Some(forced)) => std::slice::from_ref(forced),
             (_, None) => &Backend::ALL,
         };
@@ -132,6 +134,15 @@ fn dependency(facts: &Facts, so_far: &Plan, capability: Capability, backend: Bac
             Some(Reason::Needs("it needs births by tracepoint, to know that none came"))
         }
         (C::Refusal, B::Tracepoint) => no_addresses(),
+        (C::ReuseDenied, B::Tracepoint) => {
+            Some(Reason::NoHook("no tracepoint fires where connect() passes over a TIME_WAIT"))
+        }
+        (C::ReuseDenied, _) if so_far.backend(C::NoPort).is_none() => {
+            Some(Reason::Needs("it is told when a connect() finds no port, and that is not watched"))
+        }
+        (C::ReuseDenied, _) => {
+            facts.unknown_fields.iter().find(|field| OF_A_DENIAL.contains(field)).map(|field| Reason::NoField(field))
+        }
         _ => None,
     }
 }
@@ -161,6 +172,7 @@ mod tests {
             addresses: true,
             addresses_hidden: false,
             missing_fields: Vec::new(),
+            unknown_fields: Vec::new(),
         }
     }
 
@@ -179,7 +191,7 @@ mod tests {
             };
             assert_eq!(plan.backend(capability), Some(wanted), "{capability:?}");
         }
-        assert_eq!(plan.hooks.len(), 9);
+        assert_eq!(plan.hooks.len(), 12);
     }
 
     #[test]
@@ -203,9 +215,11 @@ mod tests {
                 None => break plan,
             }
         };
-        for capability in Capability::ALL {
+        for capability in Capability::ALL.into_iter().filter(|&capability| capability != Capability::ReuseDenied) {
             assert_eq!(plan.backend(capability), Some(Backend::Tracepoint), "{capability:?}");
         }
+        assert_eq!(plan.backend(Capability::ReuseDenied), None);
+        assert!(matches!(plan.against[&Capability::ReuseDenied][2], (Backend::Tracepoint, Reason::NoHook(_))));
         let against = &plan.against[&Capability::Birth];
         assert_eq!(against.len(), 2);
         assert!(matches!(against[0], (Backend::Fentry, Reason::Refused { .. })));
@@ -249,6 +263,35 @@ mod tests {
         let reasons: Vec<_> = plan.against[&Capability::Cause].iter().map(|(_, reason)| reason.to_string()).collect();
         assert!(reasons[0].contains("kptr_restrict"), "{reasons:?}");
         assert!(choose(&facts, Some(Backend::Tracepoint), &[]).is_err());
+    }
+
+    #[test]
+    fn kprobes_leave_the_failed_connect_to_the_tracepoint() {
+        let plan = choose(&able(), Some(Backend::Kprobe), &[]).unwrap();
+        assert_eq!(plan.backend(Capability::NoPort), Some(Backend::Tracepoint));
+        assert_eq!(plan.backend(Capability::ReuseDenied), Some(Backend::Kprobe));
+        let mut facts = able();
+        facts.functions.remove("inet6_hash_connect");
+        let plan = choose(&facts, None, &[]).unwrap();
+        assert_eq!(plan.backend(Capability::NoPort), Some(Backend::Tracepoint));
+        assert_eq!(plan.backend(Capability::ReuseDenied), Some(Backend::Fentry));
+        assert_eq!(choose(&facts, Some(Backend::Fentry), &[]).unwrap().backend(Capability::NoPort), None);
+    }
+
+    #[test]
+    fn a_denial_is_told_with_its_connect_and_reason_or_not_at_all() {
+        let of = |facts: &Facts| {
+            let plan = choose(facts, Some(Backend::Fentry), &[]).unwrap();
+            (plan.backend(Capability::ReuseDenied), plan.against[&Capability::ReuseDenied].clone())
+        };
+        let mut facts = able();
+        facts.functions.remove("inet_hash_connect");
+        let (backend, against) = of(&facts);
+        assert!(backend.is_none() && matches!(against[0].1, Reason::Needs(_)), "{against:?}");
+        let facts = Facts { unknown_fields: vec!["net.ipv4.sysctl_tcp_tw_reuse", "sock.sk_mark"], ..able() };
+        assert_eq!(of(&facts).1, [(Backend::Fentry, Reason::NoField("net.ipv4.sysctl_tcp_tw_reuse"))]);
+        let facts = Facts { unknown_fields: vec!["sock.sk_mark"], ..able() };
+        assert_eq!(of(&facts), (Some(Backend::Fentry), Vec::new()));
     }
 
     #[test]

@@ -17,6 +17,8 @@ pub struct Facts {
     pub addresses_hidden: bool,
     /// Required fields that BTF lacks: no run is possible.
     pub missing_fields: Vec<&'static str>,
+    /// Optional fields that BTF lacks.
+    pub unknown_fields: Vec<&'static str>,
 }
 
 impl Facts {
@@ -32,7 +34,7 @@ impl Facts {
 }
 
 /// Kernel functions that hooks name.
-pub(crate) const FUNCTIONS: [&str; 7] = [
+pub(crate) const FUNCTIONS: [&str; 10] = [
     super::HASHDANCE_SCHEDULE,
     super::HASHDANCE,
     "inet_twsk_kill",
@@ -40,7 +42,13 @@ pub(crate) const FUNCTIONS: [&str; 7] = [
     "__inet_twsk_schedule",
     "inet_twsk_alloc",
     "tcp_time_wait",
+    "inet_hash_connect",
+    "inet6_hash_connect",
+    "tcp_twsk_unique",
 ];
+
+/// Fields by which a denial's reason is told.
+pub(super) const OF_A_DENIAL: [&str; 2] = ["tcp_timewait_sock.tw_ts_recent_stamp", "net.ipv4.sysctl_tcp_tw_reuse"];
 
 /// Tracepoints that hooks name.
 pub(crate) const TRACEPOINTS: [&str; 4] = ["inet_sock_set_state", "timer_start", "timer_cancel", "timer_expire_entry"];

@@ -30,12 +30,26 @@ pub enum Capability {
     Conn,
     /// The task that closed a connection.
     Closer,
+    /// A connect() finds no port.
+    NoPort,
+    /// A connect() that fails was denied minisocks in its way.
+    ReuseDenied,
 }
 
 impl Capability {
     /// All of them, in the order in which backends are chosen: later ones may depend on earlier choices.
-    pub const ALL: [Self; 8] =
-        [Self::Birth, Self::Death, Self::Turn, Self::Rearm, Self::Cause, Self::Refusal, Self::Conn, Self::Closer];
+    pub const ALL: [Self; 10] = [
+        Self::Birth,
+        Self::Death,
+        Self::Turn,
+        Self::Rearm,
+        Self::Cause,
+        Self::Refusal,
+        Self::Conn,
+        Self::Closer,
+        Self::NoPort,
+        Self::ReuseDenied,
+    ];
 
     /// The name in every output.
     #[must_use]
@@ -49,6 +63,8 @@ impl Capability {
             Self::Refusal => "refusal",
             Self::Conn => "conn",
             Self::Closer => "closer",
+            Self::NoPort => "no_port",
+            Self::ReuseDenied => "reuse_denied",
         }
     }
 
@@ -64,6 +80,8 @@ impl Capability {
             Self::Refusal => "what tcp_max_tw_buckets had no room for",
             Self::Conn => "role, opener and age of the connection",
             Self::Closer => "the process that closed it",
+            Self::NoPort => "who called connect() when no port was left",
+            Self::ReuseDenied => "why such a connect() could not take over a TIME_WAIT",
         }
     }
 
@@ -194,5 +212,13 @@ pub fn hooks(capability: Capability, backend: Backend, dance: &'static str) -> V
         ],
         (C::Refusal, B::Kprobe) => vec![hook("refusal_kprobe", A::Kprobe, "tcp_time_wait"), conn, again],
         (C::Refusal, B::Tracepoint) => vec![conn, again],
+        (C::NoPort, B::Fentry) => vec![
+            hook("no_port_fexit", A::Fexit, "inet_hash_connect"),
+            hook("no_port6_fexit", A::Fexit, "inet6_hash_connect"),
+        ],
+        (C::NoPort, B::Kprobe | B::Tracepoint) => vec![conn, again],
+        (C::ReuseDenied, B::Fentry) => vec![hook("denied_fexit", A::Fexit, "tcp_twsk_unique")],
+        (C::ReuseDenied, B::Kprobe) => vec![hook("denied_kprobe", A::Kprobe, "tcp_twsk_unique")],
+        (C::ReuseDenied, B::Tracepoint) => Vec::new(),
     }
 }

@@ -17,6 +17,10 @@ pub enum Reason {
     AddressesHidden,
     /// kallsyms lacks the functions.
     NoAddresses,
+    /// BTF lacks a field that this capability cannot do without.
+    NoField(&'static str),
+    /// This backend has no hook at the place.
+    NoHook(&'static str),
     /// It needs another capability on another backend.
     Needs(&'static str),
     /// The kernel refused to load or attach.
@@ -42,7 +46,8 @@ impl fmt::Display for Reason {
                 f.write_str("kernel addresses are hidden; set kernel.kptr_restrict to 1 and run with CAP_SYSLOG")
             }
             Self::NoAddresses => f.write_str("/proc/kallsyms does not name the timewait functions (CONFIG_KALLSYMS)"),
-            Self::Needs(what) => f.write_str(what),
+            Self::NoField(path) => write!(f, "this kernel's BTF has no {path}"),
+            Self::NoHook(what) | Self::Needs(what) => f.write_str(what),
             Self::Refused { hook, error, .. } => write!(f, "{} on {}: {error}", hook.program, hook.target),
             Self::SelfTest(what) => write!(f, "the self-test failed: {what}"),
         }

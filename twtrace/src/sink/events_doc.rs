@@ -19,7 +19,7 @@ pub fn render() -> String {
          A line begins with:\n"
     );
     table(&mut doc, HEAD.iter());
-    doc.push_str("\nLines about one minisock (");
+    doc.push_str("\nLines about one minisock or one connect() (");
     let about: Vec<_> = LINES.iter().filter(|line| line.socket).map(|line| format!("`{}`", line.kind)).collect();
     let _ = writeln!(doc, "{}) go on with:", about.join(", "));
     table(&mut doc, SOCKET.iter());

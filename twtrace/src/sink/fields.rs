@@ -44,7 +44,7 @@ pub struct Line {
     pub kind: &'static str,
     /// When there is such a line.
     pub when: &'static str,
-    /// It is about one minisock: the fields of [`SOCKET`] stand between those of [`HEAD`] and its own.
+    /// It is about one minisock, or about a connect() that got none: the fields of [`SOCKET`] stand between those of [`HEAD`] and its own.
     pub socket: bool,
     /// Its own fields, in tables that lines share.
     pub own: &'static [&'static [Field]],
@@ -81,6 +81,7 @@ const NO_TAKER: &str = "no takeover, or who took it was not seen";
 const NOT_WATCHED: &str = "not watched";
 const NO_RATE: &str = "the first tick";
 const CAUSES: &str = "expired reused reused_bound recycled reset data_reset killed netns tproxy";
+const DENIALS: &str = "no_timestamps too_young disabled fin_wait2";
 const SUBSTATES: &str = "time_wait fin_wait2";
 
 /// What every line begins with.
@@ -91,19 +92,19 @@ pub const HEAD: &[Field] = &[
     always("mono_ns", Integer, "ns", "when, by CLOCK_MONOTONIC"),
 ];
 
-/// What every line about a minisock goes on with.
+/// What every line about a minisock or a connect() goes on with.
 pub const SOCKET: &[Field] = &[
     maybe(
         "id",
         Integer,
         "",
         "stable for this minisock within the run",
-        "its birth was not seen, and it was not seeded",
+        "its birth was not seen, and it was not seeded; `no_port`: there is none",
     ),
     maybe("netns", Integer, "inode number", "its network namespace", NOT_READ),
     maybe("family", Integer, "4 6", "address family; v4-mapped is 4", NOT_READ),
     maybe("laddr", Text, "address", "local address", NOT_READ),
-    maybe("lport", Integer, "port", "local port", NOT_READ),
+    maybe("lport", Integer, "port", "local port", "not read; `no_port`: none was found"),
     maybe("raddr", Text, "address", "remote address", NOT_READ),
     maybe("rport", Integer, "port", "remote port", NOT_READ),
 ];
@@ -119,6 +120,13 @@ const OWNER: &[Field] = &[
     maybe("pid", Integer, "", "process that closed it, in the initial pid namespace", NO_CLOSER),
     maybe("comm", Text, "", "name of the thread that closed it", NO_CLOSER),
     maybe("cgroup_id", Integer, "inode number", "cgroup v2 of the thread that closed it", NO_CLOSER),
+];
+
+const CALLER: &[Field] = &[
+    maybe("role", Text, "client server", "always client: this host wanted to open a connection", NOT_READ),
+    maybe("pid", Integer, "", "process that called connect(), in the initial pid namespace", NOT_READ),
+    maybe("comm", Text, "", "name of the thread that called connect()", NOT_READ),
+    maybe("cgroup_id", Integer, "inode number", "cgroup v2 of the thread that called connect()", NOT_READ),
 ];
 
 const TIMER: &[Field] =
@@ -145,7 +153,9 @@ const COUNTERS: &[Field] = &[
     always("died", Counts, CAUSES, "ends by cause, after the filters; every cause is there, `?` for not known"),
     maybe("refused", Integer, "", "births refused, after the filters", NOT_WATCHED),
     maybe("refused_by", Counts, "buckets memory", "the same by reason; `?` for not known", NOT_WATCHED),
-    maybe("no_port", Integer, "", "connect() calls that found no port", NOT_WATCHED),
+    maybe("no_port", Integer, "", "connect() calls that found no port, after the filters", NOT_WATCHED),
+    maybe("reuse_denied", Integer, "", "`reuse_denied` events, after the filters", NOT_WATCHED),
+    maybe("reuse_denied_by", Counts, DENIALS, "the same by reason; `?` for not known", NOT_WATCHED),
     maybe("live", Integer, "", "minisocks alive now, on the whole machine, without filters", "not known"),
     always("seen", Integer, "", "events found in the kernel: emitted + filtered + lost"),
     always("emitted", Integer, "", "events sent to twtrace"),
@@ -173,7 +183,13 @@ pub const LINES: &[Line] = &[
                 "what is watched, by name",
             ),
             maybe("seeded", Integer, "", "minisocks that were there before, in all namespaces", "could not be listed"),
-            always("namespaces_missed", Integer, "", "network namespaces whose older minisocks could not be listed"),
+            always(
+                "namespaces_missed",
+                Integer,
+                "",
+                "network namespaces whose older minisocks could not be listed, at most: one that several processes hide \
+                 counts for each",
+            ),
             always("self_test", Text, "", "`passed`, or what was wrong"),
         ]],
     },
@@ -219,6 +235,32 @@ pub const LINES: &[Line] = &[
                 maybe("reason", Text, "buckets memory", "tcp_max_tw_buckets was reached, or no memory", "not known"),
                 maybe("used", Integer, "", "minisocks of the namespace then", NOT_READ),
                 maybe("limit", Integer, "", "tcp_max_tw_buckets of the namespace", NOT_READ),
+            ],
+        ],
+    },
+    Line {
+        kind: "no_port",
+        when: "A connect() failed because no port was left (EADDRNOTAVAIL; on the tracepoint backend, rarely, ENOMEM).",
+        socket: true,
+        own: &[CALLER],
+    },
+    Line {
+        kind: "reuse_denied",
+        when: "A connect() that failed could not take over the minisocks in its way: one line for each reason. Addresses, \
+               ports and `id` are those of the first such minisock.",
+        socket: true,
+        own: &[
+            CALLER,
+            &[
+                maybe(
+                    "reason",
+                    Text,
+                    DENIALS,
+                    "no TCP timestamps; tcp_tw_reuse wants it older; tcp_tw_reuse is 0, or 2 and it is no loopback \
+                     connection; the peer has not closed",
+                    "not known",
+                ),
+                always("count", Integer, "", "how many minisocks, for this reason, in this connect()"),
             ],
         ],
     },

@@ -7,7 +7,7 @@ use serde::{Serialize, Serializer, ser::SerializeMap};
 
 use super::{Batch, Clock, Loss, Sink, Tick, clock::Stamp, human::plain};
 use crate::model::{
-    event::{Cause, Closer, Comm, Connection, Detail, Event, Kind, Life, Refusal, Role, Substate, Task},
+    event::{Cause, Closer, Comm, Connection, Denial, Detail, Event, Kind, Life, Refusal, Role, Substate, Task},
     report::{Reconciled, Start, Summary, Totals},
 };
 
@@ -62,6 +62,10 @@ impl Sink for JsonSink {
             Detail::Refused { reason, used, limit, connection } => {
                 let birth = Birth::of(life, None, connection);
                 self.line(kind, mono_ns, Refused { socket, birth, reason, used, limit });
+            }
+            Detail::NoPort => self.line(kind, mono_ns, NoPort { socket, owner: Owner::of(life) }),
+            Detail::ReuseDenied { reason, count } => {
+                self.line(kind, mono_ns, ReuseDenied { socket, owner: Owner::of(life), reason, count });
             }
         }
     }
@@ -132,14 +136,14 @@ impl Socket {
             netns,
             family: tuple.map(|tuple| tuple.family()),
             laddr: tuple.map(|tuple| tuple.laddr),
-            lport: tuple.map(|tuple| tuple.lport),
+            lport: tuple.and_then(|tuple| tuple.port()),
             raddr: tuple.map(|tuple| tuple.raddr),
             rport: tuple.map(|tuple| tuple.rport),
         }
     }
 }
 
-/// Whose connection it was.
+/// Whose connection it was, or was to be.
 #[derive(Serialize)]
 struct Owner {
     role: Option<Role>,
@@ -254,6 +258,24 @@ struct Refused {
 }
 
 #[derive(Serialize)]
+struct NoPort {
+    #[serde(flatten)]
+    socket: Socket,
+    #[serde(flatten)]
+    owner: Owner,
+}
+
+#[derive(Serialize)]
+struct ReuseDenied {
+    #[serde(flatten)]
+    socket: Socket,
+    #[serde(flatten)]
+    owner: Owner,
+    reason: Denial,
+    count: u32,
+}
+
+#[derive(Serialize)]
 struct Lost {
     count: u64,
     #[serde(rename = "where")]
@@ -288,6 +310,8 @@ struct Counters<'a> {
     refused: Option<u64>,
     refused_by: Option<Counts<'a, Refusal>>,
     no_port: Option<u64>,
+    reuse_denied: Option<u64>,
+    reuse_denied_by: Option<Counts<'a, Denial>>,
     live: Option<u64>,
     seen: u64,
     emitted: u64,
@@ -299,7 +323,7 @@ struct Counters<'a> {
 
 impl<'a> Counters<'a> {
     fn of(totals: &'a Totals) -> Self {
-        let refused = totals.refused.as_deref();
+        let (refused, denied) = (totals.refused.as_deref(), totals.reuse_denied.as_deref());
         Self {
             born_time_wait: totals.born_time_wait,
             born_fin_wait2: totals.born_fin_wait2,
@@ -309,6 +333,8 @@ impl<'a> Counters<'a> {
             refused: refused.map(|counts| counts.iter().map(|(_, count)| count).sum()),
             refused_by: refused.map(|counts| Counts { words: Refusal::ALL, word: Refusal::word, counts }),
             no_port: totals.no_port,
+            reuse_denied: denied.map(|counts| counts.iter().map(|(_, count)| count).sum()),
+            reuse_denied_by: denied.map(|counts| Counts { words: Denial::ALL, word: Denial::word, counts }),
             live: totals.live,
             seen: totals.seen,
             emitted: totals.emitted,

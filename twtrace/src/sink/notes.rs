@@ -42,7 +42,7 @@ pub fn start(start: &Start) -> String {
     };
     let unlisted = match start.namespaces_missed {
         0 => String::new(),
-        n => format!(", those of {} not among them", Many(n, "network namespace")),
+        n => format!(", those of up to {} not among them", Many(n, "network namespace")),
     };
     format!("twtrace {}: {watched}; self-test {}; {seeded}{unlisted}\n{missing}", start.version, start.self_test)
 }
@@ -77,6 +77,10 @@ pub fn summary(summary: &Summary) -> String {
         block.row(&format!("  {reason}"), count);
     }
     block.row("no port", Known(totals.no_port));
+    block.row("reuse denied", Known(totals.reuse_denied.as_deref().map(sum)));
+    for (reason, count) in totals.reuse_denied.iter().flatten().filter(|(_, count)| *count > 0) {
+        block.row(&format!("  {reason}"), count);
+    }
     block.row("live", Known(totals.live));
     let Totals { seen, emitted, filtered, lost, .. } = totals;
     let sign = if balances(totals) { "=" } else { "is not" };
@@ -96,7 +100,7 @@ struct Block(String);
 
 impl Block {
     fn row(&mut self, name: &str, value: impl std::fmt::Display) {
-        let _ = writeln!(self.0, "{name:<14} {value}");
+        let _ = writeln!(self.0, "{name:<15} {value}");
     }
 }
 

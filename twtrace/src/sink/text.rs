@@ -10,7 +10,7 @@ use super::{
     notes,
 };
 use crate::model::{
-    event::{Closer, Detail, Event},
+    event::{Closer, Detail, Event, Life, Tuple},
     report::{Start, Summary},
 };
 
@@ -23,13 +23,13 @@ enum Side {
 /// The columns: name, width, side. A longer value shifts the rest of its row; the last column ends where it ends.
 const COLUMNS: [(&str, usize, Side); 11] = [
     ("TIME", 12, Side::Left),
-    ("EVENT", 7, Side::Left),
+    ("EVENT", 12, Side::Left),
     ("LADDR", 15, Side::Left),
     ("LPORT", 5, Side::Left),
     ("RADDR", 15, Side::Left),
     ("RPORT", 5, Side::Left),
     ("STATE", 9, Side::Left),
-    ("CAUSE", 12, Side::Left),
+    ("CAUSE", 13, Side::Left),
     ("LIFE", 9, Side::Right),
     ("PID", 7, Side::Left),
     ("COMM", 0, Side::Left),
@@ -77,10 +77,10 @@ impl Sink for TextSink {
                 &at,
                 &event.kind(),
                 &Known(tuple.map(|tuple| tuple.laddr)),
-                &Known(tuple.map(|tuple| tuple.lport)),
+                &PortOf(tuple),
                 &Known(tuple.map(|tuple| tuple.raddr)),
                 &Known(tuple.map(|tuple| tuple.rport)),
-                &Known(life.substate),
+                &StateOf(life, detail),
                 &CauseOf(detail),
                 &LifeOf(detail),
                 &pid,
@@ -142,7 +142,31 @@ impl fmt::Display for WallClock<'_> {
     }
 }
 
-/// Why it ended, or why it never was; `-` for what has no why.
+/// The local port; `-` if a connect() found none.
+struct PortOf(Option<Tuple>);
+
+impl fmt::Display for PortOf {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.map(|tuple| tuple.port()) {
+            Some(None) => f.pad("-"),
+            port => Known(port.flatten()).fmt(f),
+        }
+    }
+}
+
+/// The minisock's state; `-` for what is about a connect().
+struct StateOf<'a>(&'a Life, &'a Detail);
+
+impl fmt::Display for StateOf<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.1 {
+            Detail::NoPort | Detail::ReuseDenied { .. } => f.pad("-"),
+            _ => Known(self.0.substate).fmt(f),
+        }
+    }
+}
+
+/// Why it ended, why it was not to be had, or why it never was; `-` for what has no why.
 struct CauseOf<'a>(&'a Detail);
 
 impl fmt::Display for CauseOf<'_> {
@@ -150,7 +174,8 @@ impl fmt::Display for CauseOf<'_> {
         match self.0 {
             Detail::Died { cause, .. } => cause.fmt(f),
             Detail::Refused { reason, .. } => reason.fmt(f),
-            Detail::Born { .. } | Detail::Turned { .. } | Detail::Rearmed { .. } => f.pad("-"),
+            Detail::ReuseDenied { reason, .. } => reason.fmt(f),
+            Detail::Born { .. } | Detail::Turned { .. } | Detail::Rearmed { .. } | Detail::NoPort => f.pad("-"),
         }
     }
 }
@@ -164,12 +189,12 @@ impl fmt::Display for LifeOf<'_> {
             Detail::Died { life_ns, .. } => Known(life_ns.map(Span)).fmt(f),
             Detail::Turned { after_ns } => Known(after_ns.map(Span)).fmt(f),
             Detail::Born { timeout_ms, .. } | Detail::Rearmed { timeout_ms } => Known(timeout_ms.map(Timeout)).fmt(f),
-            Detail::Refused { .. } => f.pad("-"),
+            Detail::Refused { .. } | Detail::NoPort | Detail::ReuseDenied { .. } => f.pad("-"),
         }
     }
 }
 
-/// The closer's name, and who took the tuple.
+/// The closer's name, and who took the tuple; the caller's, and how many minisocks it was denied.
 struct CommOf<'a>(Option<Closer>, &'a Detail);
 
 impl fmt::Display for CommOf<'_> {
@@ -177,6 +202,7 @@ impl fmt::Display for CommOf<'_> {
         Known(self.0.map(|closer| Name(closer.task.comm))).fmt(f)?;
         match *self.1 {
             Detail::Died { taker: Some(taker), .. } => write!(f, " by {}", Who(taker)),
+            Detail::ReuseDenied { count, .. } => write!(f, " denied {count}"),
             _ => Ok(()),
         }
     }

@@ -150,7 +150,7 @@ fn minisocks_reach(count: u64, limit: Duration) -> io::Result<bool> {
     Ok(true)
 }
 
-fn minisocks() -> io::Result<u64> {
+pub fn minisocks() -> io::Result<u64> {
     Ok(KernelCounters::read(&Host::default()).map_err(io::Error::other)?.sockstat_tw)
 }
 

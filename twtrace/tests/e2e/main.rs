@@ -2,6 +2,7 @@
 //! binary is PID 1 of the guests that `cargo xtask vm` boots.
 
 mod cases;
+mod connects;
 mod guest;
 mod judge;
 mod lives;
@@ -98,6 +99,7 @@ fn trials(offered: &Backends, scale: Scale, guest: bool, tally: &Arc<Mutex<Tally
             ("namespace_exit", Box::new(cases::namespace_exit)),
             ("preexisting", Box::new(cases::preexisting)),
             ("filters", Box::new(cases::filters)),
+            ("failed_connects", Box::new(connects::failed_connects)),
             ("two_and_kill", Box::new(cases::two_and_kill)),
         ];
         for (name, case) in cases {

@@ -168,7 +168,7 @@ pub fn probe() -> Outcome {
     let json = run(&["probe", "--format", "json"], |_| {})?;
     expect(&json, 0, &[])?;
     let value: serde_json::Value = serde_json::from_str(&json.1).map_err(|error| format!("{error}: {}", json.1))?;
-    for name in ["birth", "death", "turn", "rearm", "cause", "refusal", "conn", "closer"] {
+    for name in ["birth", "death", "turn", "rearm", "cause", "refusal", "conn", "closer", "no_port"] {
         if !text.1.contains(name) || value["capabilities"][name]["backend"].is_null() {
             return Err(format!("probe does not offer {name}: {} {}", text.1, json.1));
         }

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use twtrace::{
     model::{
-        event::{Cause, Closer, Comm, Connection, Detail, Event, Life, Refusal, Role, Substate, Task, Tuple},
+        event::{Cause, Closer, Comm, Connection, Denial, Detail, Event, Life, Refusal, Role, Substate, Task, Tuple},
         report::{CapabilityReport, Reconciled, Start, Summary, Totals},
     },
     sink::Clock,
@@ -92,6 +92,9 @@ fn known_details() -> Vec<Detail> {
         },
         Detail::Refused { reason: Refusal::Memory, used: None, limit: Some(5), connection: no_connection() },
     ];
+    details.push(Detail::NoPort);
+    let counts = [28_232, 2, 1, 14_116];
+    details.extend(Denial::ALL.iter().zip(counts).map(|(&reason, count)| Detail::ReuseDenied { reason, count }));
     let causes = Cause::ALL.iter().zip([60_123_456_789, 1_500_000, 12_345, 999, 100_000_000, 1_000_000_000, 0]);
     details.extend(causes.map(|(&cause, life_ns)| died(cause, life_ns)));
     for cause in [Cause::Reused, Cause::ReusedBound] {
@@ -108,6 +111,8 @@ fn unknown_details() -> Vec<Detail> {
         Detail::Died { cause: Cause::Unknown(0), life_ns: None, taker: None },
         Detail::Died { cause: Cause::Unknown(200), life_ns: None, taker: None },
         Detail::Refused { reason: Refusal::Unknown(9), used: None, limit: None, connection: no_connection() },
+        Detail::NoPort,
+        Detail::ReuseDenied { reason: Denial::Unknown(5), count: 0 },
     ]
 }
 
@@ -122,6 +127,8 @@ fn events(life: Life, details: Vec<Detail>) -> Vec<Event> {
 pub fn all_events() -> Vec<(&'static str, Vec<Event>)> {
     let before = Life { preexisting: Some(true), closer: None, role: None, ..v4() };
     let odd = Life { substate: Some(Substate::Unknown(3)), role: Some(Role::Unknown(7)), ..v4() };
+    let portless = Tuple { lport: 0, ..tuple("10.0.0.5", "192.0.2.123") };
+    let no_port = Life { id: None, tuple: Some(portless), substate: None, ..v4() };
     let of_before = vec![Detail::Died { cause: Cause::Expired, life_ns: None, taker: None }];
     vec![
         ("v4", events(v4(), known_details())),
@@ -129,6 +136,7 @@ pub fn all_events() -> Vec<(&'static str, Vec<Event>)> {
         ("unknown", events(unknown(), unknown_details())),
         ("known_life_unknown_detail", events(v4(), unknown_details())),
         ("unknown_life_known_detail", events(unknown(), known_details())),
+        ("no_port", events(no_port, vec![Detail::NoPort])),
         ("preexisting", events(before, of_before)),
         ("integers_without_a_word", events(odd, unknown_details())),
     ]
@@ -148,6 +156,7 @@ pub fn start() -> Start {
             ("closer", by("tracepoint")),
             ("refusal", missing("inet_twsk_alloc is not in BTF; boot a kernel with CONFIG_DEBUG_INFO_BTF")),
             ("no_port", CapabilityReport { backend: None, reason: None }),
+            ("reuse_denied", missing("no tracepoint fires where connect() passes over a TIME_WAIT")),
         ]),
         seeded: Some(3),
         namespaces_missed: 2,
@@ -185,7 +194,8 @@ pub fn exact() -> Summary {
             rearmed: Some(0),
             died: died.collect(),
             refused: Some(vec![(Refusal::Buckets, 3), (Refusal::Memory, 0)]),
-            no_port: Some(0),
+            no_port: Some(4),
+            reuse_denied: Some(Denial::ALL.iter().copied().zip([0, 3, 0, 1]).collect()),
             live: Some(6),
             seen: 41,
             emitted: 39,
@@ -206,6 +216,7 @@ pub fn inexact() -> Summary {
         totals: Totals {
             died: vec![(Cause::Unknown(0), 1), (Cause::Unknown(99), 2), (Cause::Expired, 1_234_567)],
             refused: Some(vec![(Refusal::Buckets, 1), (Refusal::Unknown(0), 2)]),
+            reuse_denied: Some(vec![(Denial::TooYoung, 1), (Denial::Unknown(0), 2)]),
             lost: 1,
             seen: 1_234_567,
             trouble: vec![("lives_full", 3), ("sink_dropped", 1_000_000)],
@@ -227,6 +238,7 @@ pub fn uncompared() -> Summary {
             died: vec![],
             refused: None,
             no_port: None,
+            reuse_denied: None,
             live: None,
             ..right.totals
         },

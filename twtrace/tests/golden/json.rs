@@ -137,7 +137,7 @@ fn types_have_tables_and_tables_types() {
 
 #[test]
 fn words_are_those_of_the_tables() {
-    use twtrace::model::event::{Cause, Kind, Refusal, Role, Substate};
+    use twtrace::model::event::{Cause, Denial, Kind, Refusal, Role, Substate};
     let unit = |kind: &str, name: &str| {
         let line = LINES.iter().find(|line| line.kind == kind);
         let mut words: Vec<_> = line
@@ -156,6 +156,9 @@ fn words_are_those_of_the_tables() {
     assert_eq!(unit("summary", "died"), sorted(Cause::ALL, Cause::word));
     assert_eq!(unit("refused", "reason"), sorted(Refusal::ALL, Refusal::word));
     assert_eq!(unit("summary", "refused_by"), sorted(Refusal::ALL, Refusal::word));
+    assert_eq!(unit("reuse_denied", "reason"), sorted(Denial::ALL, Denial::word));
+    assert_eq!(unit("tick", "reuse_denied_by"), sorted(Denial::ALL, Denial::word));
+    assert_eq!(unit("no_port", "role"), sorted(Role::ALL, Role::word));
     assert_eq!(unit("born", "role"), sorted(Role::ALL, Role::word));
     assert_eq!(unit("born", "substate"), sorted(Substate::ALL, Substate::word));
     assert_eq!(unit("lost", "where"), sorted(&Loss::ALL, Loss::word));
