@@ -1,5 +1,6 @@
 //! The commands: what was asked for becomes a tracer, a sink and a run.
 
+mod lab;
 mod probe;
 mod run;
 
@@ -11,6 +12,7 @@ use crate::{
         exit::{Code, Complaint, Exit},
     },
     host::{Host, privilege::Privileges},
+    lab::hand,
     plan::{Backend, Failure, PlanError, Reason},
     sink::events_doc,
     tracer::TracerError,
@@ -23,11 +25,24 @@ pub fn main(cli: &Cli) -> ExitCode {
     let result = match &cli.command {
         Command::Run(run) => privileged(&host).and_then(|()| run::run(&host, cli.verbose, run)),
         Command::Probe(probe) => privileged(&host).and_then(|()| probe::probe(&host, cli.verbose, probe)),
+        Command::Lab(lab) if lab.list => Ok(lab::list(lab)),
+        Command::Lab(lab) => privileged(&host).and_then(|()| lab::lab(&host, cli.verbose, lab)),
+        Command::LabHand => lab_hand(),
         Command::EventsDoc => Ok(Exit::answer(events_doc::render())),
     };
     match result {
         Ok(exit) | Err(exit) => exit.report(),
     }
+}
+
+/// A helper process of the lab.
+fn lab_hand() -> Result<Exit, Exit> {
+    hand::serve().map_err(|error| internal("the lab's helper process", &error))?;
+    Ok(Exit::answer(String::new()))
+}
+
+fn internal(what: &str, error: &dyn std::error::Error) -> Exit {
+    Exit::error(Code::Internal, Complaint::new(what, error.to_string(), "run it again; if it stays, please report it"))
 }
 
 /// Tracing needs privileges: better one line about all of them than the first refusal of many.

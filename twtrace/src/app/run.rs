@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::io::{Interest, unix::AsyncFd};
 
-use super::{forced, no_tracer};
+use super::{forced, internal, no_tracer};
 use crate::{
     bpf::{Settings, Tables},
     cli::{
@@ -33,10 +33,6 @@ pub(super) fn run(host: &Host, verbose: u8, asked: &Run) -> Result<Exit, Exit> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| internal("tokio", &error))?;
     runtime.block_on(trace(host, verbose, asked))
-}
-
-fn internal(what: &str, error: &dyn std::error::Error) -> Exit {
-    Exit::error(Code::Internal, Complaint::new(what, error.to_string(), "run it again; if it stays, please report it"))
 }
 
 async fn trace(host: &Host, verbose: u8, asked: &Run) -> Result<Exit, Exit> {

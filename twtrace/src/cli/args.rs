@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args, Parser, Subcommand};
 
 use super::{Backend, EbpfLog, Format};
+use crate::lab::hand;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -13,8 +14,9 @@ Examples:
   twtrace run --duration 30s --port 80,8000-8100   half a minute of web traffic
   twtrace run --cause reused,recycled --format json | jq .
   twtrace probe                                    what this kernel lets twtrace watch
+  twtrace lab --quick                              whether what twtrace says is so, on this kernel
 
-Exit codes: 0 done, 64 wrong usage, 69 this kernel cannot be watched, 77 no privilege, 70 the rest.";
+Exit codes: 0 done, 1 the lab found a difference, 64 wrong usage, 69 this kernel cannot be watched, 77 no privilege, 70 the rest.";
 
 const RUN_EXAMPLES: &str = "\
 Values of one filter are alternatives, filters add up: --lport 443 --pid 7,9 wants local port 443 and \
@@ -34,6 +36,16 @@ Examples:
   twtrace probe
   twtrace probe --backend tracepoint
   twtrace -v probe                                 with the verifier's log, if it refuses a program";
+
+const LAB_EXAMPLES: &str = "\
+Each scenario acts in a network namespace of its own, which goes away at the end; nothing else on this machine is \
+changed. What twtrace said is held against the sockets themselves, /proc/net/netstat, sockstat and sock_diag.
+
+Examples:
+  twtrace lab                                      everything: a little more than a minute
+  twtrace lab --quick                              without waiting for a real TIME_WAIT to run out
+  twtrace lab --list
+  twtrace lab --scenario reuse,reuse-denied --backend kprobe --format json";
 
 /// An exact tracer for TCP TIME_WAIT: which sockets are in it, who put them there, how long each one stays, what ended it,
 /// and what the kernel refused for lack of room.
@@ -55,6 +67,12 @@ pub(super) enum Verb {
     /// Show what this kernel offers: each capability, its backend, or why not and what to do
     #[command(after_help = PROBE_EXAMPLES)]
     Probe(ProbeArgs),
+    /// Try every way into and out of TIME_WAIT on this kernel, and hold what twtrace says against the kernel
+    #[command(after_help = LAB_EXAMPLES)]
+    Lab(LabArgs),
+    /// Be a helper process of the lab
+    #[command(name = hand::COMMAND, hide = true)]
+    LabHand,
     /// Print docs/events.md
     #[command(name = "__events-doc", hide = true)]
     EventsDoc,
@@ -75,6 +93,30 @@ pub(super) struct ProbeArgs {
     /// How to show it
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub format: Format,
+    #[command(flatten)]
+    pub hooks: HookArgs,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct LabArgs {
+    /// How to show it
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub format: Format,
+    /// Show the scenarios, and run none
+    #[arg(long)]
+    pub list: bool,
+    /// Only these scenarios [default: all]
+    #[arg(long, value_name = "NAMES")]
+    pub scenario: Vec<String>,
+    /// Leave out those that wait until a real TIME_WAIT has run out
+    #[arg(long)]
+    pub quick: bool,
+    /// How many scenarios run at a time
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub jobs: u16,
+    /// How many connections the storm makes
+    #[arg(long, value_name = "N", default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(1_000..=200_000))]
+    pub connections: u32,
     #[command(flatten)]
     pub hooks: HookArgs,
 }

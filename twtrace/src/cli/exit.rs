@@ -12,6 +12,8 @@ use std::{
 pub enum Code {
     /// All is well.
     Success = 0,
+    /// `twtrace lab`: something is not as it should be.
+    Differs = 1,
     /// The command line makes no sense (EX_USAGE).
     Usage = 64,
     /// This kernel cannot be watched (EX_UNAVAILABLE).

@@ -4,10 +4,12 @@ use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 use clap::{CommandFactory, FromArgMatches, ValueEnum};
 
-use args::{HookArgs, ProbeArgs, Root, RunArgs, Verb};
+use args::{HookArgs, LabArgs, ProbeArgs, Root, RunArgs, Verb};
 use exit::{Complaint, Exit};
 use filter::FilterSpec;
 use value::Given;
+
+use crate::lab::scenarios::Scenario;
 
 mod args;
 pub mod exit;
@@ -35,6 +37,10 @@ pub enum Command {
     Run(Box<Run>),
     /// Show what the kernel offers.
     Probe(Probe),
+    /// Hold the tracer against the kernel.
+    Lab(Lab),
+    /// Be a helper process of the lab.
+    LabHand,
     /// Print docs/events.md, for `cargo xtask docs`.
     EventsDoc,
 }
@@ -78,6 +84,25 @@ pub struct Run {
 pub struct Probe {
     /// How to show it.
     pub format: Format,
+    /// How to watch.
+    pub hooks: Hooks,
+}
+
+/// `twtrace lab`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lab {
+    /// How to show it.
+    pub format: Format,
+    /// Show the scenarios only.
+    pub list: bool,
+    /// Names of the scenarios; empty: all.
+    pub scenarios: Vec<&'static str>,
+    /// Leave the slow ones out.
+    pub quick: bool,
+    /// How many at a time.
+    pub jobs: usize,
+    /// Connections of a storm.
+    pub connections: usize,
     /// How to watch.
     pub hooks: Hooks,
 }
@@ -170,6 +195,8 @@ pub fn parse<T: Into<OsString>>(args: impl IntoIterator<Item = T>) -> Result<Cli
         clap.try_get_matches_from(&args).and_then(|matches| Root::from_arg_matches(&matches)).map_err(complain)?;
     let command = match root.command {
         Verb::Run(args) => Command::Run(Box::new(Run::read(*args)?)),
+        Verb::Lab(args) => Command::Lab(Lab::read(args)?),
+        Verb::LabHand => Command::LabHand,
         Verb::EventsDoc => Command::EventsDoc,
         Verb::Probe(ProbeArgs { format, hooks }) => Command::Probe(Probe { format, hooks: hooks.into() }),
     };
@@ -179,6 +206,27 @@ pub fn parse<T: Into<OsString>>(args: impl IntoIterator<Item = T>) -> Result<Cli
 impl From<HookArgs> for Hooks {
     fn from(HookArgs { backend, btf }: HookArgs) -> Self {
         Self { backend, btf }
+    }
+}
+
+impl Lab {
+    fn read(args: LabArgs) -> Result<Self, Complaint> {
+        let name = |word: &str| {
+            Scenario::find(word).map(|scenario| scenario.name).ok_or_else(|| {
+                let what = format!("--scenario {word}");
+                Complaint::new(what, "there is no such scenario", "`twtrace lab --list` shows them all")
+            })
+        };
+        let words = args.scenario.iter().flat_map(|list| list.split(','));
+        Ok(Self {
+            format: args.format,
+            list: args.list,
+            scenarios: words.map(name).collect::<Result<_, _>>()?,
+            quick: args.quick,
+            jobs: args.jobs.into(),
+            connections: args.connections as usize,
+            hooks: args.hooks.into(),
+        })
     }
 }
 

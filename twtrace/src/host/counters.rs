@@ -47,7 +47,7 @@ impl KernelCounters {
 }
 
 /// A value of a file of header and value lines (`TcpExt: a b` / `TcpExt: 1 2`).
-fn value(text: &str, group: &str, name: &str) -> Option<u64> {
+pub(crate) fn value(text: &str, group: &str, name: &str) -> Option<u64> {
     let mut lines = text.lines();
     while let (Some(names), Some(values)) = (lines.next(), lines.next()) {
         let Some(names) = names.strip_prefix(group).and_then(|rest| rest.strip_prefix(':')) else { continue };

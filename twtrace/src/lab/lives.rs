@@ -134,3 +134,18 @@ pub fn sysctl(name: &str, value: &str) -> io::Result<()> {
     let path = format!("/proc/sys/net/ipv4/{name}");
     std::fs::write(&path, value).map_err(|error| io::Error::new(error.kind(), format!("{path}: {error}")))
 }
+
+/// Closes a descriptor without a segment to its peer: in repair mode (TCP_REPAIR) close() says nothing.
+///
+/// # Errors
+/// Those of setsockopt(2): EPERM without CAP_NET_ADMIN.
+pub fn hush(stream: TcpStream) -> io::Result<()> {
+    let on: libc::c_int = 1;
+    let length = size_of::<libc::c_int>() as libc::socklen_t;
+    // SAFETY: setsockopt reads `length` bytes of `on`, which lives until the call returns.
+    let result = unsafe {
+        libc::setsockopt(stream.as_raw_fd(), libc::SOL_TCP, libc::TCP_REPAIR, (&raw const on).cast(), length)
+    };
+    drop(stream);
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}

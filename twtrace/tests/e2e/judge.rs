@@ -1,10 +1,6 @@
 //! What was made held against what was said: every life, field by field, and every counter.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
-    ops::RangeInclusive,
-};
+use std::{collections::BTreeMap, net::IpAddr, ops::RangeInclusive};
 
 use serde_json::Value;
 use twtrace::model::event::Tuple;
@@ -34,12 +30,6 @@ fn key(line: &Value) -> Result<Key, String> {
     let address = |name: &str| line[name].as_str().and_then(|text| text.parse().ok()).ok_or_else(wrong);
     let port = |name: &str| line[name].as_u64().and_then(|port| u16::try_from(port).ok()).ok_or_else(wrong);
     Ok((address("laddr")?, port("lport")?, address("raddr")?, port("rport")?))
-}
-
-/// The lines that are about these lives.
-pub fn only(lines: Vec<Value>, wants: &[Want]) -> Vec<Value> {
-    let keys: BTreeSet<Key> = wants.iter().map(|want| key_of(&want.tuple)).collect();
-    lines.into_iter().filter(|line| key(line).is_ok_and(|key| keys.contains(&key))).collect()
 }
 
 /// What the run was, beyond its lives.

@@ -11,7 +11,7 @@ use std::{
 use twtrace::{
     host::{Host, counters::KernelCounters},
     lab::{
-        kill,
+        diag,
         lives::{self, Pair},
     },
     model::event::Tuple,
@@ -275,7 +275,7 @@ pub fn killed(listener: &TcpListener, family: Family) -> io::Result<Vec<Want>> {
     let mut want = Want::new(client_side(&pair)?, "client", Some("killed"));
     lives::close_in_order(pair.client, pair.server)?;
     await_minisocks(before + 1)?;
-    match kill::kill(&want.tuple) {
+    match diag::kill(&want.tuple) {
         Ok(()) => {}
         Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => want.end = None,
         Err(error) => return Err(error),

@@ -5,6 +5,7 @@ mod cases;
 mod connects;
 mod guest;
 mod judge;
+mod lab;
 mod lives;
 mod manners;
 mod tracer;
@@ -19,6 +20,7 @@ use std::{
 
 use cases::Scale;
 use libtest_mimic::{Arguments, Failed, Trial};
+use twtrace::lab::scenarios::ALL;
 
 /// Each backend, and why it cannot run here, if so.
 type Backends = BTreeMap<String, Option<String>>;
@@ -55,20 +57,59 @@ fn main() -> ExitCode {
 
 fn run(arguments: &Arguments, backends: &[String], scale: Scale, guest: bool) -> ExitCode {
     let tally = Arc::new(Mutex::new(Tally::default()));
-    let offered = backends.iter().map(|backend| (backend.clone(), refusal(backend))).collect();
-    let trials = trials(&offered, scale, guest, &tally);
-    let conclusion = libtest_mimic::run(arguments, trials);
+    let offered: Backends = backends.iter().map(|backend| (backend.clone(), refusal(backend))).collect();
+    let conclusion = libtest_mimic::run(arguments, trials(&offered, scale, guest, &tally));
     if arguments.list {
         return conclusion.exit_code();
     }
+    // One lab after the other: each keeps the machine busy by itself.
+    let alone = Arguments { test_threads: Some(1), ..arguments.clone() };
+    let labs = libtest_mimic::run(&alone, labs(&offered, scale, guest, false, &tally));
     let tally = tally.lock().map(|tally| (tally.passed, tally.failed, tally.skipped)).unwrap_or_default();
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let done = serde_json::json!({
         "release": release.trim(), "passed": tally.0, "failed": tally.1, "skipped": tally.2,
     });
     line(&format!("@done {done}"));
-    conclusion.exit_code()
+    if conclusion.has_failed() { conclusion.exit_code() } else { labs.exit_code() }
 }
+
+/// The lab on each backend: one trial, a verdict for each scenario. `slow`: those that wait for a real TIME_WAIT, which
+/// they do beside other tests.
+fn labs(offered: &Backends, scale: Scale, guest: bool, slow: bool, tally: &Arc<Mutex<Tally>>) -> Vec<Trial> {
+    let name = if slow { "lab_slow" } else { "lab" };
+    let mut trials = Vec::new();
+    for (backend, refusal) in offered {
+        let (of, counts) = (backend.clone(), Arc::clone(tally));
+        trials.push(match refusal {
+            Some(reason) if !guest => {
+                for scenario in ALL.iter().filter(|scenario| scenario.slow == slow) {
+                    settle(&format!("{LAB}{}", scenario.name), backend, "skipped", Some(reason), 0, tally);
+                }
+                Trial::test(format!("{backend}::{name}"), || Ok(())).with_ignored_flag(true)
+            }
+            refusal => {
+                let refusal = refusal.clone();
+                Trial::test(format!("{backend}::{name}"), move || {
+                    let verdicts = refusal.map_or_else(|| lab::lab(&of, slow, scale.storm), Err);
+                    let verdicts = verdicts.inspect_err(|why| settle(name, &of, "failed", Some(why), 0, &counts))?;
+                    let mut failed = Vec::new();
+                    for lab::Verdict { scenario, outcome, reason, millis } in verdicts {
+                        settle(&format!("{LAB}{scenario}"), &of, outcome, reason.as_deref(), millis, &counts);
+                        if outcome == "failed" {
+                            failed.push(scenario);
+                        }
+                    }
+                    if failed.is_empty() { Ok(()) } else { Err(format!("differ: {}", failed.join(", ")).into()) }
+                })
+            }
+        });
+    }
+    trials
+}
+
+/// What comes before a scenario's name in a verdict.
+const LAB: &str = "lab ";
 
 /// Why a backend does not work here, in the words of `twtrace probe`; the verifier's log goes to the console.
 fn refusal(backend: &str) -> Option<String> {
@@ -88,16 +129,13 @@ fn refusal(backend: &str) -> Option<String> {
 fn trials(offered: &Backends, scale: Scale, guest: bool, tally: &Arc<Mutex<Tally>>) -> Vec<Trial> {
     type Once = fn() -> Result<(), String>;
     type Case = Box<dyn Fn(&str) -> Result<(), String> + Send>;
-    let mut trials = Vec::new();
+    // The slowest first: their 60 s pass beside the others.
+    let mut trials = labs(offered, scale, guest, true, tally);
     for (backend, refusal) in offered {
         let cases: Vec<(&str, Case)> = vec![
-            // The slowest first: its 60 s pass beside the others.
-            ("expiry", Box::new(cases::expiry)),
             ("storm", Box::new(move |backend| cases::storm(backend, scale))),
             ("every_life", Box::new(cases::every_life)),
             ("small_ring", Box::new(cases::small_ring)),
-            ("namespace_exit", Box::new(cases::namespace_exit)),
-            ("preexisting", Box::new(cases::preexisting)),
             ("filters", Box::new(cases::filters)),
             ("failed_connects", Box::new(connects::failed_connects)),
             ("two_and_kill", Box::new(cases::two_and_kill)),
@@ -118,7 +156,8 @@ fn trials(offered: &Backends, scale: Scale, guest: bool, tally: &Arc<Mutex<Tally
             });
         }
     }
-    let once: [(&str, Once); 8] = [
+    let once: [(&str, Once); 9] = [
+        ("lab_sabotage", || lab::sabotage(&tracer::binary())),
         ("unprivileged", manners::unprivileged),
         ("bad_btf", manners::bad_btf),
         ("bad_filters", manners::bad_filters),
@@ -152,24 +191,26 @@ fn trial(
             result = case(&of);
         }
         let verdict = if result.is_ok() { "passed" } else { "failed" };
-        if let Ok(mut tally) = tally.lock() {
-            *(if result.is_ok() { &mut tally.passed } else { &mut tally.failed }) += 1;
-        }
-        tell(&test, &of, verdict, result.as_ref().err().map(String::as_str), start.elapsed().as_millis());
+        let why = result.as_ref().err().map(String::as_str);
+        settle(&test, &of, verdict, why, start.elapsed().as_millis(), &tally);
         result.map_err(Failed::from)
     })
 }
 
 fn skipped(name: &str, backend: &str, reason: &str, tally: &Arc<Mutex<Tally>>) -> Trial {
-    if let Ok(mut tally) = tally.lock() {
-        tally.skipped += 1;
-    }
-    tell(name, backend, "skipped", Some(reason), 0);
+    settle(name, backend, "skipped", Some(reason), 0, tally);
     Trial::test(format!("{backend}::{name}"), || Ok(())).with_ignored_flag(true)
 }
 
-/// One line for whoever collects verdicts.
-fn tell(test: &str, backend: &str, verdict: &str, reason: Option<&str>, millis: u128) {
+/// Counts a verdict, and says it in one line for whoever collects them.
+fn settle(test: &str, backend: &str, verdict: &str, reason: Option<&str>, millis: u128, tally: &Mutex<Tally>) {
+    if let Ok(mut tally) = tally.lock() {
+        *(match verdict {
+            "passed" => &mut tally.passed,
+            "skipped" => &mut tally.skipped,
+            _ => &mut tally.failed,
+        }) += 1;
+    }
     let told = serde_json::json!({
         "test": test, "backend": backend, "verdict": verdict, "reason": reason, "millis": millis as u64,
     });

@@ -111,11 +111,6 @@ impl Tracer {
         self.child.id()
     }
 
-    /// What it has said since the last call.
-    pub fn so_far(&self) -> Vec<Value> {
-        self.lines.try_iter().collect()
-    }
-
     /// Asks it to end by a signal, and collects what it said.
     pub fn stop(self, signal: Signal) -> Result<Said, String> {
         self.signal(signal)?;

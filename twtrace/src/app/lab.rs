@@ -1,0 +1,90 @@
+//! `twtrace lab`: every scenario, held against the kernel.
+
+use std::io::{self, Write as _};
+
+use super::{forced, internal, logs, no_tracer};
+use crate::{
+    cli::{
+        Format, Lab as Asked,
+        exit::{Code, Complaint, Exit},
+    },
+    host::Host,
+    lab::{
+        report::{self, Score},
+        runner::{self, LabError},
+        scenarios::{ALL, Scenario},
+    },
+};
+
+/// What was asked for, of all scenarios.
+fn chosen(asked: &Asked) -> Vec<&'static Scenario> {
+    let wanted = |scenario: &&Scenario| {
+        if asked.scenarios.is_empty() {
+            !(asked.quick && scenario.slow)
+        } else {
+            asked.scenarios.contains(&scenario.name)
+        }
+    };
+    ALL.iter().filter(wanted).collect()
+}
+
+pub(super) fn list(asked: &Asked) -> Exit {
+    let scenarios = chosen(asked);
+    Exit::answer(match asked.format {
+        Format::Text => report::listed(&scenarios),
+        Format::Json => scenarios.into_iter().map(report::json_listed).collect(),
+    })
+}
+
+pub(super) fn lab(host: &Host, verbose: u8, asked: &Asked) -> Result<Exit, Exit> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| internal("tokio", &error))?;
+    // Registering the ring needs the runtime's reactor; the lab waits in threads of its own.
+    let _guard = runtime.enter();
+    let program = std::env::current_exe().map_err(|error| internal("twtrace's own file", &error))?;
+    let to_do = runner::Asked {
+        host,
+        btf: asked.hooks.btf.as_deref(),
+        forced: forced(asked.hooks.backend),
+        scenarios: chosen(asked),
+        jobs: asked.jobs,
+        connections: asked.connections,
+        program,
+    };
+    if asked.format == Format::Text {
+        say(&report::head());
+    }
+    let mut failures = Vec::new();
+    let lab = runner::run(&to_do, &mut failures, &mut |ran| {
+        say(&match asked.format {
+            Format::Text => report::text(ran),
+            Format::Json => report::json(ran),
+        });
+    });
+    let lab = lab.map_err(|error| match error {
+        LabError::Tracer(error) => no_tracer(&error, &failures, verbose),
+        LabError::Stage(error) => {
+            let remedy = "the lab needs CONFIG_NET_NS and CAP_SYS_ADMIN; `twtrace run` needs no namespace";
+            Exit::error(Code::Unsupported, Complaint::new("lab", error.to_string(), remedy))
+        }
+    })?;
+    let kernel = host.kernel_release();
+    let mut exit = Exit::answer(match asked.format {
+        Format::Text => report::text_last(&lab, &kernel),
+        Format::Json => report::json_last(&lab, &kernel),
+    });
+    if verbose > 0 {
+        exit.stderr = logs(&failures);
+    }
+    if Score::of(&lab.ran).failed > 0 {
+        exit.code = Code::Differs;
+    }
+    Ok(exit)
+}
+
+/// A scenario's line as it ends. Whoever reads may have gone away: the exit code still tells.
+fn say(text: &str) {
+    let mut out = io::stdout().lock();
+    let _ = out.write_all(text.as_bytes());
+    let _ = out.flush();
+}

@@ -1,0 +1,238 @@
+use std::net::Ipv4Addr;
+
+use super::*;
+use crate::{
+    host::counters::KernelCounters,
+    lab::oracle::Look,
+    model::event::{Comm, Connection, Life, Refusal, Role, Task},
+};
+
+const NETNS: u32 = 7;
+const SERVER: u32 = 9;
+
+fn tuple(lport: u16) -> Tuple {
+    let here = IpAddr::from(Ipv4Addr::LOCALHOST);
+    Tuple { laddr: here, lport, raddr: here, rport: 80 }
+}
+
+fn task() -> Task {
+    let mut comm = [0; 16];
+    comm[..3].copy_from_slice(b"lab");
+    Task { pid: SERVER, comm: Comm(comm) }
+}
+
+fn event(mono_ns: u64, id: u64, detail: Detail) -> Event {
+    let life = Life {
+        id: Some(id),
+        netns: Some(NETNS),
+        tuple: Some(tuple(id as u16)),
+        substate: Some(Substate::FinWait2),
+        role: Some(Role::Client),
+        closer: Some(Closer { task: task(), cgroup_id: 1 }),
+        preexisting: Some(false),
+    };
+    Event { mono_ns, life, detail, self_test: false }
+}
+
+fn connection() -> Connection {
+    Connection {
+        opener: Some(task()),
+        conn_ns: Some(100),
+        timestamps: Some(true),
+        bytes_in: Some(1),
+        bytes_out: Some(2),
+        srtt_us: Some(3),
+        mark: None,
+    }
+}
+
+/// One life, from FIN_WAIT2 over TIME_WAIT to its end, one that lives on, and one refusal.
+fn told() -> Vec<Event> {
+    let born = |at, id| event(at, id, Detail::Born { timeout_ms: Some(60_000), connection: connection() });
+    let refused = Detail::Refused { reason: Refusal::Buckets, used: Some(5), limit: Some(5), connection: connection() };
+    vec![
+        born(1, 1),
+        event(2, 1, Detail::Turned { after_ns: Some(1) }),
+        event(3, 1, Detail::Rearmed { timeout_ms: Some(60_000) }),
+        event(4, 1, Detail::Died { cause: Cause::Expired, life_ns: Some(3), taker: None }),
+        born(5, 2),
+        event(6, 3, refused),
+    ]
+}
+
+fn want(lport: u16) -> Want {
+    let who = || Is::Exactly(Who::told(task()));
+    Want {
+        netns: NETNS,
+        tuple: tuple(lport),
+        preexisting: false,
+        role: Is::Exactly(Role::Client),
+        born: Is::Exactly(Substate::FinWait2),
+        turn: Turn::Never,
+        rearmed: Is::Exactly(0),
+        closer: who(),
+        cgroup: Is::Exactly(1),
+        opener: who(),
+        conn_ns: Is::Within(50..=100),
+        bytes_in: Is::Exactly(1),
+        bytes_out: Is::Exactly(2),
+        srtt_us: Is::Exactly(3),
+        timestamps: Is::Exactly(true),
+        timeout_ms: Is::Exactly(60_000),
+        end: End::Alive,
+    }
+}
+
+fn made() -> Made {
+    let end = End::Died { cause: Cause::Expired, life_ns: Is::Within(1..=3), taker: Is::Unknown };
+    let dying = Want { turn: Turn::IfFinWait2, rearmed: Is::Exactly(1), end, ..want(1) };
+    let look = |tw, overflow, sockstat_tw, minisocks| Look {
+        counters: KernelCounters { tw, overflow, sockstat_tw, ..KernelCounters::default() },
+        minisocks,
+    };
+    Made {
+        netns: vec![NETNS],
+        wants: vec![dying, want(2)],
+        refused: vec![WantRefused {
+            netns: NETNS,
+            tuple: tuple(3),
+            reason: Refusal::Buckets,
+            used: 5,
+            limit: 5,
+            closer: Is::Exactly(Who::told(task())),
+        }],
+        looks: Some(Looks {
+            before: look(0, 0, 0, Vec::new()),
+            after: look(2, 1, 1, vec![(tuple(2), Substate::FinWait2)]),
+            tw_counts: Some(TwCounts::Births),
+        }),
+        until_ns: 100,
+        ..Made::default()
+    }
+}
+
+const ALL: Knows = Knows { turns_late: false, no_port: true, reuse_denied: true };
+
+fn differences(made: &Made, events: &[Event]) -> Vec<String> {
+    judge(made, events, ALL).differences.into_iter().map(|difference| difference.what).collect()
+}
+
+#[test]
+fn what_was_made_and_told_alike_is_good() {
+    let verdict = judge(&made(), &told(), ALL);
+    assert!(verdict.is_good(), "{:?}", verdict.differences);
+    assert!(verdict.checks > 30);
+    assert_eq!(verdict.expected, verdict.seen);
+    assert_eq!(verdict.seen.to_string(), "2 born, 1 turned, 1 rearmed, 1 expired, 1 refused");
+}
+
+#[test]
+fn every_event_counts() {
+    for index in 0..told().len() {
+        let mut dropped = told();
+        let event = dropped.remove(index);
+        assert!(!judge(&made(), &dropped, ALL).is_good(), "{event:?} was dropped");
+        let mut doubled = told();
+        doubled.insert(index, event);
+        assert!(!judge(&made(), &doubled, ALL).is_good(), "{event:?} was doubled");
+        let mut late = told();
+        late[index].mono_ns = 101;
+        assert!(!judge(&made(), &late, ALL).is_good(), "{event:?} came after the scenario");
+    }
+}
+
+#[test]
+fn every_field_counts() {
+    type Change = fn(&mut Life);
+    let changes: [Change; 6] = [
+        |life| life.id = Some(77),
+        |life| life.tuple = Some(tuple(77)),
+        |life| life.netns = Some(77),
+        |life| life.role = Some(Role::Server),
+        |life| life.substate = None,
+        |life| life.closer = None,
+    ];
+    for change in changes {
+        let mut events = told();
+        change(&mut events[0].life);
+        assert_ne!(differences(&made(), &events), Vec::<String>::new());
+    }
+    let mut events = told();
+    let Detail::Born { connection, .. } = &mut events[0].detail else { panic!("not a birth") };
+    *connection = Connection { conn_ns: Some(49), bytes_in: None, srtt_us: Some(4), ..*connection };
+    assert_eq!(judge(&made(), &events, ALL).differ, 3);
+}
+
+#[test]
+fn causes_lengths_and_marks_count() {
+    let wrong = |change: fn(&mut Event)| {
+        let mut events = told();
+        change(&mut events[3]);
+        differences(&made(), &events)
+    };
+    assert_eq!(
+        wrong(|event| event.detail = Detail::Died { cause: Cause::Reset, life_ns: Some(3), taker: None }).len(),
+        1
+    );
+    assert_eq!(
+        wrong(|event| event.detail = Detail::Died { cause: Cause::Expired, life_ns: Some(4), taker: None }).len(),
+        1
+    );
+    assert_eq!(wrong(|event| event.life.preexisting = Some(true)).len(), 1);
+    let by = |event: &mut Event| {
+        event.detail = Detail::Died { cause: Cause::Expired, life_ns: Some(3), taker: Some(task()) }
+    };
+    assert_eq!(wrong(by).len(), 1);
+}
+
+#[test]
+fn the_kernel_has_the_last_word() {
+    let mut counters = made();
+    if let Some(looks) = &mut counters.looks {
+        looks.after.counters.tw_recycled = 1;
+        looks.after.counters.tw = 3;
+    }
+    assert_eq!(judge(&counters, &told(), ALL).differ, 2);
+    let mut listed = made();
+    if let Some(looks) = &mut listed.looks {
+        looks.after.minisocks = vec![(tuple(9), Substate::TimeWait)];
+    }
+    assert_eq!(differences(&listed, &told()), ["listed by sock_diag", "told to be alive"]);
+}
+
+#[test]
+fn a_turn_that_is_told_late_may_be_missing_while_it_lives() {
+    let mut made = made();
+    made.wants[1].turn = Turn::IfFinWait2;
+    let late = Knows { turns_late: true, ..ALL };
+    assert!(!judge(&made, &told(), ALL).is_good());
+    assert!(judge(&made, &told(), late).is_good());
+}
+
+#[test]
+fn nothing_looked_at_is_not_good() {
+    let verdict = judge(&Made::default(), &[], ALL);
+    assert!(verdict.differences.is_empty() && !verdict.is_good());
+}
+
+#[test]
+fn older_sockets_have_no_birth_and_a_mark() {
+    let older = Want { preexisting: true, end: End::of(Cause::Expired), ..want(1) };
+    let alive = Want { preexisting: true, ..want(2) };
+    let looks = made().looks.map(|looks| Looks {
+        before: Look {
+            counters: KernelCounters { sockstat_tw: 2, ..looks.before.counters },
+            minisocks: vec![(tuple(1), Substate::FinWait2), (tuple(2), Substate::FinWait2)],
+        },
+        after: Look { counters: KernelCounters { tw: 0, overflow: 0, ..looks.after.counters }, ..looks.after },
+        ..looks
+    });
+    let made = Made { wants: vec![older, alive], refused: Vec::new(), looks, ..made() };
+    let mut died = told()[3];
+    (died.life.preexisting, died.detail) =
+        (Some(true), Detail::Died { cause: Cause::Expired, life_ns: None, taker: None });
+    let verdict = judge(&made, &[died], ALL);
+    assert!(verdict.is_good(), "{:?}", verdict.differences);
+    died.life.preexisting = Some(false);
+    assert!(!judge(&made, &[died], ALL).is_good());
+}

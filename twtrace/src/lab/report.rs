@@ -1,0 +1,223 @@
+//! What the lab says: a line a scenario as it ends, and a last one.
+
+use std::fmt::{self, Write as _};
+
+use serde::Serialize;
+
+use super::{
+    judge::Difference,
+    runner::{Lab, Ran, Ruling},
+    scenarios::Scenario,
+};
+use crate::plan::Capability;
+
+/// How often what came of the scenarios.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Score {
+    /// Nothing differs.
+    pub passed: usize,
+    /// Something differs, or the scenario could not be made.
+    pub failed: usize,
+    /// The tracer's backend cannot know it.
+    pub not_offered: usize,
+    /// The kernel cannot do it.
+    pub skipped: usize,
+}
+
+impl Score {
+    /// The score of a lab.
+    #[must_use]
+    pub fn of(ran: &[Ran]) -> Self {
+        let mut score = Self::default();
+        for ran in ran {
+            *(match word(&ran.ruling) {
+                "passed" => &mut score.passed,
+                "not_offered" => &mut score.not_offered,
+                "skipped" => &mut score.skipped,
+                _ => &mut score.failed,
+            }) += 1;
+        }
+        score
+    }
+}
+
+/// The word for a ruling: `passed`, `differs`, `failed`, `not_offered`, `skipped`.
+#[must_use]
+pub fn word(ruling: &Ruling) -> &'static str {
+    match ruling {
+        Ruling::Judged(verdict) if verdict.is_good() => "passed",
+        Ruling::Judged(_) => "differs",
+        Ruling::NotOffered(_) => "not_offered",
+        Ruling::NotHere(_) => "skipped",
+        Ruling::Failed(_) => "failed",
+    }
+}
+
+#[derive(Serialize)]
+struct Line<'a> {
+    v: u8,
+    #[serde(rename = "type")]
+    kind: &'static str,
+    scenario: &'a str,
+    result: &'static str,
+    reason: Option<&'a str>,
+    checks: usize,
+    expected: Option<String>,
+    seen: Option<String>,
+    differ: usize,
+    differences: &'a [Difference],
+    duration_ns: u64,
+}
+
+/// One scenario as a line of JSON.
+#[must_use]
+pub fn json(ran: &Ran) -> String {
+    let (verdict, reason) = match &ran.ruling {
+        Ruling::Judged(verdict) => (Some(verdict), None),
+        Ruling::NotOffered(reason) | Ruling::NotHere(reason) | Ruling::Failed(reason) => (None, Some(reason.as_str())),
+    };
+    line(&Line {
+        v: 1,
+        kind: "scenario",
+        scenario: ran.scenario.name,
+        result: word(&ran.ruling),
+        reason,
+        checks: verdict.map_or(0, |verdict| verdict.checks),
+        expected: verdict.map(|verdict| verdict.expected.to_string()),
+        seen: verdict.map(|verdict| verdict.seen.to_string()),
+        differ: verdict.map_or(0, |verdict| verdict.differ),
+        differences: verdict.map_or(&[], |verdict| &verdict.differences),
+        duration_ns: u64::try_from(ran.took.as_nanos()).unwrap_or(u64::MAX),
+    })
+}
+
+#[derive(Serialize)]
+struct Last<'a> {
+    v: u8,
+    #[serde(rename = "type")]
+    kind: &'static str,
+    kernel: &'a str,
+    version: &'static str,
+    capabilities: std::collections::BTreeMap<&'static str, Option<&'static str>>,
+    self_test: &'a str,
+    passed: usize,
+    failed: usize,
+    not_offered: usize,
+    skipped: usize,
+    trouble: std::collections::BTreeMap<&'static str, u64>,
+}
+
+/// The last line of JSON.
+#[must_use]
+pub fn json_last(lab: &Lab, kernel: &str) -> String {
+    let Score { passed, failed, not_offered, skipped } = Score::of(&lab.ran);
+    let backend = |capability: Capability| lab.plan.backend(capability).map(|backend| backend.name());
+    line(&Last {
+        v: 1,
+        kind: "lab",
+        kernel,
+        version: env!("CARGO_PKG_VERSION"),
+        capabilities: Capability::ALL.into_iter().map(|it| (it.name(), backend(it))).collect(),
+        self_test: &lab.self_test,
+        passed,
+        failed,
+        not_offered,
+        skipped,
+        trouble: lab.trouble.iter().copied().collect(),
+    })
+}
+
+/// One scenario of `--list` as a line of JSON.
+#[must_use]
+pub fn json_listed(scenario: &Scenario) -> String {
+    #[derive(Serialize)]
+    struct Listed<'a> {
+        v: u8,
+        #[serde(rename = "type")]
+        kind: &'static str,
+        scenario: &'a str,
+        shows: &'a str,
+        slow: bool,
+        needs: Vec<&'static str>,
+    }
+    let Scenario { name, shows, slow, needs, .. } = *scenario;
+    let needs = needs.iter().map(|capability| capability.name()).collect();
+    line(&Listed { v: 1, kind: "listed", scenario: name, shows, slow, needs })
+}
+
+fn line(value: &impl Serialize) -> String {
+    // Strings, numbers and maps with string keys: nothing here that JSON could not hold.
+    serde_json::to_string(value).map_or_else(|error| format!("{{\"error\":\"{error}\"}}\n"), |line| line + "\n")
+}
+
+/// Widths of the columns before the last.
+const NAME: usize = 20;
+const RESULT: usize = 12;
+const TIME: usize = 7;
+const CHECKS: usize = 7;
+
+/// The head of the table.
+#[must_use]
+pub fn head() -> String {
+    format!("{:<NAME$} {:<RESULT$} {:>TIME$} {:>CHECKS$}  EXPECTED, AND SEEN\n", "SCENARIO", "RESULT", "TIME", "CHECKS")
+}
+
+/// One scenario as a line of the table; what differs stands below it.
+#[must_use]
+pub fn text(ran: &Ran) -> String {
+    let mut out = String::new();
+    let (name, word) = (ran.scenario.name, word(&ran.ruling).replace('_', " "));
+    let time = format!("{:.1}s", ran.took.as_secs_f64());
+    let mut row = |checks: &dyn fmt::Display, rest: &dyn fmt::Display| {
+        let _ = writeln!(out, "{name:<NAME$} {word:<RESULT$} {time:>TIME$} {checks:>CHECKS$}  {rest}");
+    };
+    match &ran.ruling {
+        Ruling::Judged(verdict) if verdict.is_good() => row(&verdict.checks, &verdict.expected),
+        Ruling::Judged(verdict) => {
+            row(&verdict.checks, &format_args!("{}; seen: {}", verdict.expected, verdict.seen));
+            for Difference { what, expected, seen } in &verdict.differences {
+                let _ = writeln!(out, "  {what}: expected {expected}, seen {seen}");
+            }
+            let more = verdict.differ.saturating_sub(verdict.differences.len());
+            if more > 0 {
+                let _ = writeln!(out, "  and {more} more");
+            }
+            if verdict.subjects == 0 {
+                let _ = writeln!(out, "  nothing was looked at");
+            }
+        }
+        Ruling::NotOffered(reason) | Ruling::NotHere(reason) | Ruling::Failed(reason) => row(&"-", reason),
+    }
+    out
+}
+
+/// The last lines of the table.
+#[must_use]
+pub fn text_last(lab: &Lab, kernel: &str) -> String {
+    let Score { passed, failed, not_offered, skipped } = Score::of(&lab.ran);
+    let mut by_backend: std::collections::BTreeMap<&str, Vec<&str>> = std::collections::BTreeMap::new();
+    for capability in Capability::ALL {
+        let backend = lab.plan.backend(capability).map_or("not offered", |backend| backend.name());
+        by_backend.entry(backend).or_default().push(capability.name());
+    }
+    let mut text =
+        format!("\n{passed} passed, {failed} differ, {not_offered} not offered, {skipped} skipped; kernel {kernel}\n");
+    for (backend, capabilities) in by_backend {
+        let _ = writeln!(text, "{backend}: {}", capabilities.join(", "));
+    }
+    for (what, count) in &lab.trouble {
+        let _ = writeln!(text, "the tracer itself missed something: {what} {count}");
+    }
+    text
+}
+
+/// The table of `--list`.
+#[must_use]
+pub fn listed(scenarios: &[&Scenario]) -> String {
+    let mut text = format!("{:<NAME$} {:<5} WHAT MUST BE SEEN\n", "SCENARIO", "TIME");
+    for scenario in scenarios {
+        let time = if scenario.slow { "65 s" } else { "quick" };
+        let _ = writeln!(text, "{:<NAME$} {time:<5} {}", scenario.name, scenario.shows);
+    }
+    text
+}

@@ -1,0 +1,327 @@
+//! What must be said: a scenario's word on the lives that it made, from what its own sockets told it.
+
+use std::{
+    fmt, io,
+    net::{IpAddr, SocketAddr},
+    ops::RangeInclusive,
+    os::unix::fs::MetadataExt as _,
+    sync::OnceLock,
+};
+
+use crate::model::event::{Cause, Closer, Denial, Detail, Event, Refusal, Role, Substate, Task, Tuple};
+
+/// What one value must be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Is<T> {
+    /// Whatever it is, the scenario cannot know better.
+    Anything,
+    /// Told as not known.
+    Unknown,
+    /// This.
+    Exactly(T),
+    /// Between these, both included.
+    Within(RangeInclusive<T>),
+}
+
+impl<T: PartialOrd> Is<T> {
+    /// True if a told value will do; `None`: it was told as not known.
+    #[must_use]
+    pub fn holds(&self, told: Option<&T>) -> bool {
+        match (self, told) {
+            (Self::Anything, _) | (Self::Unknown, None) => true,
+            (Self::Exactly(wanted), Some(told)) => wanted == told,
+            (Self::Within(range), Some(told)) => range.contains(told),
+            (Self::Unknown, Some(_)) | (Self::Exactly(_) | Self::Within(_), None) => false,
+        }
+    }
+
+    /// True if nothing is asked.
+    #[must_use]
+    pub fn is_anything(&self) -> bool {
+        matches!(self, Self::Anything)
+    }
+}
+
+impl<T: fmt::Debug> fmt::Display for Is<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Anything => f.write_str("anything"),
+            Self::Unknown => f.write_str("not known"),
+            Self::Exactly(value) => write!(f, "{value:?}"),
+            Self::Within(range) => write!(f, "{:?} to {:?}", range.start(), range.end()),
+        }
+    }
+}
+
+/// A task, by what it can find out about itself.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd)]
+pub struct Who {
+    /// Process id; `None` where ours is not that of the initial pid namespace.
+    pub pid: Option<u32>,
+    /// Name of the thread.
+    pub comm: String,
+}
+
+impl Who {
+    /// The calling thread.
+    ///
+    /// # Errors
+    /// If /proc does not tell.
+    pub fn me() -> io::Result<Self> {
+        let comm = std::fs::read_to_string("/proc/thread-self/comm")?;
+        Ok(Self::process(std::process::id(), comm.trim_end()))
+    }
+
+    /// A process by its id and the name of its thread.
+    #[must_use]
+    pub fn process(pid: u32, comm: &str) -> Self {
+        Self { pid: knows_pids().then_some(pid), comm: comm.to_owned() }
+    }
+
+    /// A told task.
+    #[must_use]
+    pub fn told(task: Task) -> Self {
+        Self { pid: knows_pids().then_some(task.pid), comm: task.comm.printable() }
+    }
+}
+
+/// True if process ids here are those of the initial pid namespace, which twtrace tells.
+fn knows_pids() -> bool {
+    /// `PROC_PID_INIT_INO` of include/linux/proc_ns.h.
+    const INITIAL: &str = "pid:[4026531836]";
+    static KNOWS: OnceLock<bool> = OnceLock::new();
+    *KNOWS.get_or_init(|| std::fs::read_link("/proc/self/ns/pid").is_ok_and(|link| link.as_os_str() == INITIAL))
+}
+
+/// The calling task's cgroup v2 id: the inode number of its directory.
+#[must_use]
+pub fn own_cgroup() -> Is<u64> {
+    // Where both versions are mounted, the second is below `unified`.
+    const MOUNTS: [&str; 2] = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"];
+    let text = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let Some(path) = text.lines().find_map(|line| line.strip_prefix("0::")) else { return Is::Anything };
+    let inode = |mount: &str| std::fs::metadata(format!("{mount}{path}")).ok().map(|found| found.ino());
+    MOUNTS.into_iter().find_map(inode).map_or(Is::Anything, Is::Exactly)
+}
+
+/// What comes of a FIN_WAIT2 minisock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// It stays what it is.
+    Never,
+    /// Its peer's FIN comes: if it was born as FIN_WAIT2, it turns, once.
+    IfFinWait2,
+}
+
+/// How a life ends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum End {
+    /// It does not, while the scenario looks.
+    Alive,
+    /// It dies.
+    Died {
+        /// Why.
+        cause: Cause,
+        /// How long it lived, nanoseconds.
+        life_ns: Is<u64>,
+        /// Whose connect() took it.
+        taker: Is<Who>,
+    },
+}
+
+impl End {
+    /// An end that is no takeover.
+    #[must_use]
+    pub fn of(cause: Cause) -> Self {
+        Self::Died { cause, life_ns: Is::Anything, taker: Is::Unknown }
+    }
+
+    /// A takeover by this task's connect().
+    #[must_use]
+    pub fn taken(cause: Cause, taker: Who) -> Self {
+        Self::Died { cause, life_ns: Is::Anything, taker: Is::Exactly(taker) }
+    }
+}
+
+/// What must be said of one minisock.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Want {
+    /// Inode number of its network namespace.
+    pub netns: u32,
+    /// Its connection, from its own side.
+    pub tuple: Tuple,
+    /// It was there before the tracer: no birth is told, and its death is marked.
+    pub preexisting: bool,
+    /// Who opened the connection.
+    pub role: Is<Role>,
+    /// What it is born as. Often open: it depends on whether the peer's FIN and ACK come in one segment.
+    pub born: Is<Substate>,
+    /// Whether it turns.
+    pub turn: Turn,
+    /// How often its timer is armed anew.
+    pub rearmed: Is<usize>,
+    /// Who closed the connection.
+    pub closer: Is<Who>,
+    /// In which cgroup.
+    pub cgroup: Is<u64>,
+    /// Who called connect().
+    pub opener: Is<Who>,
+    /// Age of the connection at its birth, nanoseconds.
+    pub conn_ns: Is<u64>,
+    /// Payload received, bytes.
+    pub bytes_in: Is<u64>,
+    /// Payload sent, bytes.
+    pub bytes_out: Is<u64>,
+    /// Smoothed round-trip time, microseconds.
+    pub srtt_us: Is<u32>,
+    /// The two ends sent TCP timestamps.
+    pub timestamps: Is<bool>,
+    /// What its timer was armed with at birth, milliseconds.
+    pub timeout_ms: Is<u32>,
+    /// How it ends.
+    pub end: End,
+}
+
+/// A minisock that must not be made, and be told so.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WantRefused {
+    /// Inode number of its network namespace.
+    pub netns: u32,
+    /// The connection.
+    pub tuple: Tuple,
+    /// Why.
+    pub reason: Refusal,
+    /// Minisocks of the namespace then.
+    pub used: u32,
+    /// Their limit.
+    pub limit: u32,
+    /// Who closed the connection.
+    pub closer: Is<Who>,
+}
+
+impl WantRefused {
+    /// What an event tells of a refusal.
+    #[must_use]
+    pub fn told(event: &Event) -> Option<Self> {
+        let Detail::Refused { reason, used, limit, .. } = event.detail else { return None };
+        Some(Self {
+            netns: event.life.netns?,
+            tuple: event.life.tuple?,
+            reason,
+            used: used?,
+            limit: limit?,
+            closer: caller(event.life.closer),
+        })
+    }
+
+    /// True if what was told is what was wanted.
+    #[must_use]
+    pub fn holds(&self, told: &Self) -> bool {
+        let same = |it: &Self| (it.netns, it.tuple, it.reason, it.used, it.limit);
+        same(self) == same(told) && is(&self.closer, &told.closer)
+    }
+}
+
+/// A connect() that must fail for lack of a port, and be told so.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WantNoPort {
+    /// Inode number of its network namespace.
+    pub netns: u32,
+    /// Where to.
+    pub to: SocketAddr,
+    /// Who called it.
+    pub caller: Is<Who>,
+}
+
+impl WantNoPort {
+    /// What an event tells of such a call.
+    #[must_use]
+    pub fn told(event: &Event) -> Option<Self> {
+        let tuple = event.life.tuple?;
+        let to = SocketAddr::new(tuple.raddr, tuple.rport);
+        matches!(event.detail, Detail::NoPort).then_some(Self {
+            netns: event.life.netns?,
+            to,
+            caller: caller(event.life.closer),
+        })
+    }
+
+    /// True if what was told is what was wanted.
+    #[must_use]
+    pub fn holds(&self, told: &Self) -> bool {
+        (self.netns, self.to) == (told.netns, told.to) && is(&self.caller, &told.caller)
+    }
+}
+
+/// Minisocks that a connect() may not take over, and that are told so.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WantDenied {
+    /// Inode number of the network namespace.
+    pub netns: u32,
+    /// The first of them.
+    pub tuple: Tuple,
+    /// Why.
+    pub reason: Denial,
+    /// How many.
+    pub count: u32,
+    /// Who called connect().
+    pub caller: Is<Who>,
+}
+
+impl WantDenied {
+    /// What an event tells of a denial.
+    #[must_use]
+    pub fn told(event: &Event) -> Option<Self> {
+        let Detail::ReuseDenied { reason, count } = event.detail else { return None };
+        let caller = caller(event.life.closer);
+        Some(Self { netns: event.life.netns?, tuple: event.life.tuple?, reason, count, caller })
+    }
+
+    /// True if what was told is what was wanted.
+    #[must_use]
+    pub fn holds(&self, told: &Self) -> bool {
+        let same = |it: &Self| (it.netns, it.tuple, it.reason, it.count);
+        same(self) == same(told) && is(&self.caller, &told.caller)
+    }
+}
+
+/// The task that acted, as it was told.
+fn caller(closer: Option<Closer>) -> Is<Who> {
+    closer.map_or(Is::Unknown, |closer| Is::Exactly(Who::told(closer.task)))
+}
+
+fn is(wanted: &Is<Who>, told: &Is<Who>) -> bool {
+    match told {
+        Is::Exactly(told) => wanted.holds(Some(told)),
+        _ => wanted.holds(None),
+    }
+}
+
+/// The two ends of a connection, from the first one's side; v4-mapped addresses become IPv4, as twtrace tells them.
+#[must_use]
+pub fn between(local: SocketAddr, remote: SocketAddr) -> Tuple {
+    let plain = |ip: IpAddr| ip.to_canonical();
+    Tuple { laddr: plain(local.ip()), lport: local.port(), raddr: plain(remote.ip()), rport: remote.port() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_holds_or_not() {
+        assert!(Is::<u8>::Anything.holds(None) && Is::Anything.holds(Some(&1)));
+        assert!(Is::<u8>::Unknown.holds(None) && !Is::Unknown.holds(Some(&1)));
+        assert!(Is::Exactly(1).holds(Some(&1)) && !Is::Exactly(1).holds(Some(&2)) && !Is::Exactly(1).holds(None));
+        assert!(Is::Within(1..=2).holds(Some(&2)) && !Is::Within(1..=2).holds(Some(&3)));
+        assert!(!Is::Within(1..=2).holds(None));
+    }
+
+    #[test]
+    fn mapped_addresses_are_ipv4() {
+        let mapped = SocketAddr::from(([0, 0, 0, 0, 0, 0xffff, 0x7f00, 1], 80));
+        let tuple = between(mapped, mapped);
+        assert!(tuple.laddr.is_ipv4() && tuple.raddr.is_ipv4());
+        assert_eq!(tuple.lport, 80);
+    }
+}
