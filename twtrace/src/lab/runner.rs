@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
         mpsc::{Receiver, Sender, channel},
     },
     thread,
@@ -159,19 +159,33 @@ struct Prepared {
 
 /// What was told, by namespace.
 #[derive(Default)]
-struct Told(Mutex<HashMap<u32, Vec<Event>>>);
+struct Told {
+    events: Mutex<HashMap<u32, Vec<Event>>>,
+    /// Records of no use: what cannot be decoded, names no namespace, or is one too many.
+    unusable: AtomicU64,
+}
 
 impl Told {
     fn lock(&self) -> MutexGuard<'_, HashMap<u32, Vec<Event>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.events.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn read(&self, bytes: &[u8]) {
+        match decode(bytes) {
+            Ok(event) if event.self_test => {}
+            Ok(event) => self.keep(event),
+            Err(error) => {
+                self.unusable.fetch_add(1, Ordering::Relaxed);
+                log::warn!("the ring: {error}");
+            }
+        }
     }
 
     fn keep(&self, event: Event) {
-        let Some(netns) = event.life.netns else { return };
         let mut told = self.lock();
-        let events = told.entry(netns).or_default();
-        if events.len() < MOST_EVENTS {
-            events.push(event);
+        match event.life.netns.map(|netns| told.entry(netns).or_default()) {
+            Some(events) if events.len() < MOST_EVENTS => events.push(event),
+            _ => drop(self.unusable.fetch_add(1, Ordering::Relaxed)),
         }
     }
 
@@ -224,7 +238,7 @@ pub fn run(asked: &Asked<'_>, failures: &mut Vec<Failure>, tell: &mut dyn FnMut(
             ran.push(done);
         });
     });
-    let trouble = finish(&mut tracer)?;
+    let trouble = finish(&mut tracer, &told)?;
     let (plan, self_test, tw_counts) = (tracer.plan.clone(), tracer.self_test.clone(), tracer.tw_counts);
     drop(tracer);
     let context = Context { told: &told, plan: &plan, knows, tw_counts, asked, runtime: Handle::current() };
@@ -309,11 +323,7 @@ fn work(queue: &Mutex<std::vec::IntoIter<Prepared>>, context: &Context<'_>, send
 /// Empties the ring until all workers are gone.
 fn collect(ring: &mut crate::source::Ring, told: &Told, done: &Receiver<Ran>, mut each: impl FnMut(Ran)) {
     loop {
-        ring.drain(usize::MAX, &mut |bytes| match decode(bytes) {
-            Ok(event) if !event.self_test => told.keep(event),
-            Ok(_) => {}
-            Err(error) => log::warn!("the ring: {error}"),
-        });
+        ring.drain(usize::MAX, &mut |bytes| told.read(bytes));
         match done.recv_timeout(DRAIN) {
             Ok(ran) => each(ran),
             Err(std::sync::mpsc::RecvTimeoutError::Timeout) => {}
@@ -323,7 +333,7 @@ fn collect(ring: &mut crate::source::Ring, told: &Told, done: &Receiver<Ran>, mu
 }
 
 /// Stops the tracer, and asks it what it missed.
-fn finish(tracer: &mut Tracer) -> Result<Vec<(&'static str, u64)>, LabError> {
+fn finish(tracer: &mut Tracer, told: &Told) -> Result<Vec<(&'static str, u64)>, LabError> {
     let missed_runs = tracer.missed_runs().map_err(TracerError::from)?;
     let beside = totals::Beside { missed_runs, early_lost: tracer.early_lost, ..Default::default() };
     tracer.detach();
@@ -332,6 +342,10 @@ fn finish(tracer: &mut Tracer) -> Result<Vec<(&'static str, u64)>, LabError> {
     let mut trouble = totals.trouble;
     if totals.lost > 0 {
         trouble.insert(0, ("lost", totals.lost));
+    }
+    match told.unusable.load(Ordering::Relaxed) {
+        0 => {}
+        count => trouble.push(("unusable", count)),
     }
     Ok(trouble)
 }

@@ -16,22 +16,26 @@ use super::super::{
     oracle,
     runner::Alone,
     stage::{Family, First, Outcome, Stage, Stop, await_minisocks},
-    want::{End, Is, WantNoPort},
+    want::{End, Is, Want, WantNoPort},
 };
 use crate::{host::netns::Netns, model::event::Cause};
+
+/// Past the second that tcp_tw_reuse asks for.
+const OLD_ENOUGH: Duration = Duration::from_millis(1200);
 
 /// Threads that connect, each to a listener of its own.
 const THREADS: usize = 2;
 
-/// Connections from ports that connect() chooses, from a range that is too small for them all: those that come later take
-/// over what is older than a second.
+/// Connections from ports that connect() chooses, from a range that is too small for them all: the last fifth comes when
+/// the others are old enough to be taken over.
 pub fn storm(stage: &mut Stage<'_>) -> Outcome {
     let each = stage.connections / THREADS;
     lives::sysctl("tcp_tw_reuse", "1")?;
     lives::sysctl("tcp_max_tw_buckets", "262144")?;
     let listeners: Vec<TcpListener> = (0..THREADS).map(|_| stage.listen(Family::V4)).collect::<io::Result<_>>()?;
-    // Each thread has the range to itself: a port is taken per destination.
-    let ports = u16::try_from(each * 8 / 5).unwrap_or(u16::MAX).clamp(64, 16_000);
+    // Each thread has the range to itself, for a port is taken per destination. connect() looks through one half of it
+    // first (every other port), and that is full when the last fifth comes.
+    let ports = u16::try_from(each * 6 / 5).unwrap_or(u16::MAX).clamp(64, 20_000);
     lives::sysctl("ip_local_port_range", &format!("10000 {}", 10_000 + ports - 1))?;
     let netns = stage.netns;
     let parts: Vec<io::Result<Made>> = thread::scope(|scope| {
@@ -54,9 +58,8 @@ pub fn storm(stage: &mut Stage<'_>) -> Outcome {
     stage.made.denied_at_will = true;
     let alive = stage.made.wants.iter().filter(|want| want.end == End::Alive).count();
     await_minisocks(alive as u64)?;
-    let taken =
-        stage.made.wants.iter().filter(|want| matches!(&want.end, End::Died { cause: Cause::Reused, .. })).count();
-    let some = if taken > 0 { "some" } else { "none" };
+    let is_taken = |want: &&Want| matches!(&want.end, End::Died { cause: Cause::Reused, .. });
+    let some = if stage.made.wants.iter().any(|want| is_taken(&want)) { "some" } else { "none" };
     stage.check("lives that were taken over", "some", some);
     Ok(())
 }
@@ -67,7 +70,12 @@ fn part(netns: &Netns, listener: &TcpListener, count: usize) -> io::Result<Made>
     // Which life holds a client's port, at either end.
     let mut holders: HashMap<(u16, First), usize> = HashMap::new();
     let to = listener.local_addr()?;
+    let mut paused = false;
     while stage.made.wants.len() < count {
+        if !paused && stage.made.wants.len() >= count * 4 / 5 {
+            paused = true;
+            thread::sleep(OLD_ENOUGH);
+        }
         let link = match stage.connect(listener, None) {
             Ok(link) => link,
             Err(error) if error.kind() == ErrorKind::AddrNotAvailable => {
