@@ -23,8 +23,9 @@ fn busy(hook: usize) -> Option<*mut u64> {
     maps::scratch().map(|scratch| unsafe { (&raw mut (*scratch).busy).cast::<u64>().add(hook) })
 }
 
-/// The first program of a hook. What nests before the mark stands, or after it is gone, is lost: a few nanoseconds,
-/// counted by the kernel.
+/// The first program of a hook; to be called before all else. What comes before the mark stands, or after it is gone, is
+/// lost, and counted by the kernel: a few nanoseconds for interrupts, but as long as it takes for a task that is preempted
+/// just there (7.x).
 #[inline(always)]
 pub fn first(hook: usize, body: impl FnOnce()) {
     let Some(busy) = busy(hook) else { return };

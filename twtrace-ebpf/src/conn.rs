@@ -33,30 +33,23 @@ const IN_CLOSING: i32 = 11;
 /// `void inet_sock_set_state(const struct sock *sk, const int oldstate, const int newstate)`
 #[btf_tracepoint(function = "inet_sock_set_state")]
 pub fn conn_tp(ctx: BtfTracePointContext) -> i32 {
-    if is_of_interest(&ctx) {
-        again::first(again::CONN, || transition(&ctx));
-    }
+    again::first(again::CONN, || transition(&ctx));
     0
 }
 
 /// As [`conn_tp`], inside it.
 #[btf_tracepoint(function = "inet_sock_set_state")]
 pub fn conn_again_tp(ctx: BtfTracePointContext) -> i32 {
-    if is_of_interest(&ctx) {
-        again::second(again::CONN, || transition(&ctx));
-    }
+    again::second(again::CONN, || transition(&ctx));
     0
-}
-
-#[inline(always)]
-fn is_of_interest(ctx: &BtfTracePointContext) -> bool {
-    let (old, new) = (ctx.arg::<i32>(1), ctx.arg::<i32>(2));
-    old != new && matches!(new, SYN_SENT | SYN_RECV | FIN_WAIT1 | FIN_WAIT2 | CLOSE | IN_CLOSING)
 }
 
 #[inline(always)]
 fn transition(ctx: &BtfTracePointContext) {
     let (old, new) = (ctx.arg::<i32>(1), ctx.arg::<i32>(2));
+    if old == new || !matches!(new, SYN_SENT | SYN_RECV | FIN_WAIT1 | FIN_WAIT2 | CLOSE | IN_CLOSING) {
+        return;
+    }
     let sock = Typed(ctx.arg::<*const u8>(0));
     if !kernel::is_tcp_sock(sock) {
         return;

@@ -204,6 +204,16 @@ mod tests {
         }
     }
 
+    /// Trampolines call the last that was attached first, tracepoints the first.
+    #[test]
+    fn who_stands_in_for_a_busy_program_is_called_after_it() {
+        let plan = choose(&able(), None, &[]).unwrap();
+        let place = |program: &str| plan.hooks.iter().position(|hook| hook.program == program).unwrap();
+        assert!(place("death_again_fentry") < place("death_fentry"));
+        assert!(place("refusal_again_fexit") < place("refusal_fexit"));
+        assert!(place("conn_tp") < place("conn_again_tp"));
+    }
+
     #[test]
     fn a_refused_trampoline_and_no_kprobes_leave_tracepoints() {
         let facts = Facts { kprobes: false, ..able() };
