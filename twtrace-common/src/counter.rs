@@ -45,10 +45,8 @@ pub struct Counters {
     pub seeded: u64,
     /// Ids given out so far on this CPU.
     pub ids: u64,
-    /// Events told by the second program of a hook, because the first was busy on this CPU.
+    /// Events told by the second program of a hook, because the first was not run for them.
     pub again: u64,
-    /// Events that a busy first program left to the second itself, on kernels that run it all the same.
-    pub left: u64,
 }
 
 /// Totals of one network namespace.
@@ -92,7 +90,7 @@ pub struct Trouble {
 }
 
 const _: () = assert!(
-    size::<Counters>() == 8 * (4 * kind::COUNT + 4 + cause::SLOTS + refusal::COUNT + 1 + denial::COUNT + 5 + 9 + 4)
+    size::<Counters>() == 8 * (4 * kind::COUNT + 4 + cause::SLOTS + refusal::COUNT + 1 + denial::COUNT + 5 + 9 + 3)
 );
 
 #[cfg(feature = "user")]

@@ -33,14 +33,18 @@ const IN_CLOSING: i32 = 11;
 /// `void inet_sock_set_state(const struct sock *sk, const int oldstate, const int newstate)`
 #[btf_tracepoint(function = "inet_sock_set_state")]
 pub fn conn_tp(ctx: BtfTracePointContext) -> i32 {
-    again::first(again::CONN, || transition(&ctx));
+    transition(&ctx);
+    again::finished(again::CONN);
     0
 }
 
-/// As [`conn_tp`], inside it.
+/// As [`conn_tp`], where that is not run. A transition told twice is as one told once, except the last, which removes the
+/// connection.
 #[btf_tracepoint(function = "inet_sock_set_state")]
 pub fn conn_again_tp(ctx: BtfTracePointContext) -> i32 {
-    again::second(again::CONN, || transition(&ctx));
+    let sk = ctx.arg::<u64>(0);
+    let is_gone = || ctx.arg::<i32>(2) == CLOSE && CONNS.get_ptr(sk).is_none();
+    again::if_skipped(again::CONN, is_gone, || transition(&ctx));
     0
 }
 

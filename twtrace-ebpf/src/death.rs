@@ -53,14 +53,16 @@ pub fn expiry_kprobe(ctx: ProbeContext) -> u32 {
 /// `static void inet_twsk_kill(struct inet_timewait_sock *tw)`
 #[fentry]
 pub fn death_fentry(ctx: FEntryContext) -> i32 {
-    again::first(again::DEATH, || killed(&ctx, Typed(ctx.arg(0))));
+    killed(&ctx, Typed(ctx.arg(0)));
+    again::finished(again::DEATH);
     0
 }
 
-/// As [`death_fentry`], inside it.
+/// As [`death_fentry`], where that is not run: the minisock is in the table of lives still.
 #[fentry]
 pub fn death_again_fentry(ctx: FEntryContext) -> i32 {
-    again::second(again::DEATH, || killed(&ctx, Typed(ctx.arg(0))));
+    let is_gone = || LIVES.get_ptr(ctx.arg::<u64>(0)).is_none();
+    again::if_skipped(again::DEATH, is_gone, || killed(&ctx, Typed(ctx.arg(0))));
     0
 }
 

@@ -53,8 +53,8 @@ pub struct Scratch {
     pub rearming: u64,
     /// Where the present program's context is: see `death_tp`.
     pub here: u64,
-    /// 1 while the first program of a hook runs: see [`crate::again`].
-    pub busy: [u64; again::HOOKS],
+    /// Which of a hook's programs were run: see [`crate::again`].
+    pub turns: [again::Turns; again::HOOKS],
     /// The minisock that is being looked at: see [`crate::kernel::Head`].
     pub head: [u64; HEAD_WORDS],
 }

@@ -29,17 +29,25 @@ use crate::{
 #[fexit]
 pub fn refusal_fexit(ctx: FExitContext) -> i32 {
     if ctx.arg::<u64>(3) == 0 {
-        again::first(again::REFUSAL, || not_made(&ctx));
+        not_made(&ctx);
     }
+    again::finished(again::REFUSAL);
     0
 }
 
-/// As [`refusal_fexit`], inside it.
+/// As [`refusal_fexit`], where that is not run. Should an interrupt with a birth or a refusal of its own come between the
+/// two programs, of a socket that is being refused, that is told twice: nothing of it is left to ask.
 #[fexit]
 pub fn refusal_again_fexit(ctx: FExitContext) -> i32 {
-    if ctx.arg::<u64>(3) == 0 {
-        again::second(again::REFUSAL, || not_made(&ctx));
-    }
+    again::if_skipped(
+        again::REFUSAL,
+        || false,
+        || {
+            if ctx.arg::<u64>(3) == 0 {
+                not_made(&ctx);
+            }
+        },
+    );
     0
 }
 

@@ -57,8 +57,8 @@ impl Attached {
         for _ in 0..ATTEMPTS {
             let skipped: u64 = self.ebpf.programs().filter(first).filter_map(|(_, program)| of(program)).sum();
             let then = std::mem::replace(&mut counters, self.counters()?);
-            unmet = (skipped + counters.left).saturating_sub(counters.again);
-            if (then.again, then.left) == (counters.again, counters.left) {
+            unmet = skipped.saturating_sub(counters.again);
+            if then.again == counters.again {
                 break;
             }
         }
