@@ -14,7 +14,7 @@ use twtrace_common::counter::Counters;
 use crate::{
     bpf::BpfError,
     decode::decode,
-    host::clock,
+    host::{Host, clock},
     model::{
         event::Event,
         reconcile::{Look, Rest, reconcile},
@@ -35,6 +35,9 @@ use crate::{
 /// How often the ring is emptied when it does not ask for it. Nobody sees a shorter delay; the wake-ups it saves are the
 /// largest cost of a tracer.
 const DRAIN: Duration = Duration::from_millis(40);
+/// How often the kernel's sockets are looked through for one that nobody told of: each TIME_WAIT that runs its course is
+/// met twice.
+const AUDIT: Duration = Duration::from_secs(25);
 /// Records taken at once, so that signals and timers get their turn.
 const AT_ONCE: usize = 8192;
 /// What a run is asked for, beyond its programs and filters.
@@ -124,11 +127,13 @@ impl<'a> Pipeline<'a> {
         options: &Options,
         (mut interrupt, mut terminate): (Signal, Signal),
     ) -> Result<(), RunError> {
-        let (mut drain, mut tell) = (interval(DRAIN), interval(options.interval));
+        let (mut drain, mut tell, mut audit) = (interval(DRAIN), interval(options.interval), interval(AUDIT));
+        audit.set_missed_tick_behavior(MissedTickBehavior::Delay);
         drain.set_missed_tick_behavior(MissedTickBehavior::Delay);
         tell.set_missed_tick_behavior(MissedTickBehavior::Delay);
         // The first tick of an interval is at once, and there is nothing to tell yet.
         tell.tick().await;
+        audit.tick().await;
         let over = async {
             match options.duration {
                 Some(duration) => tokio::time::sleep(duration).await,
@@ -146,6 +151,7 @@ impl<'a> Pipeline<'a> {
                 () = &mut over => return Ok(()),
                 () = &mut closed => return Ok(()),
                 _ = tell.tick() => telling = true,
+                _ = audit.tick() => self.audit()?,
                 full = self.tracer.ring.filling() => full?,
                 _ = drain.tick() => {}
             }
@@ -192,6 +198,11 @@ impl<'a> Pipeline<'a> {
         }
     }
 
+    fn audit(&mut self) -> Result<(), RunError> {
+        self.beside.unseen = self.tracer.audit(&Host::default(), &[])?;
+        Ok(())
+    }
+
     /// Tells losses and counters.
     fn tell(&mut self) -> Result<(), RunError> {
         let now = clock::monotonic_ns();
@@ -226,6 +237,7 @@ impl<'a> Pipeline<'a> {
 
     /// Stops the programs, takes what they left, and says the summary.
     fn finish(mut self, first: &Look, (last, rest): (Look, Rest), began: Instant) -> Result<(), RunError> {
+        self.audit()?;
         self.beside.missed_runs = self.tracer.missed_runs()?;
         self.tracer.detach();
         let mut progress = Instant::now();

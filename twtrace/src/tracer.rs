@@ -8,7 +8,11 @@ use twtrace_common::counter::Counters;
 
 use crate::{
     bpf::{self, AttachError, Attached, BpfError, Kernel, Settings},
-    host::{Host, netns::Netns, release_memory},
+    host::{
+        Host,
+        netns::{self, Netns},
+        release_memory,
+    },
     model::event::Event,
     plan::{Backend, Capability, Failure, Plan, PlanError, Reason, choose},
     selftest::{self, TwCounts},
@@ -132,8 +136,10 @@ impl Tracer {
                 format!("not possible: {error}")
             }
         };
-        let (seeded, namespaces_missed) = match attached.seed(host, kernel) {
-            Ok(missed) => (Ok(attached.counters()?.seeded), missed),
+        let (namespaces, missed) = netns::all(host);
+        let seeding = attached.load_seed(kernel).and_then(|()| attached.seed(namespaces.values()));
+        let (seeded, namespaces_missed) = match seeding {
+            Ok(unreadable) => (Ok(attached.counters()?.seeded), missed + unreadable),
             Err(error) => (Err(error.to_string()), 0),
         };
         Ok(Ok(Self {
@@ -164,6 +170,19 @@ impl Tracer {
     /// If the map of counters cannot be read.
     pub fn missed_runs(&self) -> Result<u64, BpfError> {
         self.attached.missed_runs()
+    }
+
+    /// Looks once more for minisocks that no program told of, in these namespaces and in all that can be found; they are
+    /// followed from now on. Returns how many there were since the start: births that were missed, for want of a hook that
+    /// was called or of a namespace that could be found.
+    ///
+    /// # Errors
+    /// If the iterator or the counters cannot be read.
+    pub fn audit(&mut self, host: &Host, more: &[&Netns]) -> Result<u64, BpfError> {
+        let Ok(at_start) = self.seeded else { return Ok(0) };
+        let (namespaces, _) = netns::all(host);
+        self.attached.seed(namespaces.values().chain(more.iter().copied()))?;
+        Ok(self.counters()?.seeded.saturating_sub(at_start))
     }
 
     /// Stops the programs. Records in the ring and counters stay.

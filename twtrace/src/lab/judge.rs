@@ -80,6 +80,8 @@ pub struct Verdict {
     pub expected: Tally,
     /// What was told, in numbers.
     pub seen: Tally,
+    /// The shortest and the longest life that its timer ended, nanoseconds.
+    pub expired_ns: Option<(u64, u64)>,
 }
 
 impl Verdict {
@@ -150,6 +152,12 @@ pub fn judge(made: &Made, events: &[Event], knows: Knows) -> Verdict {
         kernel(made, looks, &events, knows, &mut verdict);
     }
     verdict.expected = Tally::made(made, knows);
+    let expired = |event: &&Event| match event.detail {
+        Detail::Died { cause: Cause::Expired, life_ns, .. } => life_ns,
+        _ => None,
+    };
+    let lengths = || events.iter().filter_map(expired);
+    verdict.expired_ns = lengths().min().zip(lengths().max());
     verdict.seen = Tally::told(&events, matched.iter().map(|(want, told)| (*want, told.turned)), made);
     verdict
 }

@@ -64,6 +64,7 @@ struct Line<'a> {
     checks: usize,
     expected: Option<String>,
     seen: Option<String>,
+    expired_ns: Option<(u64, u64)>,
     differ: usize,
     differences: &'a [Difference],
     duration_ns: u64,
@@ -85,6 +86,7 @@ pub fn json(ran: &Ran) -> String {
         checks: verdict.map_or(0, |verdict| verdict.checks),
         expected: verdict.map(|verdict| verdict.expected.to_string()),
         seen: verdict.map(|verdict| verdict.seen.to_string()),
+        expired_ns: verdict.and_then(|verdict| verdict.expired_ns),
         differ: verdict.map_or(0, |verdict| verdict.differ),
         differences: verdict.map_or(&[], |verdict| &verdict.differences),
         duration_ns: u64::try_from(ran.took.as_nanos()).unwrap_or(u64::MAX),
@@ -172,7 +174,12 @@ pub fn text(ran: &Ran) -> String {
         let _ = writeln!(out, "{name:<NAME$} {word:<RESULT$} {time:>TIME$} {checks:>CHECKS$}  {rest}");
     };
     match &ran.ruling {
-        Ruling::Judged(verdict) if verdict.is_good() => row(&verdict.checks, &verdict.expected),
+        Ruling::Judged(verdict) if verdict.is_good() => {
+            let seconds = |ns: u64| ns as f64 / 1e9;
+            let lived = verdict.expired_ns.map(|(least, most)| (seconds(least), seconds(most)));
+            let lived = lived.map(|(least, most)| format!("; they lived {least:.3} to {most:.3} s"));
+            row(&verdict.checks, &format_args!("{}{}", verdict.expected, lived.unwrap_or_default()));
+        }
         Ruling::Judged(verdict) => {
             row(&verdict.checks, &format_args!("{}; seen: {}", verdict.expected, verdict.seen));
             for Difference { what, expected, seen } in &verdict.differences {
@@ -220,4 +227,63 @@ pub fn listed(scenarios: &[&Scenario]) -> String {
         let _ = writeln!(text, "{:<NAME$} {time:<5} {}", scenario.name, scenario.shows);
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::lab::{
+        judge::{Made, Verdict},
+        scenarios::ALL,
+    };
+
+    fn ran(ruling: Ruling) -> Ran {
+        let (made, events) = (Made::default(), Vec::new());
+        Ran { scenario: &ALL[0], ruling, made, events, took: Duration::from_millis(60_512) }
+    }
+
+    fn judged(differ: usize) -> Ran {
+        let differences = vec![Difference { what: "cause".into(), expected: "expired".into(), seen: "reset".into() }];
+        ran(Ruling::Judged(Verdict {
+            checks: 9,
+            subjects: 1,
+            differences: if differ > 0 { differences } else { Vec::new() },
+            differ,
+            expired_ns: Some((60_100_000_000, 61_000_000_000)),
+            ..Verdict::default()
+        }))
+    }
+
+    #[test]
+    fn a_scenario_is_a_line() {
+        let passed = text(&judged(0));
+        assert_eq!(
+            passed,
+            "expire               passed         60.5s       9  nothing; they lived 60.100 to 61.000 s\n"
+        );
+        let differs = text(&judged(3));
+        assert!(
+            differs.contains("differs") && differs.contains("  cause: expected expired, seen reset\n  and 2 more\n")
+        );
+        let reason = text(&ran(Ruling::NotOffered("cause: no".into())));
+        assert!(reason.contains("not offered") && reason.ends_with("-  cause: no\n"), "{reason}");
+    }
+
+    #[test]
+    fn a_scenario_is_an_object() {
+        let value: serde_json::Value = serde_json::from_str(&json(&judged(1))).unwrap();
+        assert_eq!(value["result"], "differs");
+        assert_eq!(value["differences"][0]["seen"], "reset");
+        assert_eq!(value["expired_ns"][1], 61_000_000_000_u64);
+        let value: serde_json::Value = serde_json::from_str(&json(&ran(Ruling::NotHere("no".into())))).unwrap();
+        assert_eq!((&value["result"], &value["reason"]), (&"skipped".into(), &"no".into()));
+    }
+
+    #[test]
+    fn the_score_counts_each_once() {
+        let all = [judged(0), judged(1), ran(Ruling::NotOffered(String::new())), ran(Ruling::NotHere(String::new()))];
+        assert_eq!(Score::of(&all), Score { passed: 1, failed: 1, not_offered: 1, skipped: 1 });
+    }
 }

@@ -5,7 +5,7 @@ use std::{
     io,
     path::{Path, PathBuf},
     sync::{
-        Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, AtomicUsize, Ordering},
         mpsc::{Receiver, Sender, channel},
     },
@@ -29,7 +29,10 @@ use crate::{
     cli::filter::{FilterSpec, Resolved},
     decode::decode,
     host::{Host, clock::monotonic_ns, netns::Netns},
-    model::{event::Event, totals},
+    model::{
+        event::{Event, Kind},
+        totals,
+    },
     plan::{Backend, Capability, Failure, Plan},
     selftest::TwCounts,
     source::Source as _,
@@ -150,7 +153,7 @@ impl Alone {
 /// A scenario with all that it needs before the tracer comes.
 struct Prepared {
     scenario: &'static Scenario,
-    netns: Netns,
+    netns: Arc<Netns>,
     twin: Option<Netns>,
     hands: Vec<Hand>,
     made: Option<(Made, Option<Older>)>,
@@ -189,6 +192,13 @@ impl Told {
         }
     }
 
+    /// How many lives of these namespaces were told of without their birth.
+    fn unborn(&self, namespaces: &[&Netns]) -> u64 {
+        let told = self.lock();
+        let events = namespaces.iter().filter_map(|netns| told.get(&netns.inum())).flatten();
+        events.filter(|event| event.kind() == Kind::Died && event.life.id.is_none()).count() as u64
+    }
+
     fn of(&self, namespaces: &[u32]) -> Vec<Event> {
         let told = self.lock();
         let mut events: Vec<Event> = namespaces.iter().filter_map(|netns| told.get(netns)).flatten().copied().collect();
@@ -212,6 +222,8 @@ pub fn run(asked: &Asked<'_>, failures: &mut Vec<Failure>, tell: &mut dyn FnMut(
     let knows = knows(&tracer.plan);
     let told = Told::default();
     tracer.early.drain(..).for_each(|event| told.keep(event));
+    // They stay to the end: what is alive in them is held against the table of lives once more.
+    let spaces: Vec<Arc<Netns>> = prepared.iter().map(|scene| Arc::clone(&scene.netns)).collect();
     let (alone, beside): (Vec<Prepared>, Vec<Prepared>) =
         prepared.into_iter().partition(|scene| matches!(scene.scenario.play, Play::Alone(_)));
     let mut ran = Vec::new();
@@ -238,7 +250,7 @@ pub fn run(asked: &Asked<'_>, failures: &mut Vec<Failure>, tell: &mut dyn FnMut(
             ran.push(done);
         });
     });
-    let trouble = finish(&mut tracer, &told)?;
+    let trouble = finish(&mut tracer, asked.host, &told, &spaces)?;
     let (plan, self_test, tw_counts) = (tracer.plan.clone(), tracer.self_test.clone(), tracer.tw_counts);
     drop(tracer);
     let context = Context { told: &told, plan: &plan, knows, tw_counts, asked, runtime: Handle::current() };
@@ -276,7 +288,7 @@ fn knows(plan: &Plan) -> Knows {
 
 /// A namespace, and helpers that live in it.
 fn prepare(scenario: &'static Scenario, program: &Path) -> io::Result<Prepared> {
-    let netns = Netns::new()?;
+    let netns = Arc::new(Netns::new()?);
     let twin = scenario.twin.then(Netns::new).transpose()?;
     let hands = netns.run(|| {
         SYSCTLS.iter().try_for_each(|(name, value)| lives::sysctl(name, value))?;
@@ -333,9 +345,13 @@ fn collect(ring: &mut crate::source::Ring, told: &Told, done: &Receiver<Ran>, mu
 }
 
 /// Stops the tracer, and asks it what it missed.
-fn finish(tracer: &mut Tracer, told: &Told) -> Result<Vec<(&'static str, u64)>, LabError> {
+fn finish(tracer: &mut Tracer, host: &Host, told: &Told, spaces: &[Arc<Netns>]) -> Result<Vec<(&'static str, u64)>, LabError> {
     let missed_runs = tracer.missed_runs().map_err(TracerError::from)?;
-    let beside = totals::Beside { missed_runs, early_lost: tracer.early_lost, ..Default::default() };
+    // The lab's namespaces have no process of their own, so nobody finds them.
+    let spaces: Vec<&Netns> = spaces.iter().map(AsRef::as_ref).collect();
+    let alive = tracer.audit(host, &spaces).map_err(TracerError::from)?;
+    let unseen = alive + told.unborn(&spaces);
+    let beside = totals::Beside { missed_runs, unseen, early_lost: tracer.early_lost, ..Default::default() };
     tracer.detach();
     let counters = tracer.counters().map_err(TracerError::from)?;
     let totals = totals::totals(&counters, &beside);

@@ -27,6 +27,8 @@ pub struct Beside {
     pub seeded: bool,
     /// Events that the kernel ran no program for, because the same program was running on that CPU.
     pub missed_runs: u64,
+    /// Minisocks that were found alive although no program had told of their birth.
+    pub unseen: u64,
     /// Records that could not be decoded.
     pub garbage: u64,
     /// Events that came during the self-test and could not be kept.
@@ -88,6 +90,7 @@ fn trouble(trouble: &Trouble, beside: &Beside) -> Vec<(&'static str, u64)> {
         ("stack_failed", stack_failed),
         ("stale", stale),
         ("missed_runs", beside.missed_runs),
+        ("unseen", beside.unseen),
         ("garbage", beside.garbage),
         ("early_lost", beside.early_lost),
         ("sink_dropped", beside.sink_dropped),
