@@ -2,6 +2,7 @@
 
 mod boot;
 mod fetch;
+mod grid;
 mod initramfs;
 mod sources;
 mod table;
@@ -10,7 +11,7 @@ pub mod verdict;
 
 pub use self::{
     fetch::{KERNELS, Kernel},
-    table::backends,
+    grid::backends,
 };
 
 use std::{
