@@ -2,17 +2,14 @@
 
 mod boot;
 mod fetch;
-mod grid;
+pub mod grid;
 mod initramfs;
 mod sources;
 mod table;
 mod unpack;
 pub mod verdict;
 
-pub use self::{
-    fetch::{KERNELS, Kernel},
-    grid::backends,
-};
+pub use self::fetch::{KERNELS, Kernel};
 
 use std::{
     collections::VecDeque,
