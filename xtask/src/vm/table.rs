@@ -44,8 +44,8 @@ fn count(guest: &Guest, backend: &str) -> String {
     if tally == Tally::default() { "-".into() } else { format!("{}/{}/{}", tally.passed, tally.failed, tally.skipped) }
 }
 
-/// Tests down, kernels across. What passed everywhere is only counted, and a guest that said nothing has no column: every
-/// test would have a line because of it.
+/// Tests down, kernels across. What passed everywhere is only counted, and a guest that said nothing has no column:
+/// every test would have a line because of it.
 fn marks(guests: &[Guest]) -> String {
     let guests: Vec<&Guest> = guests.iter().filter(|guest| !guest.verdicts.is_empty()).collect();
     let mut order = grid::backends(guests.iter().copied());
