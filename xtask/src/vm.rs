@@ -2,16 +2,14 @@
 
 mod boot;
 mod fetch;
+pub mod grid;
 mod initramfs;
 mod sources;
 mod table;
 mod unpack;
 pub mod verdict;
 
-pub use self::{
-    fetch::{KERNELS, Kernel},
-    table::backends,
-};
+pub use self::fetch::{KERNELS, Kernel};
 
 use std::{
     collections::VecDeque,

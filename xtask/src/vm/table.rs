@@ -2,73 +2,41 @@
 
 use std::fmt::Write as _;
 
-use super::verdict::{Guest, Outcome};
+use super::{
+    grid::{self, BACKENDS, Mark},
+    verdict::{Guest, Outcome},
+};
 use crate::tally::Tally;
 
-/// Backends in the order that twtrace tries them; what else the tests name follows.
-const BACKENDS: [&str; 3] = ["fentry", "kprobe", "tracepoint"];
-
-/// The backends that occur.
-pub fn backends<'a>(guests: impl IntoIterator<Item = &'a Guest>) -> Vec<&'a str> {
-    let mut found: Vec<&str> = Vec::new();
-    for verdict in guests.into_iter().flat_map(|guest| &guest.verdicts) {
-        if !found.contains(&verdict.backend.as_str()) {
-            found.push(&verdict.backend);
-        }
-    }
-    // A stable sort: the unknown ones keep the order in which they came.
-    found.sort_by_key(|backend| BACKENDS.iter().position(|known| known == backend).unwrap_or(BACKENDS.len()));
-    found
-}
-
-/// Kernel by backend, and below it everything that did not pass, with its reason.
+/// Kernel by backend; then each test that did not pass everywhere, as marks; then why.
 pub fn render(guests: &[Guest]) -> String {
-    let backends = backends(guests);
-    let mut rows = vec![row("passed/failed/skipped", backends.iter().map(|&backend| backend.to_owned()))];
-    for guest in guests {
-        let cells = backends.iter().map(|backend| cell(guest, backend));
-        rows.push(row(&named(guest), cells));
-    }
-    let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
-    let widths: Vec<usize> = (0..=backends.len()).map(|column| width(column).unwrap_or(0)).collect();
-    let mut text = String::new();
-    for row in &rows {
-        let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
-        let _ = writeln!(text, "{}", cells.join("  ").trim_end());
-    }
+    let mut text = aligned(&counts(guests));
+    text.push_str(&marks(guests));
     for guest in guests {
         if let Some(problem) = &guest.problem {
-            let _ = writeln!(text, "failed: {}: {problem}", named(guest));
+            let _ = writeln!(text, "failed: {}: {problem}", guest.kernel);
         }
     }
     for (outcome, word) in [(Outcome::Failed, "failed"), (Outcome::Skipped, "skipped")] {
-        for guest in guests {
-            for (tests, backend, reason) in reasons(guest, outcome) {
-                let _ = writeln!(text, "{word}: {}: {} on {backend}: {reason}", named(guest), tests.join(", "));
-            }
+        for Told { names: [kernels, tests, backends], reason } in told(guests, outcome) {
+            let (kernels, tests, backends) = (kernels.join(", "), tests.join(", "), backends.join(", "));
+            let _ = writeln!(text, "{word}: {kernels}: {tests} on {backends}: {reason}");
         }
     }
     text
 }
 
-/// The tests that ended so, by backend and reason: one that stops every test of a backend is told once.
-fn reasons(guest: &Guest, outcome: Outcome) -> Vec<(Vec<&str>, &str, String)> {
-    let mut found: Vec<(Vec<&str>, &str, String)> = Vec::new();
-    for verdict in guest.verdicts.iter().filter(|verdict| verdict.verdict == outcome) {
-        let reason = verdict.reason();
-        match found.iter_mut().find(|(_, backend, known)| *backend == verdict.backend && *known == reason) {
-            Some((tests, ..)) => tests.push(&verdict.test),
-            None => found.push((vec![&verdict.test], &verdict.backend, reason)),
-        }
+fn counts(guests: &[Guest]) -> Vec<Vec<String>> {
+    let backends = grid::backends(guests);
+    let mut rows = vec![row("passed/failed/skipped", backends.iter().map(|&backend| backend.to_owned()))];
+    for guest in guests {
+        let name = if guest.release == "?" { &guest.kernel } else { &guest.release };
+        rows.push(row(name, backends.iter().map(|backend| count(guest, backend))));
     }
-    found
+    rows
 }
 
-fn row(first: &str, rest: impl Iterator<Item = String>) -> Vec<String> {
-    [first.to_owned()].into_iter().chain(rest).collect()
-}
-
-fn cell(guest: &Guest, backend: &str) -> String {
+fn count(guest: &Guest, backend: &str) -> String {
     let mut tally = Tally::default();
     for verdict in guest.verdicts.iter().filter(|verdict| verdict.backend == backend) {
         tally += verdict.verdict.tally();
@@ -76,8 +44,86 @@ fn cell(guest: &Guest, backend: &str) -> String {
     if tally == Tally::default() { "-".into() } else { format!("{}/{}/{}", tally.passed, tally.failed, tally.skipped) }
 }
 
-fn named(guest: &Guest) -> String {
-    if guest.release == "?" { guest.kernel.clone() } else { guest.release.clone() }
+/// Tests down, kernels across. What passed everywhere is only counted, and a guest that said nothing has no column:
+/// every test would have a line because of it.
+fn marks(guests: &[Guest]) -> String {
+    let guests: Vec<&Guest> = guests.iter().filter(|guest| !guest.verdicts.is_empty()).collect();
+    let mut order = grid::backends(guests.iter().copied());
+    order.retain(|backend| BACKENDS.contains(backend));
+    let mut rows = vec![row(&order.join(" "), guests.iter().map(|guest| guest.kernel.clone()))];
+    let mut passed = 0;
+    for test in grid::rows(guests.iter().copied(), &order) {
+        let marks: Vec<Vec<Mark>> = guests.iter().map(|guest| test.marks(guest)).collect();
+        if marks.iter().flatten().all(|mark| *mark == Mark::Passed) {
+            passed += 1;
+            continue;
+        }
+        let cell = |marks: &Vec<Mark>| marks.iter().map(|mark| mark.sign().to_string()).collect::<Vec<_>>().join(" ");
+        rows.push(row(test.test, marks.iter().map(cell)));
+    }
+    let table = if rows.len() > 1 { format!("\n{}", aligned(&rows)) } else { String::new() };
+    let tests = if passed == 1 { "test" } else { "tests" };
+    format!("{table}\n{passed} {tests} passed on every kernel and backend\n")
+}
+
+fn row(first: &str, rest: impl Iterator<Item = String>) -> Vec<String> {
+    [first.to_owned()].into_iter().chain(rest).collect()
+}
+
+fn aligned(rows: &[Vec<String>]) -> String {
+    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
+    let widths: Vec<usize> = (0..columns).map(|column| width(column).unwrap_or(0)).collect();
+    let mut text = String::new();
+    for row in rows {
+        let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        let _ = writeln!(text, "{}", cells.join("  ").trim_end());
+    }
+    text
+}
+
+/// A reason, and the kernels, tests and backends that gave it: each of them with each of the others.
+struct Told<'a> {
+    names: [Vec<&'a str>; 3],
+    reason: String,
+}
+
+/// The verdicts that ended so, by reason: one that stops every test of a backend, or a test everywhere, is told once.
+fn told(guests: &[Guest], outcome: Outcome) -> Vec<Told<'_>> {
+    let of = |guest| move |verdict| (guest, verdict);
+    let verdicts = guests.iter().flat_map(|guest| guest.verdicts.iter().map(of(guest)));
+    let verdicts = verdicts.filter(|(_, verdict)| verdict.verdict == outcome);
+    let mut all: Vec<Told> = verdicts
+        .map(|(guest, verdict)| Told {
+            names: [vec![&guest.kernel], vec![&verdict.test], vec![&verdict.backend]],
+            reason: verdict.reason(),
+        })
+        .collect();
+    // Backends first, kernels last.
+    for which in [2, 1, 0] {
+        all = joined(all, which);
+    }
+    all
+}
+
+/// Makes one of those that differ only in one kind of names.
+fn joined(all: Vec<Told<'_>>, which: usize) -> Vec<Told<'_>> {
+    let mut kept: Vec<Told> = Vec::new();
+    for told in all {
+        let same = |other: &&mut Told| {
+            let mut names = told.names.iter().zip(&other.names).enumerate();
+            other.reason == told.reason && names.all(|(index, (these, those))| index == which || these == those)
+        };
+        match kept.iter_mut().find(same) {
+            Some(other) => {
+                for (names, more) in other.names.iter_mut().zip(told.names).skip(which).take(1) {
+                    names.extend(more);
+                }
+            }
+            None => kept.push(told),
+        }
+    }
+    kept
 }
 
 #[cfg(test)]
@@ -85,32 +131,70 @@ mod tests {
     use super::*;
     use crate::vm::verdict::Verdict;
 
-    fn verdict(test: &str, backend: &str, verdict: Outcome, reason: Option<&str>) -> Verdict {
-        Verdict { test: test.into(), backend: backend.into(), verdict, reason: reason.map(str::to_owned), millis: 1 }
+    fn guest(kernel: &str, outcomes: &[(&str, &str, Outcome, Option<&str>)]) -> Guest {
+        let verdicts = outcomes.iter().map(|(test, backend, verdict, reason)| Verdict {
+            test: (*test).into(),
+            backend: (*backend).into(),
+            verdict: *verdict,
+            reason: reason.map(str::to_owned),
+            millis: 1,
+        });
+        let release = format!("{kernel}.0-56-cloud-amd64");
+        Guest { kernel: kernel.into(), release, problem: None, verdicts: verdicts.collect() }
     }
 
     #[test]
     fn kernels_by_backends() {
-        let good = Guest {
-            kernel: "6.1".into(),
-            release: "6.1.0-56-cloud-amd64".into(),
-            problem: None,
-            verdicts: vec![
-                verdict("reuse", "tracepoint", Outcome::Skipped, Some("no hook")),
-                verdict("reuse", "fentry", Outcome::Passed, None),
-                verdict("expiry", "fentry", Outcome::Failed, Some("59 s,\nnot 60")),
-                verdict("storm", "tracepoint", Outcome::Skipped, Some("no hook")),
+        let good = guest(
+            "6.1",
+            &[
+                ("reuse", "tracepoint", Outcome::Skipped, Some("no hook")),
+                ("reuse", "fentry", Outcome::Passed, None),
+                ("expiry", "fentry", Outcome::Failed, Some("59 s,\nnot 60")),
+                ("storm", "tracepoint", Outcome::Skipped, Some("no hook")),
+                ("demo", "any", Outcome::Passed, None),
             ],
-        };
+        );
         let text = render(&[good, Guest::broken("7.2", "timed out after 900 s".into())]);
         let expected = "\
-passed/failed/skipped  fentry  tracepoint
-6.1.0-56-cloud-amd64   1/1/0   0/0/2
-7.2                    -       -
+passed/failed/skipped  fentry  tracepoint  any
+6.1.0-56-cloud-amd64   1/1/0   0/0/2       1/0/0
+7.2                    -       -           -
+
+fentry tracepoint  6.1
+expiry             ✗ ·
+reuse              ✓ –
+storm              · –
+
+1 test passed on every kernel and backend
 failed: 7.2: timed out after 900 s
-failed: 6.1.0-56-cloud-amd64: expiry on fentry: 59 s, not 60
-skipped: 6.1.0-56-cloud-amd64: reuse, storm on tracepoint: no hook
+failed: 6.1: expiry on fentry: 59 s, not 60
+skipped: 6.1: reuse, storm on tracepoint: no hook
 ";
         assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn a_run_where_all_is_well_is_short() {
+        let good = guest("6.1", &[("reuse", "fentry", Outcome::Passed, None), ("demo", "any", Outcome::Passed, None)]);
+        let expected = "\
+passed/failed/skipped  fentry  any
+6.1.0-56-cloud-amd64   1/0/0   1/0/0
+
+2 tests passed on every kernel and backend
+";
+        assert_eq!(render(&[good]), expected);
+    }
+
+    #[test]
+    fn a_reason_is_told_once() {
+        let skip = |test, backend| (test, backend, Outcome::Skipped, Some("not known"));
+        let all = [skip("kill", "fentry"), skip("kill", "kprobe"), skip("mptcp", "fentry"), skip("mptcp", "kprobe")];
+        let guests = [guest("5.10", &all), guest("6.1", &all), guest("6.12", &all[..1])];
+        let lines: Vec<String> = told(&guests, Outcome::Skipped)
+            .iter()
+            .map(|told| told.names.iter().map(|names| names.join("+")).collect::<Vec<_>>().join(" "))
+            .collect();
+        assert_eq!(lines, ["5.10+6.1 kill+mptcp fentry+kprobe", "6.12 kill fentry"]);
     }
 }

@@ -1,0 +1,136 @@
+//! Tests by kernels: what the console's table and the page of kernels have in common.
+
+use std::collections::BTreeMap;
+
+use super::verdict::{Guest, Outcome};
+
+/// Backends in the order that twtrace tries them; what else the tests name follows.
+pub const BACKENDS: [&str; 3] = ["fentry", "kprobe", "tracepoint"];
+
+/// What became of a test on a kernel and backend.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Mark {
+    /// It passed.
+    Passed,
+    /// It failed, or the guest did before it could say.
+    Failed,
+    /// It was skipped, and why.
+    Skipped(String),
+    /// Nothing was said of it.
+    Absent,
+}
+
+impl Mark {
+    /// How it is shown.
+    pub const fn sign(&self) -> char {
+        match self {
+            Self::Passed => '✓',
+            Self::Failed => '✗',
+            Self::Skipped(_) => '–',
+            Self::Absent => '·',
+        }
+    }
+
+    fn of(guest: &Guest, test: &str, backend: &str) -> Self {
+        let mut verdicts = guest.verdicts.iter();
+        match verdicts.find(|verdict| verdict.test == test && verdict.backend == backend) {
+            Some(verdict) => match verdict.verdict {
+                Outcome::Passed => Self::Passed,
+                Outcome::Failed => Self::Failed,
+                Outcome::Skipped => Self::Skipped(verdict.reason()),
+            },
+            None if guest.problem.is_some() => Self::Failed,
+            None => Self::Absent,
+        }
+    }
+}
+
+/// One test: a mark for each of its backends on each kernel.
+pub struct Row<'a> {
+    /// The test's name.
+    pub test: &'a str,
+    backends: Vec<&'a str>,
+}
+
+impl Row<'_> {
+    /// What became of it on this kernel.
+    pub fn marks(&self, guest: &Guest) -> Vec<Mark> {
+        self.backends.iter().map(|backend| Mark::of(guest, self.test, backend)).collect()
+    }
+}
+
+/// The tests that occur, by name. One that ran on any of the backends in `order` has marks for all of them, so that a
+/// mark's place tells its backend.
+pub fn rows<'a>(guests: impl IntoIterator<Item = &'a Guest>, order: &[&'a str]) -> Vec<Row<'a>> {
+    let mut tests: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for verdict in guests.into_iter().flat_map(|guest| &guest.verdicts) {
+        let others = tests.entry(&verdict.test).or_default();
+        if !others.contains(&verdict.backend.as_str()) {
+            others.push(&verdict.backend);
+        }
+    }
+    let row = |(test, found): (&'a str, Vec<&'a str>)| {
+        let (known, others): (Vec<_>, Vec<_>) = found.into_iter().partition(|backend| order.contains(backend));
+        let known = if known.is_empty() { known } else { order.to_vec() };
+        Row { test, backends: [known, others].concat() }
+    };
+    tests.into_iter().map(row).collect()
+}
+
+/// The backends that occur.
+pub fn backends<'a>(guests: impl IntoIterator<Item = &'a Guest>) -> Vec<&'a str> {
+    let mut found: Vec<&str> = Vec::new();
+    for verdict in guests.into_iter().flat_map(|guest| &guest.verdicts) {
+        if !found.contains(&verdict.backend.as_str()) {
+            found.push(&verdict.backend);
+        }
+    }
+    // A stable sort: the unknown ones keep the order in which they came.
+    found.sort_by_key(|backend| BACKENDS.iter().position(|known| known == backend).unwrap_or(BACKENDS.len()));
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vm::verdict::Verdict;
+
+    fn guest(outcomes: &[(&str, &str, Outcome)]) -> Guest {
+        let verdicts = outcomes.iter().map(|(test, backend, verdict)| Verdict {
+            test: (*test).into(),
+            backend: (*backend).into(),
+            verdict: *verdict,
+            reason: Some("why\nso".into()),
+            millis: 1,
+        });
+        Guest { verdicts: verdicts.collect(), ..Guest::default() }
+    }
+
+    #[test]
+    fn the_place_of_a_mark_tells_its_backend() {
+        let one = guest(&[("b", "tracepoint", Outcome::Skipped), ("a", "any", Outcome::Failed)]);
+        let two = guest(&[("b", "fentry", Outcome::Passed)]);
+        let rows = rows([&one, &two], &BACKENDS);
+        let marks: Vec<_> = rows.iter().map(|row| (row.test, row.marks(&one), row.marks(&two))).collect();
+        let skipped = Mark::Skipped("why so".into());
+        let expected = [
+            ("a", vec![Mark::Failed], vec![Mark::Absent]),
+            ("b", vec![Mark::Absent, Mark::Absent, skipped], vec![Mark::Passed, Mark::Absent, Mark::Absent]),
+        ];
+        assert_eq!(marks, expected);
+    }
+
+    #[test]
+    fn what_a_broken_guest_did_not_say_failed() {
+        let mut one = guest(&[("a", "fentry", Outcome::Passed)]);
+        one.problem = Some("timed out".into());
+        let marks: Vec<_> = rows([&one], &BACKENDS).iter().map(|row| row.marks(&one)).collect();
+        assert_eq!(marks, [[Mark::Passed, Mark::Failed, Mark::Failed]]);
+    }
+
+    #[test]
+    fn backends_are_in_the_order_of_twtrace() {
+        let one = guest(&[("a", "any", Outcome::Passed), ("a", "kprobe", Outcome::Passed)]);
+        assert_eq!(backends([&one, &guest(&[("a", "fentry", Outcome::Passed)])]), ["fentry", "kprobe", "any"]);
+    }
+}
