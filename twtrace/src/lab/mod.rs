@@ -3,6 +3,7 @@
 //! `twtrace lab` holds the tracer against the kernel: [`scenarios`] act on a [`stage`] and write down what must be said
 //! ([`want`]), the [`runner`] collects what was said, the [`oracle`] asks the kernel, and the [`judge`] compares.
 
+pub mod alone;
 pub mod demo;
 pub mod diag;
 pub mod hand;
@@ -15,4 +16,5 @@ pub mod scenarios;
 pub mod segment;
 pub mod stage;
 pub mod tally;
+pub mod told;
 pub mod want;

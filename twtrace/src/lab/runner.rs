@@ -1,12 +1,11 @@
 //! The lab's own clockwork: a namespace and a thread for each scenario, one tracer for all of them, a verdict for each.
 
 use std::{
-    collections::HashMap,
     io,
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
         mpsc::{Receiver, Sender, channel},
     },
     thread,
@@ -14,25 +13,22 @@ use std::{
 };
 
 use tokio::runtime::Handle;
-use twtrace_common::{counter::Counters, knob::Filter};
+use twtrace_common::knob::Filter;
 
 use super::{
+    alone::Alone,
     hand::Hand,
     judge::{Knows, Made, Verdict, judge},
     lives,
     oracle::{Look, Looks},
     scenarios::{Play, Scenario},
     stage::{Older, Stage, Stop},
+    told::Told,
 };
 use crate::{
     bpf::{Settings, Tables},
-    cli::filter::{FilterSpec, Resolved},
-    decode::decode,
     host::{Host, clock::monotonic_ns, netns::Netns},
-    model::{
-        event::{Event, Kind},
-        totals,
-    },
+    model::{event::Event, totals},
     plan::{Backend, Capability, Failure, Plan},
     selftest::TwCounts,
     source::Source as _,
@@ -47,8 +43,6 @@ const DRAIN: Duration = Duration::from_millis(5);
 const SETTLE: Duration = Duration::from_secs(10);
 /// Between two judgements of one scenario.
 const AGAIN: Duration = Duration::from_millis(30);
-/// Events kept of one namespace: far more than a scenario makes.
-const MOST_EVENTS: usize = 1 << 20;
 /// What every scenario's namespace begins with. RFC 1337's protection, for on a slow machine a FIN is sent again, finds its
 /// socket closed and is answered by a RST; and room, for the kernel's own limit follows the machine's memory.
 const SYSCTLS: [(&str, &str); 2] = [("tcp_rfc1337", "1"), ("tcp_max_tw_buckets", "65536")];
@@ -125,31 +119,6 @@ pub enum LabError {
     Stage(#[from] io::Error),
 }
 
-/// A tracer that belongs to one scenario alone, with a ring of one page that nobody empties.
-pub struct Alone {
-    tracer: Tracer,
-}
-
-impl Alone {
-    /// The smallest ring.
-    const TABLES: Tables = Tables { ring: 4096, lives: 1 << 14, conns: 1 << 14 };
-
-    /// Stops it, and hands back its counters and how many records there were in the ring.
-    ///
-    /// # Errors
-    /// If the counters cannot be read.
-    pub fn finish(&mut self) -> io::Result<(Counters, u64)> {
-        self.tracer.detach();
-        // A program may still be running on another CPU when its hook is gone.
-        thread::sleep(AGAIN);
-        let mut records = self.tracer.early.len() as u64;
-        self.tracer.ring.drain(usize::MAX, &mut |bytes| {
-            records += u64::from(decode(bytes).is_ok_and(|event| !event.self_test));
-        });
-        Ok((self.tracer.counters().map_err(io::Error::other)?, records))
-    }
-}
-
 /// A scenario with all that it needs before the tracer comes.
 struct Prepared {
     scenario: &'static Scenario,
@@ -158,53 +127,6 @@ struct Prepared {
     hands: Vec<Hand>,
     made: Option<(Made, Option<Older>)>,
     failed: Option<Stop>,
-}
-
-/// What was told, by namespace.
-#[derive(Default)]
-struct Told {
-    events: Mutex<HashMap<u32, Vec<Event>>>,
-    /// Records of no use: what cannot be decoded, names no namespace, or is one too many.
-    unusable: AtomicU64,
-}
-
-impl Told {
-    fn lock(&self) -> MutexGuard<'_, HashMap<u32, Vec<Event>>> {
-        self.events.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn read(&self, bytes: &[u8]) {
-        match decode(bytes) {
-            Ok(event) if event.self_test => {}
-            Ok(event) => self.keep(event),
-            Err(error) => {
-                self.unusable.fetch_add(1, Ordering::Relaxed);
-                log::warn!("the ring: {error}");
-            }
-        }
-    }
-
-    fn keep(&self, event: Event) {
-        let mut told = self.lock();
-        match event.life.netns.map(|netns| told.entry(netns).or_default()) {
-            Some(events) if events.len() < MOST_EVENTS => events.push(event),
-            _ => drop(self.unusable.fetch_add(1, Ordering::Relaxed)),
-        }
-    }
-
-    /// How many lives of these namespaces were told of without their birth.
-    fn unborn(&self, namespaces: &[&Netns]) -> u64 {
-        let told = self.lock();
-        let events = namespaces.iter().filter_map(|netns| told.get(&netns.inum())).flatten();
-        events.filter(|event| event.kind() == Kind::Died && event.life.id.is_none()).count() as u64
-    }
-
-    fn of(&self, namespaces: &[u32]) -> Vec<Event> {
-        let told = self.lock();
-        let mut events: Vec<Event> = namespaces.iter().filter_map(|netns| told.get(netns)).flatten().copied().collect();
-        events.sort_by_key(|event| event.mono_ns);
-        events
-    }
 }
 
 /// Runs the scenarios; `tell` hears of each as it ends. Must be called inside a tokio runtime.
@@ -268,12 +190,11 @@ fn start(
     own_netns: u32,
     failures: &mut Vec<Failure>,
 ) -> Result<Tracer, TracerError> {
-    let all = FilterSpec::default();
-    let mut filter: Filter = all.knob(&Resolved::default());
+    let mut filter = Filter::ALL;
     if own_netns != 0 {
         (filter.netns[0], filter.netns_len) = (own_netns, 1);
     }
-    let settings = Settings { filter, ports: all.port_sets(), tables, own_netns, log_level: 0 };
+    let settings = Settings { filter, ports: Box::new([[0; 1024]; 3]), tables, own_netns, log_level: 0 };
     let attempt = Attempt { host: asked.host, btf: asked.btf, forced: asked.forced, settings: &settings };
     Tracer::start(&attempt, failures)
 }
@@ -345,7 +266,12 @@ fn collect(ring: &mut crate::source::Ring, told: &Told, done: &Receiver<Ran>, mu
 }
 
 /// Stops the tracer, and asks it what it missed.
-fn finish(tracer: &mut Tracer, host: &Host, told: &Told, spaces: &[Arc<Netns>]) -> Result<Vec<(&'static str, u64)>, LabError> {
+fn finish(
+    tracer: &mut Tracer,
+    host: &Host,
+    told: &Told,
+    spaces: &[Arc<Netns>],
+) -> Result<Vec<(&'static str, u64)>, LabError> {
     let missed_runs = tracer.missed_runs().map_err(TracerError::from)?;
     // The lab's namespaces have no process of their own, so nobody finds them.
     let spaces: Vec<&Netns> = spaces.iter().map(AsRef::as_ref).collect();
@@ -359,7 +285,7 @@ fn finish(tracer: &mut Tracer, host: &Host, told: &Told, spaces: &[Arc<Netns>]) 
     if totals.lost > 0 {
         trouble.insert(0, ("lost", totals.lost));
     }
-    match told.unusable.load(Ordering::Relaxed) {
+    match told.unusable() {
         0 => {}
         count => trouble.push(("unusable", count)),
     }
@@ -426,7 +352,7 @@ fn act(scene: Prepared, context: &Context<'_>) -> Result<(Made, Verdict), Stop> 
             let _guard = context.runtime.enter();
             let mut failures = Vec::new();
             let tracer = start(context.asked, Alone::TABLES, netns.inum(), &mut failures).map_err(io::Error::other)?;
-            play(&mut stage, &mut Alone { tracer })?;
+            play(&mut stage, &mut Alone::new(tracer))?;
             let verdict = judge(&stage.made, &[], context.knows);
             Ok((stage.made, verdict))
         }

@@ -32,6 +32,7 @@ fn helps() {
     assert_snapshot!("help_run", help(&["twtrace", "run", "--help"]));
     assert_snapshot!("help_run_short", help(&["twtrace", "run", "-h"]));
     assert_snapshot!("help_probe", help(&["twtrace", "probe", "--help"]));
+    assert_snapshot!("help_lab", help(&["twtrace", "lab", "--help"]));
 }
 
 #[test]
@@ -110,6 +111,9 @@ fn complaints() {
         "run --backend ebpf",
         "probe --backend ebpf",
         "run --ebpf-log loud",
+        "lab --scenario reuse,wibble",
+        "lab --jobs 0",
+        "lab --connections 10",
         "run --duration 30",
         "run --duration soon",
         "run --duration 0s",

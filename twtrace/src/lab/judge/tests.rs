@@ -5,6 +5,7 @@ use crate::{
     host::counters::KernelCounters,
     lab::oracle::Look,
     model::event::{Comm, Connection, Life, Refusal, Role, Task},
+    selftest::TwCounts,
 };
 
 const NETNS: u32 = 7;

@@ -8,7 +8,7 @@ mod takeover;
 mod timer;
 
 use super::{
-    runner::Alone,
+    alone::Alone,
     stage::{Outcome, Stage},
 };
 use crate::plan::Capability;

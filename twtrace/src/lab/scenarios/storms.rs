@@ -11,10 +11,10 @@ use std::{
 use twtrace_common::counter::Counters;
 
 use super::super::{
+    alone::Alone,
     judge::Made,
     lives::{self, Pair},
     oracle,
-    runner::Alone,
     stage::{Family, First, Outcome, Stage, Stop, await_minisocks},
     want::{End, Is, Want, WantNoPort},
 };
