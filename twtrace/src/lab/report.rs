@@ -9,7 +9,11 @@ use super::{
     runner::{Lab, Ran, Ruling},
     scenarios::Scenario,
 };
-use crate::plan::Capability;
+use crate::{
+    host::clock,
+    plan::Capability,
+    sink::{Clock, clock::Stamp, json::VERSION},
+};
 
 /// How often what came of the scenarios.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -53,18 +57,28 @@ pub fn word(ruling: &Ruling) -> &'static str {
     }
 }
 
+/// What every line begins with, as those of `twtrace run` do.
 #[derive(Serialize)]
-struct Line<'a> {
+struct Head<T> {
     v: u8,
     #[serde(rename = "type")]
     kind: &'static str,
+    ts: Stamp,
+    mono_ns: u64,
+    #[serde(flatten)]
+    body: T,
+}
+
+#[derive(Serialize)]
+struct Line<'a> {
     scenario: &'a str,
     result: &'static str,
     reason: Option<&'a str>,
     checks: usize,
     expected: Option<String>,
     seen: Option<String>,
-    expired_ns: Option<(u64, u64)>,
+    expired_min_ns: Option<u64>,
+    expired_max_ns: Option<u64>,
     differ: usize,
     differences: &'a [Difference],
     duration_ns: u64,
@@ -77,27 +91,27 @@ pub fn json(ran: &Ran) -> String {
         Ruling::Judged(verdict) => (Some(verdict), None),
         Ruling::NotOffered(reason) | Ruling::NotHere(reason) | Ruling::Failed(reason) => (None, Some(reason.as_str())),
     };
-    line(&Line {
-        v: 1,
-        kind: "scenario",
-        scenario: ran.scenario.name,
-        result: word(&ran.ruling),
-        reason,
-        checks: verdict.map_or(0, |verdict| verdict.checks),
-        expected: verdict.map(|verdict| verdict.expected.to_string()),
-        seen: verdict.map(|verdict| verdict.seen.to_string()),
-        expired_ns: verdict.and_then(|verdict| verdict.expired_ns),
-        differ: verdict.map_or(0, |verdict| verdict.differ),
-        differences: verdict.map_or(&[], |verdict| &verdict.differences),
-        duration_ns: u64::try_from(ran.took.as_nanos()).unwrap_or(u64::MAX),
-    })
+    let expired = verdict.and_then(|verdict| verdict.expired_ns);
+    line(
+        "scenario",
+        &Line {
+            scenario: ran.scenario.name,
+            result: word(&ran.ruling),
+            reason,
+            checks: verdict.map_or(0, |verdict| verdict.checks),
+            expected: verdict.map(|verdict| verdict.expected.to_string()),
+            seen: verdict.map(|verdict| verdict.seen.to_string()),
+            expired_min_ns: expired.map(|(least, _)| least),
+            expired_max_ns: expired.map(|(_, most)| most),
+            differ: verdict.map_or(0, |verdict| verdict.differ),
+            differences: verdict.map_or(&[], |verdict| &verdict.differences),
+            duration_ns: u64::try_from(ran.took.as_nanos()).unwrap_or(u64::MAX),
+        },
+    )
 }
 
 #[derive(Serialize)]
 struct Last<'a> {
-    v: u8,
-    #[serde(rename = "type")]
-    kind: &'static str,
     kernel: &'a str,
     version: &'static str,
     capabilities: std::collections::BTreeMap<&'static str, Option<&'static str>>,
@@ -114,19 +128,20 @@ struct Last<'a> {
 pub fn json_last(lab: &Lab, kernel: &str) -> String {
     let Score { passed, failed, not_offered, skipped } = Score::of(&lab.ran);
     let backend = |capability: Capability| lab.plan.backend(capability).map(|backend| backend.name());
-    line(&Last {
-        v: 1,
-        kind: "lab",
-        kernel,
-        version: env!("CARGO_PKG_VERSION"),
-        capabilities: Capability::ALL.into_iter().map(|it| (it.name(), backend(it))).collect(),
-        self_test: &lab.self_test,
-        passed,
-        failed,
-        not_offered,
-        skipped,
-        trouble: lab.trouble.iter().copied().collect(),
-    })
+    line(
+        "lab",
+        &Last {
+            kernel,
+            version: env!("CARGO_PKG_VERSION"),
+            capabilities: Capability::ALL.into_iter().map(|it| (it.name(), backend(it))).collect(),
+            self_test: &lab.self_test,
+            passed,
+            failed,
+            not_offered,
+            skipped,
+            trouble: lab.trouble.iter().copied().collect(),
+        },
+    )
 }
 
 /// One scenario of `--list` as a line of JSON.
@@ -134,9 +149,6 @@ pub fn json_last(lab: &Lab, kernel: &str) -> String {
 pub fn json_listed(scenario: &Scenario) -> String {
     #[derive(Serialize)]
     struct Listed<'a> {
-        v: u8,
-        #[serde(rename = "type")]
-        kind: &'static str,
         scenario: &'a str,
         shows: &'a str,
         slow: bool,
@@ -144,12 +156,15 @@ pub fn json_listed(scenario: &Scenario) -> String {
     }
     let Scenario { name, shows, slow, needs, .. } = *scenario;
     let needs = needs.iter().map(|capability| capability.name()).collect();
-    line(&Listed { v: 1, kind: "listed", scenario: name, shows, slow, needs })
+    line("listed", &Listed { scenario: name, shows, slow, needs })
 }
 
-fn line(value: &impl Serialize) -> String {
+fn line(kind: &'static str, body: &impl Serialize) -> String {
+    let mono_ns = clock::monotonic_ns();
+    let wall = Clock { offset_ns: clock::wall_offset_ns().into() }.wall(mono_ns);
     // Strings, numbers and maps with string keys: nothing here that JSON could not hold.
-    serde_json::to_string(value).map_or_else(|error| format!("{{\"error\":\"{error}\"}}\n"), |line| line + "\n")
+    serde_json::to_string(&Head { v: VERSION, kind, ts: Stamp(wall), mono_ns, body })
+        .map_or_else(|error| format!("{{\"error\":\"{error}\"}}\n"), |line| line + "\n")
 }
 
 /// Widths of the columns before the last.
@@ -231,12 +246,19 @@ pub fn listed(scenarios: &[&Scenario]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::{
+        collections::{BTreeMap, BTreeSet},
+        time::Duration,
+    };
 
     use super::*;
-    use crate::lab::{
-        judge::{Made, Verdict},
-        scenarios::ALL,
+    use crate::{
+        lab::{
+            judge::{Knows, Made, Verdict},
+            scenarios::ALL,
+        },
+        plan::Plan,
+        sink::fields::LAB,
     };
 
     fn ran(ruling: Ruling) -> Ran {
@@ -276,9 +298,27 @@ mod tests {
         let value: serde_json::Value = serde_json::from_str(&json(&judged(1))).unwrap();
         assert_eq!(value["result"], "differs");
         assert_eq!(value["differences"][0]["seen"], "reset");
-        assert_eq!(value["expired_ns"][1], 61_000_000_000_u64);
+        assert_eq!(value["expired_max_ns"], 61_000_000_000_u64);
         let value: serde_json::Value = serde_json::from_str(&json(&ran(Ruling::NotHere("no".into())))).unwrap();
         assert_eq!((&value["result"], &value["reason"]), (&"skipped".into(), &"no".into()));
+    }
+
+    #[test]
+    fn every_line_has_the_fields_of_its_table() {
+        let lab = Lab {
+            plan: Plan { chosen: BTreeMap::new(), against: BTreeMap::new(), hooks: Vec::new() },
+            self_test: "passed".into(),
+            knows: Knows::default(),
+            ran: Vec::new(),
+            trouble: vec![("stale", 1)],
+        };
+        for text in [json(&judged(1)), json_last(&lab, "6.1"), json_listed(&ALL[0])] {
+            let value: serde_json::Value = serde_json::from_str(&text).unwrap();
+            let table = LAB.iter().find(|table| value["type"] == table.kind).unwrap();
+            let wanted: BTreeSet<&str> = table.fields().map(|field| field.name).collect();
+            let told: BTreeSet<&str> = value.as_object().unwrap().keys().map(String::as_str).collect();
+            assert_eq!(told, wanted);
+        }
     }
 
     #[test]

@@ -23,7 +23,7 @@ impl Clock {
 
 /// A wall time as RFC 3339 in UTC, always with nine digits behind the second.
 #[derive(Clone, Copy)]
-pub(super) struct Stamp(pub Timestamp);
+pub(crate) struct Stamp(pub Timestamp);
 
 impl Serialize for Stamp {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::{
-    fields::{Field, HEAD, LINES, SOCKET, Shape},
+    fields::{Field, HEAD, LAB, LINES, Line, SOCKET, Shape},
     json::VERSION,
 };
 
@@ -24,11 +24,20 @@ pub fn render() -> String {
     let _ = writeln!(doc, "{}) go on with:", about.join(", "));
     table(&mut doc, SOCKET.iter());
     doc.push_str("\nThen follows, by `type`:\n");
-    for line in LINES {
-        let _ = writeln!(doc, "\n## {}\n\n{}", line.kind, line.when);
-        table(&mut doc, line.own.iter().copied().flatten());
-    }
+    lines(&mut doc, LINES);
+    doc.push_str(
+        "\n# Lines of the lab\n\n`twtrace lab --format json` writes these, in the same manner. Its exit code is 1 if `failed` is\n\
+         not 0.\n",
+    );
+    lines(&mut doc, LAB);
     doc
+}
+
+fn lines(doc: &mut String, lines: &[Line]) {
+    for line in lines {
+        let _ = writeln!(doc, "\n## {}\n\n{}", line.kind, line.when);
+        table(doc, line.own.iter().copied().flatten());
+    }
 }
 
 fn table<'a>(doc: &mut String, fields: impl Iterator<Item = &'a Field>) {
@@ -45,7 +54,9 @@ fn rows<'a>(doc: &mut String, prefix: &str, fields: impl Iterator<Item = &'a Fie
             Shape::Text => ("string", None, ""),
             Shape::Bool => ("boolean", None, ""),
             Shape::Counts => ("object: integer by word", None, ""),
+            Shape::Words => ("object: string by word", None, ""),
             Shape::MapOf(inner) => ("object: object by name", Some(inner), ".*."),
+            Shape::ListOf([]) => ("array of strings", None, ""),
             Shape::ListOf(inner) => ("array of objects", Some(inner), "[]."),
         };
         let _ =
