@@ -33,6 +33,8 @@ pub struct Made {
     pub denied_at_will: bool,
     /// What the sockets themselves said, against what they should have.
     pub own: Vec<Difference>,
+    /// What else there is to say of it, for the reader.
+    pub note: Option<String>,
     /// The kernel's word; `None`: the namespace is gone.
     pub looks: Option<Looks>,
     /// What happened later than this is not looked at, nanoseconds of `CLOCK_MONOTONIC`.

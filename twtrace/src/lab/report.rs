@@ -77,6 +77,7 @@ struct Line<'a> {
     checks: usize,
     expected: Option<String>,
     seen: Option<String>,
+    note: Option<&'a str>,
     expired_min_ns: Option<u64>,
     expired_max_ns: Option<u64>,
     differ: usize,
@@ -101,6 +102,7 @@ pub fn json(ran: &Ran) -> String {
             checks: verdict.map_or(0, |verdict| verdict.checks),
             expected: verdict.map(|verdict| verdict.expected.to_string()),
             seen: verdict.map(|verdict| verdict.seen.to_string()),
+            note: ran.made.note.as_deref(),
             expired_min_ns: expired.map(|(least, _)| least),
             expired_max_ns: expired.map(|(_, most)| most),
             differ: verdict.map_or(0, |verdict| verdict.differ),
@@ -193,7 +195,9 @@ pub fn text(ran: &Ran) -> String {
             let seconds = |ns: u64| ns as f64 / 1e9;
             let lived = verdict.expired_ns.map(|(least, most)| (seconds(least), seconds(most)));
             let lived = lived.map(|(least, most)| format!("; they lived {least:.3} to {most:.3} s"));
-            row(&verdict.checks, &format_args!("{}{}", verdict.expected, lived.unwrap_or_default()));
+            let note = ran.made.note.as_ref().map(|note| format!("; {note}"));
+            let (lived, note) = (lived.unwrap_or_default(), note.unwrap_or_default());
+            row(&verdict.checks, &format_args!("{}{lived}{note}", verdict.expected));
         }
         Ruling::Judged(verdict) => {
             row(&verdict.checks, &format_args!("{}; seen: {}", verdict.expected, verdict.seen));
@@ -283,7 +287,7 @@ mod tests {
         let passed = text(&judged(0));
         assert_eq!(
             passed,
-            "expire               passed         60.5s       9  nothing; they lived 60.100 to 61.000 s\n"
+            "expire               passed         60.5s       9  no life; they lived 60.100 to 61.000 s\n"
         );
         let differs = text(&judged(3));
         assert!(

@@ -83,7 +83,7 @@ fn turns(want: &Want) -> bool {
 impl fmt::Display for Tally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.0.is_empty() {
-            return f.pad("nothing");
+            return f.pad("no life");
         }
         let words: Vec<String> = self.0.iter().map(|((_, word), count)| format!("{count} {word}")).collect();
         f.pad(&words.join(", "))

@@ -197,6 +197,7 @@ pub const LAB: &[Line] = &[
             always("checks", Integer, "", "comparisons made"),
             maybe("expected", Text, "", "what was made, in numbers", NO_VERDICT),
             maybe("seen", Text, "", "what was told, in numbers", NO_VERDICT),
+            maybe("note", Text, "", "what else there is to say of it", "nothing"),
             maybe("expired_min_ns", Integer, "ns", "shortest life that its timer ended", "there was none"),
             maybe("expired_max_ns", Integer, "ns", "longest life that its timer ended", "there was none"),
             always("differ", Integer, "", "comparisons that differ"),

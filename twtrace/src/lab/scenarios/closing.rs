@@ -266,6 +266,7 @@ fn aborted(stage: &mut Stage<'_>, counter: &str, abort: fn(Link) -> io::Result<T
         );
     }
     let after = oracle::counter("TcpExt", counter)?;
+    stage.made.note = Some(format!("{COUNT} aborts"));
     stage.check(&format!("TcpExt {counter}"), COUNT, after - before);
     stage.check("minisocks", 0, oracle::minisocks()?);
     Ok(())

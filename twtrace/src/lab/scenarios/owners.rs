@@ -177,6 +177,7 @@ pub fn slab_reuse(stage: &mut Stage<'_>) -> Outcome {
             break;
         }
     }
+    stage.made.note = Some(format!("{again} at an address that another had before"));
     stage.check("lives at an address that another had before", ENOUGH, again);
     Ok(())
 }

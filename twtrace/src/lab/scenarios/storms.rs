@@ -122,6 +122,7 @@ pub fn small_ring(stage: &mut Stage<'_>, tracer: &mut Alone) -> Outcome {
     stage.check("takeovers, by the programs' counters", after.tw_recycled - before.tw_recycled, own.taken);
     stage.check("emitted + filtered + lost", sum(&seen), sum(&emitted) + sum(&filtered) + sum(&lost));
     stage.check("records in the ring", sum(&emitted), records);
+    stage.made.note = Some(format!("{wants} born in the counters, {records} records read, {} lost", sum(&lost)));
     let some = if sum(&lost) > 0 { "some" } else { "none" };
     stage.check("records lost", "some", some);
     Ok(())
