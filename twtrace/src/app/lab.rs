@@ -51,13 +51,10 @@ pub(super) fn lab(host: &Host, verbose: u8, asked: &Asked) -> Result<Exit, Exit>
         connections: asked.connections,
         program,
     };
-    if asked.format == Format::Text {
-        say(&report::head());
-    }
-    let mut failures = Vec::new();
+    let (mut failures, mut head) = (Vec::new(), Some(report::head()));
     let lab = runner::run(&to_do, &mut failures, &mut |ran| {
         say(&match asked.format {
-            Format::Text => report::text(ran),
+            Format::Text => head.take().unwrap_or_default() + &report::text(ran),
             Format::Json => report::json(ran),
         });
     });
