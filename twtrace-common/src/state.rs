@@ -24,8 +24,10 @@ pub struct Conn {
     pub has_opener: u8,
     /// 1 if the closer is known.
     pub has_closer: u8,
+    /// The last transition that was told, a number of include/net/tcp_states.h.
+    pub state: u8,
     /// Zero.
-    pub pad: [u8; 5],
+    pub pad: [u8; 4],
 }
 
 /// A minisock that is alive; map `LIVES`, keyed by its address.

@@ -2,12 +2,12 @@
 //! interrupts or preempts it there (bpf_prog_inc_misses_counter). So each hook whose events nest has a second program,
 //! called right after the first for every event, which acts if the first was not run.
 //!
-//! It knows by two counts of its CPU: how often the first has finished, and how often when the second last looked. Equal
-//! means that the first was skipped, or that something came between the two programs and took the count along; whoever
-//! has to tell these apart asks whether the event has left its trace already. There is no moment in which the first is
-//! busy and nobody knows.
+//! The first leaves a token of the event on its CPU, last of all, and the second takes it away. No token, or another's:
+//! the first was skipped, or somebody came between the two programs and left a token of his own. Then, which is rare, the
+//! second asks whether the event has left its trace in the tables. There is no moment in which the first is busy and
+//! nobody knows.
 
-use crate::maps::{self, bump, count};
+use crate::maps::{self, bump};
 
 /// `inet_sock_set_state`: opening and closing run in tasks, the rest in softirqs on top of them.
 pub const CONN: usize = 0;
@@ -18,43 +18,34 @@ pub const DEATH: usize = 2;
 /// How many hooks have a second program.
 pub const HOOKS: usize = 3;
 
-/// One hook's counts on one CPU.
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub struct Turns {
-    /// How often the first program has finished.
-    finished: u64,
-    /// What that was when the second last looked.
-    seen: u64,
-}
-
+/// This CPU's place for a hook's token.
 #[inline(always)]
-fn turns(hook: usize) -> Option<*mut Turns> {
+fn place(hook: usize) -> Option<*mut u64> {
     // SAFETY: a place inside the map value; `hook` is one of the constants above.
-    maps::scratch().map(|scratch| unsafe { (&raw mut (*scratch).turns).cast::<Turns>().add(hook) })
+    maps::scratch().map(|scratch| unsafe { (&raw mut (*scratch).tokens).cast::<u64>().add(hook) })
 }
 
-/// The first program of a hook says, last of all, that it was run.
+/// The first program of a hook says, last of all, which event it has told.
 #[inline(always)]
-pub fn finished(hook: usize) {
-    if let Some(turns) = turns(hook) {
-        // SAFETY: this CPU's entry. Atomic, for kernels without the guard nest the program in itself.
-        count(unsafe { &(*turns).finished });
+pub fn told(hook: usize, token: u64) {
+    if let Some(place) = place(hook) {
+        // SAFETY: this CPU's entry. Volatile, for the second program is another one.
+        unsafe { place.write_volatile(token) };
     }
 }
 
-/// The second program of a hook: `body` is what the first would have done, `done` tells whether it has.
+/// The second program of a hook: `body` is what the first would have done, `done` tells from the tables whether it has.
 #[inline(always)]
-pub fn if_skipped(hook: usize, done: impl FnOnce() -> bool, body: impl FnOnce()) {
-    let Some(turns) = turns(hook) else { return };
-    // SAFETY: this CPU's entry. Volatile, for an interrupt may change it between two looks.
-    let skipped = unsafe {
-        let skipped = (&raw const (*turns).finished).read_volatile() == (&raw const (*turns).seen).read_volatile();
-        // Read anew: what an interrupt has added since is seen as well.
-        (&raw mut (*turns).seen).write_volatile((&raw const (*turns).finished).read_volatile());
-        skipped
-    };
-    if skipped && !done() {
+pub fn if_untold(hook: usize, token: u64, done: impl FnOnce() -> bool, body: impl FnOnce()) {
+    let Some(place) = place(hook) else { return };
+    // SAFETY: this CPU's entry.
+    unsafe {
+        if place.read_volatile() == token {
+            place.write_volatile(0);
+            return;
+        }
+    }
+    if !done() {
         bump!(again);
         body();
     }

@@ -34,18 +34,32 @@ const IN_CLOSING: i32 = 11;
 #[btf_tracepoint(function = "inet_sock_set_state")]
 pub fn conn_tp(ctx: BtfTracePointContext) -> i32 {
     transition(&ctx);
-    again::finished(again::CONN);
+    again::told(again::CONN, token(&ctx));
     0
 }
 
-/// As [`conn_tp`], where that is not run. A transition told twice is as one told once, except the last, which removes the
-/// connection.
+/// As [`conn_tp`], where that is not run.
 #[btf_tracepoint(function = "inet_sock_set_state")]
 pub fn conn_again_tp(ctx: BtfTracePointContext) -> i32 {
-    let sk = ctx.arg::<u64>(0);
-    let is_gone = || ctx.arg::<i32>(2) == CLOSE && CONNS.get_ptr(sk).is_none();
-    again::if_skipped(again::CONN, is_gone, || transition(&ctx));
+    again::if_untold(again::CONN, token(&ctx), || is_done(ctx.arg(0), ctx.arg(2)), || transition(&ctx));
     0
+}
+
+/// Socket and new state: sockets are aligned to more than the states need.
+#[inline(always)]
+fn token(ctx: &BtfTracePointContext) -> u64 {
+    ctx.arg::<u64>(0) | u64::from(ctx.arg::<u32>(2) & 0xf)
+}
+
+/// What the table of connections says of a transition. The one to FIN_WAIT2 or CLOSING may be told twice.
+#[inline(always)]
+fn is_done(sk: u64, new: i32) -> bool {
+    let state = match CONNS.get_ptr(sk) {
+        // SAFETY: a map value; its socket's lock is held.
+        Some(conn) => i32::from(unsafe { (*conn).state }),
+        None => return new == CLOSE,
+    };
+    matches!(new, SYN_SENT | SYN_RECV | FIN_WAIT1) && state == new
 }
 
 #[inline(always)]
@@ -74,6 +88,7 @@ fn opened(sk: u64) {
     let mut conn = MaybeUninit::<Conn>::uninit();
     let conn = clear(&mut conn);
     (conn.start_ns, conn.role, conn.has_opener) = (now(), role::CLIENT, 1);
+    conn.state = SYN_SENT as u8;
     conn.opener_pid = kernel::current(&mut conn.opener_comm);
     follow(sk, conn);
 }
@@ -82,7 +97,7 @@ fn opened(sk: u64) {
 fn accepted(sk: u64) {
     let mut conn = MaybeUninit::<Conn>::uninit();
     let conn = clear(&mut conn);
-    (conn.start_ns, conn.role) = (now(), role::SERVER);
+    (conn.start_ns, conn.role, conn.state) = (now(), role::SERVER, SYN_RECV as u8);
     follow(sk, conn);
 }
 
@@ -103,7 +118,7 @@ fn closed(sk: u64) {
 fn closer(conn: &mut Conn) {
     conn.closer_pid = kernel::current(&mut conn.closer_comm);
     conn.cgroup_id = kernel::current_cgroup();
-    conn.has_closer = 1;
+    (conn.has_closer, conn.state) = (1, FIN_WAIT1 as u8);
 }
 
 #[inline(always)]
@@ -154,6 +169,15 @@ pub fn of(sk: u64) -> Option<&'static Conn> {
     }
     // SAFETY: the entry lives until the socket's transition to CLOSE, which comes after every caller of this.
     CONNS.get_ptr(sk).map(|conn| unsafe { &*conn })
+}
+
+/// Notes how far a followed socket has come.
+#[inline(always)]
+pub fn mark(sk: u64, state: u8) {
+    if let Some(conn) = CONNS.get_ptr_mut(sk) {
+        // SAFETY: as in `of`; one byte, which only this socket's events write.
+        unsafe { (*conn).state = state };
+    }
 }
 
 /// Enters role and closer into a record.

@@ -31,8 +31,9 @@ use crate::{
     stack::{self, End},
 };
 
-/// Largest kernel stack (THREAD_SIZE, IRQ_STACK_SIZE) that is taken for granted, bytes.
-const STACK: u64 = 16 << 10;
+/// How far above a program's context the wheel's own frame is looked for, bytes. Less than the guard page between two
+/// stacks (CONFIG_VMAP_STACK): timers on a sleeping task's stack, next to this one, are no sign of anything.
+const FRAMES: u64 = 4 << 10;
 
 /// `static void tw_timer_handler(struct timer_list *t)`
 #[fentry]
@@ -54,7 +55,7 @@ pub fn expiry_kprobe(ctx: ProbeContext) -> u32 {
 #[fentry]
 pub fn death_fentry(ctx: FEntryContext) -> i32 {
     killed(&ctx, Typed(ctx.arg(0)));
-    again::finished(again::DEATH);
+    again::told(again::DEATH, ctx.arg(0));
     0
 }
 
@@ -62,7 +63,7 @@ pub fn death_fentry(ctx: FEntryContext) -> i32 {
 #[fentry]
 pub fn death_again_fentry(ctx: FEntryContext) -> i32 {
     let is_gone = || LIVES.get_ptr(ctx.arg::<u64>(0)).is_none();
-    again::if_skipped(again::DEATH, is_gone, || killed(&ctx, Typed(ctx.arg(0))));
+    again::if_untold(again::DEATH, ctx.arg(0), is_gone, || killed(&ctx, Typed(ctx.arg(0))));
     0
 }
 
@@ -116,9 +117,9 @@ pub fn death_tp(ctx: BtfTracePointContext) -> i32 {
         (&raw const (*scratch).here).read_volatile()
     };
     // The wheel moves what is due to lists on its stack (`heads` in __run_timers) and takes each timer off from there,
-    // so a predecessor on the stack that this runs on means: it expires, timer_expire_entry is next. This saves taking
+    // so a predecessor just above on this stack means: it expires, timer_expire_entry is next. This saves taking
     // the stack for the commonest end; should it fail on some kernel, the stack tells the same.
-    if pprev > here && pprev - here < STACK {
+    if pprev > here && pprev - here < FRAMES {
         return 0;
     }
     let Some(tw) = Head::of(kernel::minisock_of(timer as u64)) else { return 0 };

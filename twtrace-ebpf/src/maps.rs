@@ -53,8 +53,8 @@ pub struct Scratch {
     pub rearming: u64,
     /// Where the present program's context is: see `death_tp`.
     pub here: u64,
-    /// Which of a hook's programs were run: see [`crate::again`].
-    pub turns: [again::Turns; again::HOOKS],
+    /// What the first program of a hook told last: see [`crate::again`].
+    pub tokens: [u64; again::HOOKS],
     /// The minisock that is being looked at: see [`crate::kernel::Head`].
     pub head: [u64; HEAD_WORDS],
 }

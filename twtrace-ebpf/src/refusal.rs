@@ -24,6 +24,9 @@ use crate::{
     stack::{self, Close},
 };
 
+/// In place of a state of include/net/tcp_states.h, which end at 13: the socket got no minisock.
+const REFUSED: u8 = u8::MAX;
+
 /// `struct inet_timewait_sock *inet_twsk_alloc(const struct sock *sk, struct inet_timewait_death_row *dr, const int
 /// state)`; the result follows the arguments.
 #[fexit]
@@ -31,23 +34,20 @@ pub fn refusal_fexit(ctx: FExitContext) -> i32 {
     if ctx.arg::<u64>(3) == 0 {
         not_made(&ctx);
     }
-    again::finished(again::REFUSAL);
+    again::told(again::REFUSAL, ctx.arg(0));
     0
 }
 
-/// As [`refusal_fexit`], where that is not run. Should an interrupt with a birth or a refusal of its own come between the
-/// two programs, of a socket that is being refused, that is told twice: nothing of it is left to ask.
+/// As [`refusal_fexit`], where that is not run.
 #[fexit]
 pub fn refusal_again_fexit(ctx: FExitContext) -> i32 {
-    again::if_skipped(
-        again::REFUSAL,
-        || false,
-        || {
-            if ctx.arg::<u64>(3) == 0 {
-                not_made(&ctx);
-            }
-        },
-    );
+    // Of a connection that is not followed nobody can say: better once too few, which is counted, than twice.
+    let is_done = || conn::of(ctx.arg(0)).is_none_or(|conn| conn.state == REFUSED);
+    again::if_untold(again::REFUSAL, ctx.arg(0), is_done, || {
+        if ctx.arg::<u64>(3) == 0 {
+            not_made(&ctx);
+        }
+    });
     0
 }
 
@@ -116,6 +116,7 @@ fn refused(sk: impl Object, state: u8) {
     let conn = conn::of(sk.address());
     if let Some(conn) = conn {
         conn::describe(conn, life);
+        conn::mark(sk.address(), REFUSED);
     }
     if life.netns == maps::self_test_netns() && life.netns != 0 {
         life.flags |= flag::SELF_TEST;
