@@ -18,29 +18,36 @@ pub const DEATH: usize = 2;
 /// How many hooks have a second program.
 pub const HOOKS: usize = 3;
 
+/// An event: the object's address and what becomes of it. Two words, for the verifier knows the address as a pointer, with
+/// which no arithmetic is done.
+pub type Token = [u64; 2];
+
 /// This CPU's place for a hook's token.
 #[inline(always)]
 fn place(hook: usize) -> Option<*mut u64> {
     // SAFETY: a place inside the map value; `hook` is one of the constants above.
-    maps::scratch().map(|scratch| unsafe { (&raw mut (*scratch).tokens).cast::<u64>().add(hook) })
+    maps::scratch().map(|scratch| unsafe { (&raw mut (*scratch).tokens).cast::<Token>().add(hook).cast() })
 }
 
 /// The first program of a hook says, last of all, which event it has told.
 #[inline(always)]
-pub fn told(hook: usize, token: u64) {
+pub fn told(hook: usize, [object, change]: Token) {
     if let Some(place) = place(hook) {
         // SAFETY: this CPU's entry. Volatile, for the second program is another one.
-        unsafe { place.write_volatile(token) };
+        unsafe {
+            place.write_volatile(object);
+            place.add(1).write_volatile(change);
+        }
     }
 }
 
 /// The second program of a hook: `body` is what the first would have done, `done` tells from the tables whether it has.
 #[inline(always)]
-pub fn if_untold(hook: usize, token: u64, done: impl FnOnce() -> bool, body: impl FnOnce()) {
+pub fn if_untold(hook: usize, [object, change]: Token, done: impl FnOnce() -> bool, body: impl FnOnce()) {
     let Some(place) = place(hook) else { return };
     // SAFETY: this CPU's entry.
     unsafe {
-        if place.read_volatile() == token {
+        if place.read_volatile() == object && place.add(1).read_volatile() == change {
             place.write_volatile(0);
             return;
         }

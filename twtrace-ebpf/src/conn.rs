@@ -45,10 +45,9 @@ pub fn conn_again_tp(ctx: BtfTracePointContext) -> i32 {
     0
 }
 
-/// Socket and new state: sockets are aligned to more than the states need.
 #[inline(always)]
-fn token(ctx: &BtfTracePointContext) -> u64 {
-    ctx.arg::<u64>(0) | u64::from(ctx.arg::<u32>(2) & 0xf)
+fn token(ctx: &BtfTracePointContext) -> again::Token {
+    [ctx.arg(0), u64::from(ctx.arg::<u32>(2))]
 }
 
 /// What the table of connections says of a transition. The one to FIN_WAIT2 or CLOSING may be told twice.

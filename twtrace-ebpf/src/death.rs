@@ -55,7 +55,7 @@ pub fn expiry_kprobe(ctx: ProbeContext) -> u32 {
 #[fentry]
 pub fn death_fentry(ctx: FEntryContext) -> i32 {
     killed(&ctx, Typed(ctx.arg(0)));
-    again::told(again::DEATH, ctx.arg(0));
+    again::told(again::DEATH, [ctx.arg(0), 0]);
     0
 }
 
@@ -63,7 +63,7 @@ pub fn death_fentry(ctx: FEntryContext) -> i32 {
 #[fentry]
 pub fn death_again_fentry(ctx: FEntryContext) -> i32 {
     let is_gone = || LIVES.get_ptr(ctx.arg::<u64>(0)).is_none();
-    again::if_untold(again::DEATH, ctx.arg(0), is_gone, || killed(&ctx, Typed(ctx.arg(0))));
+    again::if_untold(again::DEATH, [ctx.arg(0), 0], is_gone, || killed(&ctx, Typed(ctx.arg(0))));
     0
 }
 

@@ -54,7 +54,7 @@ pub struct Scratch {
     /// Where the present program's context is: see `death_tp`.
     pub here: u64,
     /// What the first program of a hook told last: see [`crate::again`].
-    pub tokens: [u64; again::HOOKS],
+    pub tokens: [again::Token; again::HOOKS],
     /// The minisock that is being looked at: see [`crate::kernel::Head`].
     pub head: [u64; HEAD_WORDS],
 }

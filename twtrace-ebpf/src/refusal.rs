@@ -34,7 +34,7 @@ pub fn refusal_fexit(ctx: FExitContext) -> i32 {
     if ctx.arg::<u64>(3) == 0 {
         not_made(&ctx);
     }
-    again::told(again::REFUSAL, ctx.arg(0));
+    again::told(again::REFUSAL, [ctx.arg(0), 0]);
     0
 }
 
@@ -43,7 +43,7 @@ pub fn refusal_fexit(ctx: FExitContext) -> i32 {
 pub fn refusal_again_fexit(ctx: FExitContext) -> i32 {
     // Of a connection that is not followed nobody can say: better once too few, which is counted, than twice.
     let is_done = || conn::of(ctx.arg(0)).is_none_or(|conn| conn.state == REFUSED);
-    again::if_untold(again::REFUSAL, ctx.arg(0), is_done, || {
+    again::if_untold(again::REFUSAL, [ctx.arg(0), 0], is_done, || {
         if ctx.arg::<u64>(3) == 0 {
             not_made(&ctx);
         }
