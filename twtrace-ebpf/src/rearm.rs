@@ -167,7 +167,10 @@ pub fn late_turn(counters: &Counters, tw: impl Object, entry: &Alive, life: &Lif
         // The stamp of the birth itself means that the FIN brought none.
         if after_ms > 0 && after_ms < 1 << 31 {
             after_ns = u64::from(after_ms) * 1_000_000;
-            at = entry.born_ns + after_ns;
+            // Whole milliseconds may lie behind the end.
+            if entry.born_ns + after_ns < now {
+                at = entry.born_ns + after_ns;
+            }
             turned.valid |= valid::AGE;
         }
     }
