@@ -48,11 +48,31 @@ pub fn kill(tuple: &Tuple) -> io::Result<()> {
     }
 }
 
+/// What sock_diag lists in TIME_WAIT or FIN_WAIT2.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Listed {
+    /// The connection, from its side.
+    pub tuple: Tuple,
+    /// Its state: of a minisock, the substate.
+    pub state: Substate,
+    /// It is a minisock; else a full socket in FIN_WAIT2.
+    pub minisock: bool,
+}
+
 /// Every minisock of the calling thread's namespace, of both families, with its substate.
 ///
 /// # Errors
 /// Those of netlink; ENOENT if the kernel has no tcp_diag.
 pub fn minisocks() -> io::Result<Vec<(Tuple, Substate)>> {
+    let found = listed()?.into_iter().filter(|listed| listed.minisock);
+    Ok(found.map(|Listed { tuple, state, .. }| (tuple, state)).collect())
+}
+
+/// Minisocks and full sockets in FIN_WAIT2.
+///
+/// # Errors
+/// As [`minisocks`].
+pub fn listed() -> io::Result<Vec<Listed>> {
     let mut found = Vec::new();
     for (family, id) in [(AF_INET, SocketId::new_v4()), (AF_INET6, SocketId::new_v6())] {
         let request = SockDiagMessage::InetRequest(InetRequest {
@@ -86,7 +106,7 @@ where
 }
 
 /// Reads a dump to its end.
-fn collect(socket: &Socket, found: &mut Vec<(Tuple, Substate)>) -> io::Result<()> {
+fn collect(socket: &Socket, found: &mut Vec<Listed>) -> io::Result<()> {
     loop {
         let (packet, _) = socket.recv_from_full()?;
         let mut rest = packet.as_slice();
@@ -96,7 +116,7 @@ fn collect(socket: &Socket, found: &mut Vec<(Tuple, Substate)>) -> io::Result<()
                 NetlinkPayload::Done(_) => return Ok(()),
                 NetlinkPayload::Error(error) => return Err(error.to_io()),
                 NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(response)) => {
-                    found.extend(minisock(&response));
+                    found.push(entry(&response));
                 }
                 other => return Err(io::Error::other(format!("netlink answered {other:?}"))),
             }
@@ -107,12 +127,8 @@ fn collect(socket: &Socket, found: &mut Vec<(Tuple, Substate)>) -> io::Result<()
     }
 }
 
-/// A FIN_WAIT2 that has another timer than a minisock's is a full socket.
-fn minisock(response: &InetResponse) -> Option<(Tuple, Substate)> {
+fn entry(response: &InetResponse) -> Listed {
     let header = &response.header;
-    if header.timer != Some(Timer::TimeWait) {
-        return None;
-    }
     let id = &header.socket_id;
     let tuple = Tuple {
         laddr: id.source_address.to_canonical(),
@@ -120,5 +136,6 @@ fn minisock(response: &InetResponse) -> Option<(Tuple, Substate)> {
         raddr: id.destination_address.to_canonical(),
         rport: id.destination_port,
     };
-    Some((tuple, Substate::from_raw(header.state)))
+    let minisock = header.timer == Some(Timer::TimeWait);
+    Listed { tuple, state: Substate::from_raw(header.state), minisock }
 }

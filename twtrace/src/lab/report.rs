@@ -12,7 +12,11 @@ use super::{
 use crate::{
     host::clock,
     plan::Capability,
-    sink::{Clock, clock::Stamp, json::VERSION},
+    sink::{
+        Clock,
+        clock::Stamp,
+        json::{Line, VERSION},
+    },
 };
 
 /// How often what came of the scenarios.
@@ -57,20 +61,8 @@ pub fn word(ruling: &Ruling) -> &'static str {
     }
 }
 
-/// What every line begins with, as those of `twtrace run` do.
 #[derive(Serialize)]
-struct Head<T> {
-    v: u8,
-    #[serde(rename = "type")]
-    kind: &'static str,
-    ts: Stamp,
-    mono_ns: u64,
-    #[serde(flatten)]
-    body: T,
-}
-
-#[derive(Serialize)]
-struct Line<'a> {
+struct Scene<'a> {
     scenario: &'a str,
     result: &'static str,
     reason: Option<&'a str>,
@@ -95,7 +87,7 @@ pub fn json(ran: &Ran) -> String {
     let expired = verdict.and_then(|verdict| verdict.expired_ns);
     line(
         "scenario",
-        &Line {
+        &Scene {
             scenario: ran.scenario.name,
             result: word(&ran.ruling),
             reason,
@@ -165,7 +157,7 @@ fn line(kind: &'static str, body: &impl Serialize) -> String {
     let mono_ns = clock::monotonic_ns();
     let wall = Clock { offset_ns: clock::wall_offset_ns().into() }.wall(mono_ns);
     // Strings, numbers and maps with string keys: nothing here that JSON could not hold.
-    serde_json::to_string(&Head { v: VERSION, kind, ts: Stamp(wall), mono_ns, body })
+    serde_json::to_string(&Line { v: VERSION, kind, ts: Stamp(wall), mono_ns, body })
         .map_or_else(|error| format!("{{\"error\":\"{error}\"}}\n"), |line| line + "\n")
 }
 

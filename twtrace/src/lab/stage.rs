@@ -9,6 +9,7 @@ use std::{
 };
 
 use super::{
+    diag,
     hand::Hand,
     judge::{Difference, Made},
     lives::{self, Pair},
@@ -18,7 +19,7 @@ use super::{
 };
 use crate::{
     host::{clock::monotonic_ns, netns::Netns},
-    model::event::{Cause, Role, Substate},
+    model::event::{Cause, Role, Substate, Tuple},
 };
 
 /// Longest that anything short of a real TIME_WAIT may take: emulated machines are slow.
@@ -242,7 +243,7 @@ impl<'a> Stage<'a> {
             let mut want = self.want(&link, First::Client)?;
             (want.born, want.turn) = (Is::Exactly(Substate::FinWait2), Turn::Never);
             drop(link.pair.client);
-            if minisocks_reach(before + 1, Duration::from_secs(3))? {
+            if becomes_minisock(&want.tuple, before + 1)? {
                 self.write(want);
                 return Ok(link.pair.server);
             }
@@ -316,6 +317,24 @@ impl<'a> Stage<'a> {
 const FIRST_PORT: u16 = 2000;
 /// TCP_TIMEWAIT_LEN and tcp_fin_timeout, with a tick on either side (HZ may be 100).
 const TIMEOUT_MS: std::ops::RangeInclusive<u32> = 59_980..=60_020;
+
+/// Waits until an orphan is a minisock, or is plainly going to stay a full socket.
+fn becomes_minisock(tuple: &Tuple, count: u64) -> io::Result<bool> {
+    /// A socket may be seen on its way.
+    const PLAINLY: usize = 5;
+    let mut full = 0;
+    let deadline = Instant::now() + PATIENCE;
+    while Instant::now() < deadline {
+        if minisocks_reach(count, Duration::from_millis(50))? {
+            return Ok(true);
+        }
+        full += usize::from(diag::listed()?.iter().any(|listed| listed.tuple == *tuple && !listed.minisock));
+        if full == PLAINLY {
+            return Ok(false);
+        }
+    }
+    Err(io::Error::other(format!("{tuple:?} is neither a minisock nor a socket in FIN_WAIT2")))
+}
 
 /// Waits until the namespace has this many minisocks, by sockstat.
 ///

@@ -105,15 +105,16 @@ impl Sink for JsonSink {
     }
 }
 
+/// What every line begins with, and what it goes on with.
 #[derive(Serialize)]
-struct Line<B> {
-    v: u8,
+pub(crate) struct Line<B> {
+    pub v: u8,
     #[serde(rename = "type")]
-    kind: &'static str,
-    ts: Stamp,
-    mono_ns: u64,
+    pub kind: &'static str,
+    pub ts: Stamp,
+    pub mono_ns: u64,
     #[serde(flatten)]
-    body: B,
+    pub body: B,
 }
 
 /// What every line about a minisock has.
