@@ -207,12 +207,20 @@ fn knows(plan: &Plan) -> Knows {
     }
 }
 
+/// Gives the calling thread's namespace what every scenario's begins with.
+///
+/// # Errors
+/// If a sysctl cannot be written.
+pub fn set_up() -> io::Result<()> {
+    SYSCTLS.iter().try_for_each(|(name, value)| lives::sysctl(name, value))
+}
+
 /// A namespace, and helpers that live in it.
 fn prepare(scenario: &'static Scenario, program: &Path) -> io::Result<Prepared> {
     let netns = Arc::new(Netns::new()?);
     let twin = scenario.twin.then(Netns::new).transpose()?;
     let hands = netns.run(|| {
-        SYSCTLS.iter().try_for_each(|(name, value)| lives::sysctl(name, value))?;
+        set_up()?;
         (0..scenario.hands).map(|_| Hand::start(program)).collect()
     })?;
     Ok(Prepared { scenario, netns, twin, hands, made: None, failed: None })

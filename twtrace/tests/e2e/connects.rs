@@ -1,45 +1,39 @@
-//! connect() calls that find no port, and what they are told to have been denied.
+//! connect() calls that find no port, and what they are told to have been denied: every reason on every family, from
+//! ports that connect() chooses and from bound ones, more than one at a time.
 
 use std::{
     io,
     net::{SocketAddr, TcpListener},
-    time::{Duration, Instant},
+    thread,
+    time::Duration,
 };
 
 use rustix::process::Signal;
 use serde_json::Value;
-use twtrace::lab::lives::{self as lab, sysctl};
+use twtrace::{
+    lab::{
+        diag,
+        lives::{self, sysctl},
+        stage::{Family, First, Stage},
+        want::{End, Is, WantDenied, WantNoPort, between},
+    },
+    model::event::{Cause, Denial, Detail, Event, Kind, Substate, Tuple},
+};
 
 use crate::{
-    cases::fresh,
-    lives::{self, Family},
-    tracer::{Said, Tracer, traffic},
+    parse,
+    scene::{Scene, fresh, judge, knows},
+    summary,
+    tracer::Tracer,
 };
 
 /// All the ports that connect() may choose from: below those of the listeners.
 const PORTS: [u16; 2] = [20_000, 20_001];
 
-/// One connect() that failed.
-#[derive(Debug)]
-struct Failed {
-    family: u8,
-    rport: u16,
-    /// The port was bound before.
-    bound: Option<u16>,
-    reason: &'static str,
-    count: usize,
-}
-
-impl Failed {
-    fn new(family: Family, to: &TcpListener, reason: &'static str, count: usize) -> io::Result<Self> {
-        let family = if matches!(family, Family::V6) { 6 } else { 4 };
-        Ok(Self { family, rport: to.local_addr()?.port(), bound: None, reason, count })
-    }
-}
-
 /// Every reason for which a connect() may be denied a TIME_WAIT, on every family; told once a connect() and reason.
 pub fn failed_connects(backend: &str) -> Result<(), String> {
     let netns = fresh()?;
+    let mut scene = Scene::new(&netns)?;
     let tracer = Tracer::start(&netns, backend, &[])?;
     let capability = |name: &str| tracer.start["capabilities"][name]["backend"].clone();
     // Neither twin exists on every backend.
@@ -48,45 +42,81 @@ pub fn failed_connects(backend: &str) -> Result<(), String> {
     if capability("no_port") != no_port || capability("reuse_denied") != denied {
         return Err(format!("not watched as it should be: {}", tracer.start));
     }
-    let failed = traffic(&netns, make)?;
-    judge(&tracer.stop(Signal::INT)?, &failed, !denied.is_null())
+    let _open = scene.act(make)?;
+    let (made, knows) = (scene.end()?, knows(&tracer.start));
+    let said = tracer.stop(Signal::INT)?;
+    let mut events = parse::events(&said.lines)?;
+    summary::exact(&said, &events)?;
+    same_lives(&events)?;
+    // Where the search begins, and so which of the two is the first, is the kernel's choice.
+    for event in &mut events {
+        if let (Detail::ReuseDenied { count: 2, .. }, Some(tuple)) = (event.detail, &mut event.life.tuple) {
+            tuple.lport = if tuple.lport == PORTS[1] { PORTS[0] } else { tuple.lport };
+        }
+    }
+    judge(&made, &events, knows)
 }
 
-fn make() -> io::Result<Vec<Failed>> {
-    let mut failed = Vec::new();
+/// Each denial has the id of a life that was told to be born, with that life's tuple.
+fn same_lives(events: &[Event]) -> Result<(), String> {
+    let of = |kind: Kind| events.iter().filter(move |event| event.kind() == kind);
+    let same = |denied: &Event, born: &Event| denied.life.id == born.life.id && denied.life.tuple == born.life.tuple;
+    match of(Kind::ReuseDenied).find(|denied| !of(Kind::Born).any(|born| same(denied, born))) {
+        Some(stranger) => Err(format!("a denial of nothing that was born: {stranger:?}")),
+        None => Ok(()),
+    }
+}
+
+/// Returns sockets that are to stay open.
+fn make(stage: &mut Stage<'_>) -> io::Result<Vec<std::net::TcpStream>> {
     let mut listeners = Vec::new();
-    for family in Family::ALL {
+    for family in [Family::V4, Family::V6, Family::Mapped] {
         for _ in 0..5 {
-            listeners.push((family, lives::listen(family)?));
+            listeners.push(stage.listen(family)?);
         }
     }
     sysctl("ip_local_port_range", &format!("{} {}", PORTS[0], PORTS[1]))?;
+    let mut open = Vec::new();
     for of_family in listeners.chunks(5) {
-        let [(family, a), (_, b), (_, c), (_, d), (_, e)] = of_family else { continue };
-        for (listener, reuse, reason) in [(a, "1", "too_young"), (b, "2", "too_young"), (c, "0", "disabled")] {
+        let [a, b, c, d, e] = of_family else { continue };
+        for (listener, reuse, reason) in
+            [(a, "1", Denial::TooYoung), (b, "2", Denial::TooYoung), (c, "0", Denial::Disabled)]
+        {
             sysctl("tcp_tw_reuse", reuse)?;
-            until_none_is_left(listener)?;
-            failed.push(Failed::new(*family, listener, reason, PORTS.len())?);
+            until_none_is_left(stage, listener)?;
+            failed(stage, listener, reason)?;
         }
         sysctl("tcp_tw_reuse", "1")?;
-        let (count, _open) = orphans(d)?;
-        failed.push(Failed::new(*family, d, "fin_wait2", count)?);
+        for _ in PORTS {
+            open.push(stage.fin_wait2(d, None)?);
+        }
+        expect_none(lives::dial(d.local_addr()?, None))?;
+        failed(stage, d, Denial::FinWait2)?;
         sysctl("tcp_timestamps", "0")?;
-        until_none_is_left(e)?;
-        failed.push(Failed::new(*family, e, "no_timestamps", PORTS.len())?);
-        failed.push(from_a_bound_port(*family, e)?);
+        until_none_is_left(stage, e)?;
+        failed(stage, e, Denial::NoTimestamps)?;
+        from_a_bound_port(stage, e)?;
         sysctl("tcp_timestamps", "1")?;
     }
-    Ok(failed)
+    Ok(open)
 }
 
 /// Connections that the client closes, until a connect() fails. One that comes late takes over a TIME_WAIT, and is the
 /// next.
-fn until_none_is_left(listener: &TcpListener) -> io::Result<()> {
+fn until_none_is_left(stage: &mut Stage<'_>, listener: &TcpListener) -> io::Result<()> {
     for _ in 0..50 {
-        match lab::connect(listener, None) {
-            Ok(pair) => lab::close_in_order(pair.client, pair.server)?,
-            Err(error) => return expect_none(Err::<(), _>(error)),
+        let link = match stage.connect(listener, None) {
+            Ok(link) => link,
+            failed => return expect_none(failed),
+        };
+        let (tuple, taker) = (stage.want(&link, First::Client)?.tuple, stage.me.clone());
+        if let Some(older) = stage.made.wants.iter_mut().rfind(|want| want.tuple == tuple) {
+            older.end = End::taken(Cause::Reused, taker);
+        }
+        stage.close(link, First::Client)?;
+        // As long as the FIN is under way, that would be the reason.
+        while diag::minisocks()?.contains(&(tuple, Substate::FinWait2)) {
+            thread::sleep(Duration::from_millis(1));
         }
     }
     Err(io::Error::other("50 connections from two ports"))
@@ -100,68 +130,28 @@ fn expect_none<T>(result: io::Result<T>) -> io::Result<()> {
     }
 }
 
-/// Connections whose server does not close: usually FIN_WAIT2 minisocks, see [`lives`]. Returns how many are.
-fn orphans(listener: &TcpListener) -> io::Result<(usize, Vec<std::net::TcpStream>)> {
-    let before = lives::minisocks()?;
-    let mut servers = Vec::new();
-    for _ in PORTS {
-        let pair = lab::connect(listener, None)?;
-        servers.push(pair.server);
-    }
-    let deadline = Instant::now() + Duration::from_secs(5);
-    while lives::minisocks()? < before + PORTS.len() as u64 && Instant::now() < deadline {
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    let count = (lives::minisocks()? - before) as usize;
-    expect_none(lab::dial(listener.local_addr()?, None))?;
-    Ok((count, servers))
+/// Writes down what must be said of a connect() that looked at all the ports.
+fn failed(stage: &mut Stage<'_>, listener: &TcpListener, reason: Denial) -> io::Result<()> {
+    let tuple = Tuple { lport: PORTS[0], ..stage.last()?.tuple };
+    let (netns, caller) = (stage.netns.inum(), Is::Exactly(stage.me.clone()));
+    let to = SocketAddr::new(tuple.raddr, listener.local_addr()?.port());
+    stage.made.no_port.push(WantNoPort { netns, to, caller });
+    denied(stage, tuple, reason, PORTS.len() as u32);
+    Ok(())
+}
+
+fn denied(stage: &mut Stage<'_>, tuple: Tuple, reason: Denial, count: u32) {
+    let (netns, caller) = (stage.netns.inum(), Is::Exactly(stage.me.clone()));
+    stage.made.denied.push(WantDenied { netns, tuple, reason, count, caller });
 }
 
 /// A port that was bound beforehand: no search, and one TIME_WAIT in the way.
-fn from_a_bound_port(family: Family, listener: &TcpListener) -> io::Result<Failed> {
+fn from_a_bound_port(stage: &mut Stage<'_>, listener: &TcpListener) -> io::Result<()> {
     let from = SocketAddr::new(listener.local_addr()?.ip(), 1_000);
-    let before = lives::minisocks()?;
-    let pair = lab::connect(listener, Some(from))?;
-    lab::close_in_order(pair.client, pair.server)?;
-    lives::await_minisocks(before + 1)?;
-    expect_none(lab::dial(listener.local_addr()?, Some(from)))?;
-    Ok(Failed { bound: Some(from.port()), ..Failed::new(family, listener, "no_timestamps", 1)? })
-}
-
-fn judge(said: &Said, failed: &[Failed], denials: bool) -> Result<(), String> {
-    let of = |kind: &str| said.lines.iter().filter(|line| line["type"] == kind).collect::<Vec<_>>();
-    let (no_port, denied, born) = (of("no_port"), of("reuse_denied"), of("born"));
-    let me =
-        |line: &Value| line["pid"] == std::process::id() && line["role"] == "client" && line["comm"] == "twtrace-netns";
-    let searched: Vec<_> = failed.iter().filter(|failed| failed.bound.is_none()).collect();
-    if no_port.len() != searched.len() || said.summary["no_port"] != searched.len() {
-        return Err(format!("{} no_port told, {} made: {}", no_port.len(), searched.len(), said.summary));
-    }
-    for (line, want) in no_port.iter().zip(&searched) {
-        let right = line["rport"] == want.rport && line["family"] == want.family && line["raddr"].is_string();
-        if !right || !line["lport"].is_null() || !line["id"].is_null() || !me(line) {
-            return Err(format!("{want:?} is told as {line}"));
-        }
-    }
-    if !denials {
-        return if denied.is_empty() && said.summary["reuse_denied"].is_null() {
-            Ok(())
-        } else {
-            Err(format!("denials are told that nobody watches: {}", said.summary))
-        };
-    }
-    let wanted: Vec<_> = failed.iter().filter(|failed| failed.count > 0).collect();
-    if denied.len() != wanted.len() || said.summary["reuse_denied"] != wanted.len() {
-        return Err(format!("{} denials told, {} made: {}", denied.len(), wanted.len(), said.summary));
-    }
-    for (line, want) in denied.iter().zip(&wanted) {
-        let is_first = |born: &&Value| ["id", "lport", "rport", "raddr"].iter().all(|name| born[name] == line[name]);
-        let port_fits =
-            want.bound.map_or_else(|| PORTS.iter().any(|port| line["lport"] == *port), |p| line["lport"] == p);
-        let right = line["reason"] == want.reason && line["count"] == want.count && line["rport"] == want.rport;
-        if !right || !port_fits || !me(line) || !born.iter().any(is_first) {
-            return Err(format!("{want:?} is told as {line}"));
-        }
-    }
+    let link = stage.connect(listener, Some(from))?;
+    stage.close(link, First::Client)?;
+    expect_none(lives::dial(listener.local_addr()?, Some(from)))?;
+    let tuple = between(from, listener.local_addr()?);
+    denied(stage, tuple, Denial::NoTimestamps, 1);
     Ok(())
 }

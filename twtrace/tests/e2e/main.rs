@@ -4,10 +4,11 @@
 mod cases;
 mod connects;
 mod guest;
-mod judge;
 mod lab;
-mod lives;
 mod manners;
+mod parse;
+mod scene;
+mod summary;
 mod tracer;
 
 use std::{

@@ -22,8 +22,8 @@ use twtrace::host::netns::Netns;
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
 thread_local! {
-    /// What the tracers of this test said themselves that they missed: program runs that the kernel skipped, ends that
-    /// were not seen, a self-test that could not be made.
+    /// What the tracers of this test said themselves that they missed: program runs that the kernel skipped, births
+    /// and ends that were not seen, a self-test that could not be made.
     pub static MISSED: Cell<u64> = const { Cell::new(0) };
 }
 
@@ -139,7 +139,7 @@ impl Tracer {
         if summary["type"] != "summary" {
             return Err(format!("the last line is {summary}; status {status}; it said: {errors}"));
         }
-        for trouble in ["missed_runs", "stale"] {
+        for trouble in ["missed_runs", "stale", "unseen"] {
             MISSED.set(MISSED.get() + summary["trouble"][trouble].as_u64().unwrap_or(0));
         }
         if self.start["self_test"] != "passed" {
