@@ -142,6 +142,9 @@ impl Tracer {
         for trouble in ["missed_runs", "stale", "unseen"] {
             MISSED.set(MISSED.get() + summary["trouble"][trouble].as_u64().unwrap_or(0));
         }
+        // An end without an id is told of a minisock whose birth nobody saw.
+        let unborn = lines.iter().filter(|line| line["type"] == "died" && line["id"].is_null()).count();
+        MISSED.set(MISSED.get() + unborn as u64);
         if self.start["self_test"] != "passed" {
             MISSED.set(MISSED.get() + 1);
         }
