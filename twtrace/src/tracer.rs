@@ -1,7 +1,7 @@
 //! From facts to a running, tested, seeded tracer: plan, attach, self-test, and again with the next backend if one of
 //! them fails.
 
-use std::{io, path::Path};
+use std::{collections::BTreeSet, io, path::Path};
 
 use aya_log::EbpfLogger;
 use twtrace_common::counter::Counters;
@@ -9,7 +9,7 @@ use twtrace_common::counter::Counters;
 use crate::{
     bpf::{self, AttachError, Attached, BpfError, Kernel, Settings},
     host::{
-        Host,
+        Host, clock,
         netns::{self, Netns},
         release_memory,
     },
@@ -48,6 +48,8 @@ pub struct Tracer {
     pub seeded: Result<u64, String>,
     /// Network namespaces whose sockets could not be listed, at most: counted by process or name.
     pub namespaces_missed: usize,
+    /// Those whose sockets were listed, by inode number, and when that was done, nanoseconds of `CLOCK_MONOTONIC`.
+    listed: (BTreeSet<u32>, u64),
     /// Events that came while the self-test ran.
     pub early: Vec<Event>,
     /// How many more came than could be kept.
@@ -138,6 +140,7 @@ impl Tracer {
         };
         let (namespaces, missed) = netns::all(host);
         let seeding = attached.load_seed(kernel).and_then(|()| attached.seed(namespaces.values()));
+        let listed = (namespaces.keys().copied().collect(), clock::monotonic_ns());
         let (seeded, namespaces_missed) = match seeding {
             Ok(unreadable) => (Ok(attached.counters()?.seeded), missed + unreadable),
             Err(error) => (Err(error.to_string()), 0),
@@ -148,6 +151,7 @@ impl Tracer {
             tw_counts,
             seeded,
             namespaces_missed,
+            listed,
             early,
             early_lost,
             unknown_fields: kernel.offsets.unknown(),
@@ -170,6 +174,15 @@ impl Tracer {
     /// If the map of counters cannot be read.
     pub fn missed_runs(&self) -> Result<u64, BpfError> {
         self.attached.missed_runs()
+    }
+
+    /// True if this end without a birth can only be of a minisock whose birth was missed: it was not there when its
+    /// namespace was listed.
+    #[must_use]
+    pub fn is_missed_birth(&self, event: &Event) -> bool {
+        let (namespaces, at_ns) = &self.listed;
+        let listed = event.life.netns.is_some_and(|netns| namespaces.contains(&netns));
+        self.seeded.is_ok() && listed && event.mono_ns > *at_ns
     }
 
     /// Looks once more for minisocks that no program told of, in these namespaces and in all that can be found; they are

@@ -19,7 +19,7 @@ use serde_json::Value;
 use twtrace::host::netns::Netns;
 
 /// Longest that anything short of a real TIME_WAIT may take; emulated machines are slow.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(120);
 
 thread_local! {
     /// What the tracers of this test said themselves that they missed: program runs that the kernel skipped, births
