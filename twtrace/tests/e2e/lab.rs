@@ -132,6 +132,7 @@ pub fn sabotage(program: &Path) -> Result<(), String> {
             }
         }
     }
+    crate::line(&format!("sabotage: {mutants} streams with one event dropped, doubled or renamed, none of them good"));
     if mutants < 300 || kinds.len() < 5 {
         return Err(format!("only {mutants} mutants of {kinds:?}"));
     }
