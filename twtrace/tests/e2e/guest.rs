@@ -52,7 +52,7 @@ pub fn boot() -> GuestConfig {
         let loaded = File::open(&module).and_then(|file| Ok(finit_module(&file, c"", 0)?));
         report(&format!("loading {}", module.display()), loaded);
     }
-    report("setting lo up", loopback_up());
+    report("setting lo up", twtrace::host::netns::loopback_up());
     // Before 5.11 the memory of BPF maps counts against this limit.
     let unlimited = Rlimit { current: None, maximum: None };
     report("raising RLIMIT_MEMLOCK", setrlimit(Resource::Memlock, unlimited));
@@ -99,19 +99,6 @@ fn parse(text: &str) -> GuestConfig {
         backends: value("BACKENDS").into_iter().flat_map(|list| list.split(',')).map(str::to_owned).collect(),
         test: value("TEST").map(str::to_owned),
     }
-}
-
-/// Sets the loopback device up. It is down in every new network namespace, and so in a guest that just booted.
-fn loopback_up() -> io::Result<()> {
-    let socket = std::net::UdpSocket::bind((std::net::Ipv4Addr::UNSPECIFIED, 0))?;
-    // SAFETY: all zeroes is a valid ifreq.
-    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    request.ifr_name[0] = b'l'.cast_signed();
-    request.ifr_name[1] = b'o'.cast_signed();
-    request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
-    // SAFETY: SIOCSIFFLAGS reads one ifreq, which lives until the call returns.
-    let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 fn report<E: std::fmt::Display>(what: &str, result: Result<(), E>) {

@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, ErrorKind},
-    net::{SocketAddr, TcpListener},
+    net::{Ipv4Addr, SocketAddr, TcpListener},
     thread,
     time::{Duration, Instant},
 };
@@ -15,7 +15,10 @@ use super::super::{
     stage::{Family, First, Link, Outcome, PATIENCE, Stage},
     want::{End, Is, Turn, WantDenied, WantNoPort},
 };
-use crate::model::event::{Cause, Denial, Tuple};
+use crate::{
+    host::netns,
+    model::event::{Cause, Denial, Tuple},
+};
 
 /// connect() that chooses its port takes a TIME_WAIT that is old enough: the only port there is.
 pub fn reuse(stage: &mut Stage<'_>) -> Outcome {
@@ -95,15 +98,23 @@ pub fn reuse_bound(stage: &mut Stage<'_>) -> Outcome {
     Ok(())
 }
 
+/// An address of this host outside 127/8.
+const NOT_LOOPBACK: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 1);
+
 /// Each reason for which connect() may not take over the minisock that has the only port.
 pub fn reuse_denied(stage: &mut Stage<'_>) -> Outcome {
     let listener = stage.listen(Family::V4)?;
+    netns::loopback_alias(NOT_LOOPBACK)?;
+    let elsewhere = lives::listen((NOT_LOOPBACK, 0).into())?;
     lives::sysctl("tcp_timestamps", "0")?;
     lives::sysctl("tcp_tw_reuse", "1")?;
     refused_port(stage, &listener, Denial::NoTimestamps)?;
     lives::sysctl("tcp_timestamps", "1")?;
     lives::sysctl("tcp_tw_reuse", "0")?;
     refused_port(stage, &listener, Denial::Disabled)?;
+    // The default: only what is loopback by its address, not by its device (tcp_twsk_unique).
+    lives::sysctl("tcp_tw_reuse", "2")?;
+    refused_port(stage, &elsewhere, Denial::Disabled)?;
     lives::sysctl("tcp_tw_reuse", "1")?;
     let mut young = false;
     // Up to 6.13 the next whole second is old enough (tcp_twsk_unique), and that may have begun meanwhile.
