@@ -22,6 +22,9 @@ use crate::{
     model::event::{Cause, Role, Substate, Tuple},
 };
 
+/// The kernel counts in ticks: its clock may be one behind when a timer is armed (10 ms at HZ 100), and on a machine that
+/// gets its ticks late, a second one.
+pub const TICKS: Duration = Duration::from_millis(20);
 /// Longest that anything short of a real TIME_WAIT may take: emulated machines are slow.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 

@@ -14,7 +14,7 @@ use super::super::{
     lives::{self, Pair},
     oracle,
     segment::{self, Hears, Kind, Segment},
-    stage::{Family, First, Link, Outcome, PATIENCE, Stage, Stop, await_minisocks},
+    stage::{Family, First, Link, Outcome, PATIENCE, Stage, Stop, TICKS, await_minisocks},
     want::{End, Is, Turn, Want, between},
 };
 use crate::model::event::{Cause, Role, Substate};
@@ -282,10 +282,10 @@ pub fn orphan_expire(stage: &mut Stage<'_>) -> Outcome {
     let server = stage.fin_wait2(&listener, Some(from))?;
     await_minisocks(0)?;
     let most = u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX);
+    let least = u64::try_from((Duration::from_secs(SECONDS) - TICKS).as_nanos()).unwrap_or(0);
     let last = stage.last()?;
     last.timeout_ms = Is::Within(1980..=2020);
-    last.end =
-        End::Died { cause: Cause::Expired, life_ns: Is::Within(SECONDS * 1_000_000_000..=most), taker: Is::Unknown };
+    last.end = End::Died { cause: Cause::Expired, life_ns: Is::Within(least..=most), taker: Is::Unknown };
     lives::abort(server)?;
     Ok(())
 }

@@ -8,7 +8,7 @@ use std::{
 use super::super::{
     oracle,
     segment::{self, Kind, Segment},
-    stage::{Family, First, Outcome, Stage},
+    stage::{Family, First, Outcome, Stage, TICKS},
     want::{End, Is, Turn},
 };
 use crate::model::event::Cause;
@@ -64,7 +64,7 @@ pub fn rearm(stage: &mut Stage<'_>) -> Outcome {
 
 fn expired(least: Duration, most: Duration) -> End {
     let ns = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
-    End::Died { cause: Cause::Expired, life_ns: Is::Within(ns(least)..=ns(most)), taker: Is::Unknown }
+    End::Died { cause: Cause::Expired, life_ns: Is::Within(ns(least - TICKS)..=ns(most)), taker: Is::Unknown }
 }
 
 /// Waits until the kernel counts no minisock any more, and says when it saw that.
