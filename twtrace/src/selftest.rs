@@ -49,7 +49,7 @@ pub fn make(netns: &Netns) -> io::Result<Made> {
         let (local, peer) = (listener.local_addr()?, pair.client.local_addr()?);
         lives::close_in_order(pair.server, pair.client)?;
         await_minisocks(before.sockstat_tw + 1)?;
-        let second = lives::connect(&listener, Some(peer))?;
+        let second = lives::connect_again(&listener, peer)?;
         lives::abort(second.client)?;
         lives::abort(second.server)?;
         let after = kernel()?;

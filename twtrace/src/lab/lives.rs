@@ -4,7 +4,8 @@ use std::{
     io::{self, Read as _, Write as _},
     net::{SocketAddr, TcpListener, TcpStream},
     os::fd::AsRawFd as _,
-    time::Duration,
+    thread,
+    time::{Duration, Instant},
 };
 
 use socket2::{Domain, SockRef, Socket, Type};
@@ -47,6 +48,26 @@ pub fn connect(listener: &TcpListener, from: Option<SocketAddr>) -> io::Result<P
     }
     server.set_read_timeout(Some(PATIENCE))?;
     Ok(Pair { client, server })
+}
+
+/// Connects anew from where an earlier connection came. Its own end may be in LAST_ACK still, and have the port: it is waited
+/// for.
+///
+/// # Errors
+/// As [`connect`]; EADDRINUSE or EADDRNOTAVAIL if the port does not come free.
+pub fn connect_again(listener: &TcpListener, from: SocketAddr) -> io::Result<Pair> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match connect(listener, Some(from)) {
+            Err(error)
+                if matches!(error.kind(), io::ErrorKind::AddrInUse | io::ErrorKind::AddrNotAvailable)
+                    && Instant::now() < deadline =>
+            {
+                thread::sleep(Duration::from_millis(1));
+            }
+            other => return other,
+        }
+    }
 }
 
 /// The client's half of [`connect`].

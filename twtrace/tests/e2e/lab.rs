@@ -107,7 +107,18 @@ pub fn sabotage(program: &Path) -> Result<(), String> {
         connections: 1000,
         program: program.to_owned(),
     };
-    let lab = runner::run(&asked, &mut Vec::new(), &mut |_| {}).map_err(|error| error.to_string())?;
+    let lab = || runner::run(&asked, &mut Vec::new(), &mut |_| {}).map_err(|error| error.to_string());
+    let is_good = |ran: &Ran| !matches!(&ran.ruling, Ruling::Judged(verdict) if !verdict.is_good());
+    let mut found = lab()?;
+    // Exact, or it says so: where the tracer said that it missed something, it is tried again.
+    for _ in 0..3 {
+        if found.trouble.is_empty() || found.ran.iter().all(is_good) {
+            break;
+        }
+        crate::line(&format!("again: lab_sabotage: {:?}", found.trouble));
+        found = lab()?;
+    }
+    let lab = found;
     let mut mutants = 0;
     let mut kinds = BTreeSet::new();
     for ran in &lab.ran {

@@ -65,7 +65,10 @@ fn run(arguments: &Arguments, backends: &[String], scale: Scale, guest: bool) ->
     }
     // One lab after the other: each keeps the machine busy by itself.
     let alone = Arguments { test_threads: Some(1), ..arguments.clone() };
-    let labs = libtest_mimic::run(&alone, labs(&offered, scale, guest, false, &tally));
+    let mut last = labs(&offered, scale, guest, false, &tally);
+    // In this process: nobody may fork beside it, see tracer::FORKING.
+    last.push(trial("lab_sabotage", "any", &tally, |_| lab::sabotage(&tracer::binary())));
+    let labs = libtest_mimic::run(&alone, last);
     let tally = tally.lock().map(|tally| (tally.passed, tally.failed, tally.skipped)).unwrap_or_default();
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let done = serde_json::json!({
@@ -157,8 +160,7 @@ fn trials(offered: &Backends, scale: Scale, guest: bool, tally: &Arc<Mutex<Tally
             });
         }
     }
-    let once: [(&str, Once); 9] = [
-        ("lab_sabotage", || lab::sabotage(&tracer::binary())),
+    let once: [(&str, Once); 8] = [
         ("unprivileged", manners::unprivileged),
         ("bad_btf", manners::bad_btf),
         ("bad_filters", manners::bad_filters),

@@ -103,6 +103,9 @@ impl Tracer {
         if start["type"] != "start" {
             return Err(format!("the first line is {start}"));
         }
+        if start["self_test"] != "passed" {
+            MISSED.set(MISSED.get() + 1);
+        }
         Ok(Self { child, lines, reader, errors, start })
     }
 
@@ -145,9 +148,6 @@ impl Tracer {
         // An end without an id is told of a minisock whose birth nobody saw.
         let unborn = lines.iter().filter(|line| line["type"] == "died" && line["id"].is_null()).count();
         MISSED.set(MISSED.get() + unborn as u64);
-        if self.start["self_test"] != "passed" {
-            MISSED.set(MISSED.get() + 1);
-        }
         if status.code() != Some(0) || status.signal().is_some() {
             return Err(format!("it ended with {status}; it said: {errors}"));
         }

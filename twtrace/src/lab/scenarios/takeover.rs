@@ -160,7 +160,7 @@ pub(super) fn recycled(stage: &mut Stage<'_>, listener: &TcpListener, family: Fa
     let from = stage.source(family);
     let link = stage.connect(listener, Some(from))?;
     stage.close(link, First::Server)?;
-    let Pair { client, server } = lives::connect(listener, Some(from))?;
+    let Pair { client, server } = lives::connect_again(listener, from)?;
     lives::abort(client)?;
     lives::abort(server)?;
     stage.last()?.end = End::of(Cause::Recycled);
