@@ -40,7 +40,7 @@ const TABLES: Tables = Tables { ring: 16 << 20, lives: 1 << 17, conns: 1 << 16 }
 /// Between two looks at the ring.
 const DRAIN: Duration = Duration::from_millis(5);
 /// How long a verdict may take to become good once the scenario is over: softirqs, and cleanup_net in its worker.
-const SETTLE: Duration = Duration::from_secs(10);
+const SETTLE: Duration = Duration::from_secs(30);
 /// Between two judgements of one scenario.
 const AGAIN: Duration = Duration::from_millis(30);
 /// What every scenario's namespace begins with. RFC 1337's protection, for on a slow machine a FIN is sent again, finds its

@@ -27,8 +27,10 @@ impl Tally {
         for want in &made.wants {
             tally.add(BORN, if want.preexisting { "seeded" } else { "born" }, 1);
             tally.add(TURNED, "turned", usize::from(turns(want)));
-            if let Is::Exactly(count) = want.rearmed {
-                tally.add(REARMED, "rearmed", count);
+            match &want.rearmed {
+                Is::Exactly(count) => tally.add(REARMED, "rearmed", *count),
+                Is::Within(range) => tally.add(REARMED, "rearmed", *range.start()),
+                Is::Anything | Is::Unknown => {}
             }
             if let End::Died { cause, .. } = &want.end {
                 tally.add(DIED, cause.word(), 1);

@@ -209,16 +209,18 @@ pub fn mptcp(stage: &mut Stage<'_>) -> Outcome {
     drop(pair);
     lives::expect_end(&mut server)?;
     drop(server);
-    // The workers of both sockets close the subflow; which end is first, or both, is theirs to choose.
+    // The workers of both sockets close the subflow; which end is first, or both, is theirs to choose. What is listed has
+    // to stay as it is for a while.
     let deadline = Instant::now() + PATIENCE;
     let mut listed = diag::minisocks()?;
-    while listed.is_empty() && Instant::now() < deadline {
+    let mut since = Instant::now();
+    while (listed.is_empty() || since.elapsed() < Duration::from_secs(1)) && Instant::now() < deadline {
         thread::sleep(Duration::from_millis(20));
-        listed = diag::minisocks()?;
+        let now = diag::minisocks()?;
+        if now != listed {
+            (listed, since) = (now, Instant::now());
+        }
     }
-    // The second end's, if it gets one, comes at once behind the first.
-    thread::sleep(Duration::from_millis(300));
-    listed = diag::minisocks()?;
     let ends = [(between(here, there), Role::Client), (between(there, here), Role::Server)];
     for (tuple, role) in ends {
         if listed.iter().any(|(listed, _)| *listed == tuple) {
