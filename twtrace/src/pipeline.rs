@@ -73,9 +73,6 @@ pub struct Pipeline<'a> {
     writer: Writer,
     waiting: Option<Batch>,
     beside: Beside,
-    /// Minisocks whose birth no program told: found alive, and heard of when they ended.
-    alive_unseen: u64,
-    unborn: u64,
     lost_told: u64,
     garbage_told: u64,
     last: Option<(Instant, u64, u64)>,
@@ -95,18 +92,7 @@ impl<'a> Pipeline<'a> {
             early_lost: tracer.early_lost,
             ..Beside::default()
         };
-        Self {
-            tracer,
-            sink,
-            writer,
-            waiting: None,
-            beside,
-            alive_unseen: 0,
-            unborn: 0,
-            lost_told: 0,
-            garbage_told: 0,
-            last: None,
-        }
+        Self { tracer, sink, writer, waiting: None, beside, lost_told: 0, garbage_told: 0, last: None }
     }
 
     /// Runs until a signal, the duration, or the end of whoever reads the output. Says `start` first and `summary` last;
@@ -191,7 +177,7 @@ impl<'a> Pipeline<'a> {
             for mut event in uncertain {
                 if event.life.preexisting.is_none() && never_full {
                     if self.tracer.is_missed_birth(&event) {
-                        self.unborn += 1;
+                        self.beside.unborn += 1;
                     } else {
                         event.life.preexisting = Some(true);
                     }
@@ -217,7 +203,7 @@ impl<'a> Pipeline<'a> {
     }
 
     fn audit(&mut self) -> Result<(), RunError> {
-        self.alive_unseen = self.tracer.audit(&Host::default(), &[])?;
+        self.beside.alive_unseen = self.tracer.audit(&Host::default(), &[])?;
         Ok(())
     }
 
@@ -228,7 +214,6 @@ impl<'a> Pipeline<'a> {
         self.sink.set_clock(Clock { offset_ns: clock::wall_offset_ns().into() });
         self.tell_losses(now, &counters);
         self.beside.missed_runs = self.tracer.missed_runs()?;
-        self.beside.unseen = self.alive_unseen + self.unborn;
         let totals = totals(&counters, &self.beside);
         let (born, died) = (born(&totals), died(&totals));
         let rates = self.last.map(|(then, born_then, died_then)| {
@@ -287,7 +272,6 @@ impl<'a> Pipeline<'a> {
         let now = clock::monotonic_ns();
         let counters = self.tracer.counters()?;
         self.tell_losses(now, &counters);
-        self.beside.unseen = self.alive_unseen + self.unborn;
         self.beside.sink_dropped = self.writer.tally().dropped + undelivered;
         let totals = totals(&counters, &self.beside);
         let refusal = self.beside.refusal;

@@ -9,8 +9,8 @@ use std::{
 
 use crate::{
     decode::decode,
-    host::{Host, counters::KernelCounters, netns::Netns},
-    lab::lives,
+    host::netns::Netns,
+    lab::{lives, oracle},
     model::event::{Cause, Detail, Event, Role, Substate, Tuple},
     source::Source,
 };
@@ -43,16 +43,16 @@ pub struct Made {
 /// If the namespace or a socket does not work: the kernel's fault, not the programs'.
 pub fn make(netns: &Netns) -> io::Result<Made> {
     netns.run(|| {
-        let before = kernel()?;
+        let before = oracle::counters()?;
         let listener = lives::listen((Ipv4Addr::LOCALHOST, 0).into())?;
         let pair = lives::connect(&listener, None)?;
         let (local, peer) = (listener.local_addr()?, pair.client.local_addr()?);
         lives::close_in_order(pair.server, pair.client)?;
-        await_minisocks(before.sockstat_tw + 1)?;
-        let second = lives::connect_again(&listener, peer)?;
-        lives::abort(second.client)?;
-        lives::abort(second.server)?;
-        let after = kernel()?;
+        if !oracle::minisocks_reach(before.sockstat_tw + 1, PATIENCE)? {
+            return Err(io::Error::other("the connection made no TIME_WAIT socket"));
+        }
+        lives::abort_both(lives::connect_again(&listener, peer)?)?;
+        let after = oracle::counters()?;
         let tw_counts = if after.tw + after.tw_killed > before.tw + before.tw_killed {
             TwCounts::Births
         } else {
@@ -62,24 +62,8 @@ pub fn make(netns: &Netns) -> io::Result<Made> {
     })
 }
 
-fn kernel() -> io::Result<KernelCounters> {
-    KernelCounters::read(&Host::default()).map_err(io::Error::other)
-}
-
 fn tuple(local: SocketAddr, remote: SocketAddr) -> Tuple {
     Tuple { laddr: local.ip(), lport: local.port(), raddr: remote.ip(), rport: remote.port() }
-}
-
-/// The last segments may be on their way through a softirq still.
-fn await_minisocks(count: u64) -> io::Result<()> {
-    let deadline = Instant::now() + PATIENCE;
-    while kernel()?.sockstat_tw != count {
-        if Instant::now() > deadline {
-            return Err(io::Error::other("the connection made no TIME_WAIT socket"));
-        }
-        std::thread::sleep(Duration::from_millis(1));
-    }
-    Ok(())
 }
 
 /// Waits for the events of the self-test. Others are handed to `pass_on`, in order.

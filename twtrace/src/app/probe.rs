@@ -3,16 +3,11 @@
 use std::fmt::Write as _;
 
 use serde::Serialize;
-use twtrace_common::knob::Filter;
 
 use super::{forced, logs, no_tracer, run::capabilities};
 use crate::{
     bpf::{Settings, Tables},
-    cli::{
-        Format, Probe,
-        exit::Exit,
-        filter::{FilterSpec, Resolved},
-    },
+    cli::{Format, Probe, exit::Exit},
     host::{Host, netns::Netns},
     model::report::CapabilityReport,
     plan::Capability,
@@ -42,10 +37,7 @@ pub(super) fn probe(host: &Host, verbose: u8, asked: &Probe) -> Result<Exit, Exi
     let runtime = runtime.map_err(|error| Exit::error(crate::cli::exit::Code::Internal, error))?;
     // Registering the ring needs the runtime's reactor; nothing is waited for.
     let _guard = runtime.enter();
-    let filter: Filter = FilterSpec::default().knob(&Resolved::default());
-    let own_netns = Netns::current().map_or(0, |netns| netns.inum());
-    let ports = FilterSpec::default().port_sets();
-    let settings = Settings { filter, ports, tables: TABLES, own_netns, log_level: 0 };
+    let settings = Settings::all(TABLES, Netns::current().map_or(0, |netns| netns.inum()));
     let attempt =
         Attempt { host, btf: asked.hooks.btf.as_deref(), forced: forced(asked.hooks.backend), settings: &settings };
     let mut failures = Vec::new();

@@ -149,13 +149,9 @@ fn start(host: &Host, tracer: &Tracer) -> Start {
 
 /// Each capability with its backend, and what spoke against the others.
 pub(super) fn capabilities(plan: &Plan) -> std::collections::BTreeMap<&'static str, CapabilityReport> {
-    let report = |capability: Capability| {
-        let against = plan.against.get(&capability).map(Vec::as_slice).unwrap_or_default();
-        let reason = against.iter().map(|(backend, reason)| format!("{backend}: {reason}")).collect::<Vec<_>>();
-        CapabilityReport {
-            backend: plan.backend(capability).map(|backend| backend.name()),
-            reason: (!reason.is_empty()).then(|| reason.join("; ")),
-        }
+    let report = |capability: Capability| CapabilityReport {
+        backend: plan.backend(capability).map(|backend| backend.name()),
+        reason: plan.reasons(capability),
     };
     Capability::ALL.into_iter().map(|capability| (capability.name(), report(capability))).collect()
 }

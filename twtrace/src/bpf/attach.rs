@@ -93,6 +93,14 @@ pub struct Settings {
     pub log_level: u8,
 }
 
+impl Settings {
+    /// Everything passes, and the programs log nothing.
+    #[must_use]
+    pub fn all(tables: Tables, own_netns: u32) -> Self {
+        Self { filter: Filter::ALL, ports: Box::new([[0; _]; 3]), tables, own_netns, log_level: 0 }
+    }
+}
+
 /// The kernel's side, gathered once: facts for the plan, offsets and addresses for the programs.
 pub struct Kernel {
     /// For the plan.

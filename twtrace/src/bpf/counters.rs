@@ -13,7 +13,7 @@ use super::attach::{Attached, BpfError};
 /// A [`Counters`] is an array of `u64`, which is how the CPUs' blocks are added up.
 const FIELDS: usize = size_of::<Counters>() / size_of::<u64>();
 
-/// In the name of every program that stands in for another while that is busy.
+/// In the name of every program that stands in for another that was not run.
 const AGAIN: &str = "_again";
 /// Tries to find the kernel's counters and the programs' at one moment.
 const ATTEMPTS: usize = 16;

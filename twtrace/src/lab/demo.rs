@@ -12,8 +12,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::lives::{self, Pair};
-use crate::host::{Host, counters::KernelCounters, netns::Netns};
+use super::{
+    lives::{self, Pair},
+    oracle,
+};
+use crate::host::netns::Netns;
 
 /// Sysctls of the demo's namespace, below /proc/sys/net/ipv4: so that reuse works soon, and an orphan's end can be waited
 /// for.
@@ -133,7 +136,7 @@ fn round(stop: &AtomicBool, orphan: &mut Option<TcpStream>) -> io::Result<()> {
     pause();
 
     // More closes than the table has room for.
-    let used = KernelCounters::read(&Host::default()).map_err(io::Error::other)?.sockstat_tw;
+    let used = oracle::minisocks()?;
     lives::sysctl("tcp_max_tw_buckets", &(used + 4).to_string())?;
     for _ in 0..8 {
         let pair = lives::connect(&listener, None)?;

@@ -3,7 +3,7 @@
 use std::{
     io::{self, Read as _, Write as _},
     net::{SocketAddr, TcpListener, TcpStream},
-    os::fd::AsRawFd as _,
+    os::fd::AsRawFd,
     thread,
     time::{Duration, Instant},
 };
@@ -80,7 +80,7 @@ pub fn dial(to: SocketAddr, from: Option<SocketAddr>) -> io::Result<TcpStream> {
         socket.set_reuse_address(true)?;
         if from.port() == 0 {
             // Leaves the choice of the port to connect(), which may share it between destinations.
-            bind_address_no_port(&socket)?;
+            set_option(&socket, libc::SOL_IP, libc::IP_BIND_ADDRESS_NO_PORT, 1)?;
         }
         socket.bind(&from.into())?;
     }
@@ -91,13 +91,19 @@ pub fn dial(to: SocketAddr, from: Option<SocketAddr>) -> io::Result<TcpStream> {
     Ok(client)
 }
 
-/// IP_BIND_ADDRESS_NO_PORT, which socket2 does not have.
-fn bind_address_no_port(socket: &Socket) -> io::Result<()> {
-    let on: libc::c_int = 1;
+/// An option that is a number and that socket2 does not have.
+///
+/// # Errors
+/// Those of setsockopt(2).
+pub fn set_option(
+    socket: &impl AsRawFd,
+    level: libc::c_int,
+    option: libc::c_int,
+    value: libc::c_int,
+) -> io::Result<()> {
     let length = size_of::<libc::c_int>() as libc::socklen_t;
-    let option = libc::IP_BIND_ADDRESS_NO_PORT;
-    // SAFETY: setsockopt reads `length` bytes of `on`, which lives until the call returns.
-    let result = unsafe { libc::setsockopt(socket.as_raw_fd(), libc::SOL_IP, option, (&raw const on).cast(), length) };
+    // SAFETY: setsockopt reads `length` bytes of `value`, which lives until the call returns.
+    let result = unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, (&raw const value).cast(), length) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
@@ -147,6 +153,15 @@ pub fn abort(stream: TcpStream) -> io::Result<()> {
     Ok(())
 }
 
+/// [`abort`] at both ends.
+///
+/// # Errors
+/// As [`abort`].
+pub fn abort_both(pair: Pair) -> io::Result<()> {
+    abort(pair.client)?;
+    abort(pair.server)
+}
+
 /// Writes a sysctl below /proc/sys/net/ipv4 of the calling thread's namespace.
 ///
 /// # Errors
@@ -161,12 +176,5 @@ pub fn sysctl(name: &str, value: &str) -> io::Result<()> {
 /// # Errors
 /// Those of setsockopt(2): EPERM without CAP_NET_ADMIN.
 pub fn hush(stream: TcpStream) -> io::Result<()> {
-    let on: libc::c_int = 1;
-    let length = size_of::<libc::c_int>() as libc::socklen_t;
-    // SAFETY: setsockopt reads `length` bytes of `on`, which lives until the call returns.
-    let result = unsafe {
-        libc::setsockopt(stream.as_raw_fd(), libc::SOL_TCP, libc::TCP_REPAIR, (&raw const on).cast(), length)
-    };
-    drop(stream);
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    set_option(&stream, libc::SOL_TCP, libc::TCP_REPAIR, 1)
 }

@@ -1,6 +1,9 @@
 //! What the kernel itself says of a scenario's namespace: nothing here knows the tracer.
 
-use std::io;
+use std::{
+    io, thread,
+    time::{Duration, Instant},
+};
 
 use super::diag;
 use crate::{
@@ -53,6 +56,30 @@ pub fn counters() -> io::Result<KernelCounters> {
 /// If /proc cannot be read.
 pub fn minisocks() -> io::Result<u64> {
     counters().map(|counters| counters.sockstat_tw)
+}
+
+/// True as soon as the counters are as wanted, false if that takes longer than `limit`: the last segments may be on their way
+/// through a softirq still.
+///
+/// # Errors
+/// If /proc cannot be read.
+pub fn reach(limit: Duration, wanted: impl Fn(&KernelCounters) -> bool) -> io::Result<bool> {
+    let deadline = Instant::now() + limit;
+    while !wanted(&counters()?) {
+        if Instant::now() > deadline {
+            return Ok(false);
+        }
+        thread::sleep(Duration::from_millis(2));
+    }
+    Ok(true)
+}
+
+/// True as soon as there are so many minisocks, false if that takes longer than `limit`.
+///
+/// # Errors
+/// If /proc cannot be read.
+pub fn minisocks_reach(count: u64, limit: Duration) -> io::Result<bool> {
+    reach(limit, |counters| counters.sockstat_tw == count)
 }
 
 /// One counter of the calling thread's namespace, from /proc/net/netstat or /proc/net/snmp: `("TcpExt", "TCPAbortOnData")`.

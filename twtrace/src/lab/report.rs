@@ -38,11 +38,11 @@ impl Score {
     pub fn of(ran: &[Ran]) -> Self {
         let mut score = Self::default();
         for ran in ran {
-            *(match word(&ran.ruling) {
-                "passed" => &mut score.passed,
-                "not_offered" => &mut score.not_offered,
-                "skipped" => &mut score.skipped,
-                _ => &mut score.failed,
+            *(match &ran.ruling {
+                Ruling::Judged(verdict) if verdict.is_good() => &mut score.passed,
+                Ruling::Judged(_) | Ruling::Failed(_) => &mut score.failed,
+                Ruling::NotOffered(_) => &mut score.not_offered,
+                Ruling::NotHere(_) => &mut score.skipped,
             }) += 1;
         }
         score

@@ -194,7 +194,7 @@ fn start(
     if own_netns != 0 {
         (filter.netns[0], filter.netns_len) = (own_netns, 1);
     }
-    let settings = Settings { filter, ports: Box::new([[0; 1024]; 3]), tables, own_netns, log_level: 0 };
+    let settings = Settings { filter, ..Settings::all(tables, own_netns) };
     let attempt = Attempt { host: asked.host, btf: asked.btf, forced: asked.forced, settings: &settings };
     Tracer::start(&attempt, failures)
 }
@@ -283,9 +283,10 @@ fn finish(
     let missed_runs = tracer.missed_runs().map_err(TracerError::from)?;
     // The lab's namespaces have no process of their own, so nobody finds them.
     let spaces: Vec<&Netns> = spaces.iter().map(AsRef::as_ref).collect();
-    let alive = tracer.audit(host, &spaces).map_err(TracerError::from)?;
-    let unseen = alive + told.unborn(&spaces);
-    let beside = totals::Beside { missed_runs, unseen, early_lost: tracer.early_lost, ..Default::default() };
+    let alive_unseen = tracer.audit(host, &spaces).map_err(TracerError::from)?;
+    let unborn = told.unborn(&spaces);
+    let beside =
+        totals::Beside { missed_runs, alive_unseen, unborn, early_lost: tracer.early_lost, ..Default::default() };
     tracer.detach();
     let counters = tracer.counters().map_err(TracerError::from)?;
     let totals = totals::totals(&counters, &beside);
@@ -334,9 +335,7 @@ fn perform(scene: Prepared, context: &Context<'_>) -> Ran {
 /// The first capability that the scenario needs and the tracer does not have, and why not.
 fn not_offered(scenario: &Scenario, plan: &Plan) -> Option<String> {
     let missing = scenario.needs.iter().copied().find(|&capability| plan.backend(capability).is_none())?;
-    let against = plan.against.get(&missing).map(Vec::as_slice).unwrap_or_default();
-    let reasons: Vec<String> = against.iter().map(|(backend, reason)| format!("{backend}: {reason}")).collect();
-    Some(format!("{}: {}", missing.name(), reasons.join("; ")))
+    Some(format!("{}: {}", missing.name(), plan.reasons(missing).unwrap_or_default()))
 }
 
 fn act(scene: Prepared, context: &Context<'_>) -> Result<(Made, Verdict), Stop> {

@@ -11,6 +11,8 @@ use std::{
 use etherparse::PacketBuilder;
 use socket2::{Domain, Protocol, SockFilter, SockRef, Socket, Type};
 
+use super::lives;
+
 /// Positions of both directions of a connection, as one end sees them: `tcp_sock.write_seq` and `rcv_nxt`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sequence {
@@ -31,22 +33,15 @@ const SEND_QUEUE: libc::c_int = 2;
 /// # Errors
 /// Those of setsockopt(2): EPERM without CAP_NET_ADMIN.
 pub fn sequence(stream: &TcpStream) -> io::Result<Sequence> {
-    set(stream, libc::TCP_REPAIR, 1)?;
+    let set = |option, value| lives::set_option(stream, libc::SOL_TCP, option, value);
+    set(libc::TCP_REPAIR, 1)?;
     let read = |queue| {
-        set(stream, libc::TCP_REPAIR_QUEUE, queue)?;
+        set(libc::TCP_REPAIR_QUEUE, queue)?;
         get(stream, libc::TCP_QUEUE_SEQ)
     };
     let found = read(SEND_QUEUE).and_then(|next_out| Ok(Sequence { next_out, next_in: read(RECV_QUEUE)? }));
-    set(stream, libc::TCP_REPAIR, REPAIR_OFF_QUIETLY)?;
+    set(libc::TCP_REPAIR, REPAIR_OFF_QUIETLY)?;
     found
-}
-
-fn set(stream: &TcpStream, option: libc::c_int, value: libc::c_int) -> io::Result<()> {
-    let length = size_of::<libc::c_int>() as libc::socklen_t;
-    // SAFETY: setsockopt reads `length` bytes of `value`, which lives until the call returns.
-    let result =
-        unsafe { libc::setsockopt(stream.as_raw_fd(), libc::SOL_TCP, option, (&raw const value).cast(), length) };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 fn get(stream: &TcpStream, option: libc::c_int) -> io::Result<u32> {

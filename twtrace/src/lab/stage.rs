@@ -4,7 +4,6 @@ use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream},
     sync::atomic::{AtomicU16, Ordering::Relaxed},
-    thread,
     time::{Duration, Instant},
 };
 
@@ -15,7 +14,7 @@ use super::{
     lives::{self, Pair},
     oracle,
     segment::{self, Info},
-    want::{End, Is, Turn, Want, Who, between, own_cgroup},
+    want::{End, Is, Turn, Want, WantNoPort, Who, between, own_cgroup},
 };
 use crate::{
     host::{clock::monotonic_ns, netns::Netns},
@@ -74,6 +73,19 @@ pub enum First {
     Client,
     /// The one that accepted.
     Server,
+}
+
+impl First {
+    /// Closes a connection in this order.
+    ///
+    /// # Errors
+    /// If the FIN does not arrive.
+    pub fn closes(self, Pair { client, server }: Pair) -> io::Result<()> {
+        match self {
+            Self::Client => lives::close_in_order(client, server),
+            Self::Server => lives::close_in_order(server, client),
+        }
+    }
 }
 
 /// A connection, and when it came to be.
@@ -215,10 +227,7 @@ impl<'a> Stage<'a> {
         let mut want = self.want(&link, first)?;
         let Link { pair, before_ns, after_ns } = link;
         let closing_ns = monotonic_ns();
-        match first {
-            First::Client => lives::close_in_order(pair.client, pair.server)?,
-            First::Server => lives::close_in_order(pair.server, pair.client)?,
-        }
+        first.closes(pair)?;
         await_minisocks(before + 1)?;
         want.conn_ns = Is::Within(closing_ns - after_ns..=monotonic_ns() - before_ns);
         Ok(self.write(want))
@@ -273,19 +282,33 @@ impl<'a> Stage<'a> {
     /// Those of the sockets.
     pub fn take_over(&mut self, listener: &TcpListener) -> io::Result<()> {
         let from = self.its_address(listener)?;
-        let pair = lives::connect(listener, Some(from))?;
-        lives::abort(pair.client)?;
-        lives::abort(pair.server)?;
-        let end = End::taken(Cause::ReusedBound, self.me.clone());
+        lives::abort_both(lives::connect(listener, Some(from))?)?;
+        self.is_taken(Cause::ReusedBound)
+    }
+
+    /// Writes down that this thread's connect() has taken the last life over.
+    ///
+    /// # Errors
+    /// If there is no life yet.
+    pub fn is_taken(&mut self, cause: Cause) -> io::Result<()> {
+        let end = End::taken(cause, self.me.clone());
         self.last()?.end = end;
         Ok(())
     }
 
-    /// Where the last life's connection came from, in the family of the listener.
+    /// Writes down that this thread's connect() to a listener found no port.
     ///
     /// # Errors
-    /// If there is no life yet.
-    pub fn its_address(&mut self, listener: &TcpListener) -> io::Result<SocketAddr> {
+    /// If the listener has no address.
+    pub fn no_port(&mut self, listener: &TcpListener) -> io::Result<()> {
+        let to = listener.local_addr()?;
+        let to = SocketAddr::new(to.ip().to_canonical(), to.port());
+        self.made.no_port.push(WantNoPort { netns: self.netns.inum(), to, caller: Is::Exactly(self.me.clone()) });
+        Ok(())
+    }
+
+    /// Where the last life's connection came from, in the family of the listener.
+    fn its_address(&mut self, listener: &TcpListener) -> io::Result<SocketAddr> {
         let tuple = self.last()?.tuple;
         let laddr = match tuple.laddr {
             IpAddr::V4(mapped) if listener.local_addr()?.is_ipv6() => mapped.to_ipv6_mapped().into(),
@@ -328,7 +351,7 @@ fn becomes_minisock(tuple: &Tuple, count: u64) -> io::Result<bool> {
     let mut full = 0;
     let deadline = Instant::now() + PATIENCE;
     while Instant::now() < deadline {
-        if minisocks_reach(count, Duration::from_millis(50))? {
+        if oracle::minisocks_reach(count, Duration::from_millis(50))? {
             return Ok(true);
         }
         full += usize::from(diag::listed()?.iter().any(|listed| listed.tuple == *tuple && !listed.minisock));
@@ -346,24 +369,9 @@ fn becomes_minisock(tuple: &Tuple, count: u64) -> io::Result<bool> {
 #[track_caller]
 pub fn await_minisocks(count: u64) -> io::Result<()> {
     let place = std::panic::Location::caller();
-    if minisocks_reach(count, PATIENCE)? {
+    if oracle::minisocks_reach(count, PATIENCE)? {
         return Ok(());
     }
     let now = oracle::minisocks()?;
     Err(io::Error::other(format!("{now} minisocks instead of {count}, at {}:{}", place.file(), place.line())))
-}
-
-/// True as soon as there are so many, false if that takes longer than `limit`.
-///
-/// # Errors
-/// If /proc cannot be read.
-pub fn minisocks_reach(count: u64, limit: Duration) -> io::Result<bool> {
-    let deadline = Instant::now() + limit;
-    while oracle::minisocks()? != count {
-        if Instant::now() > deadline {
-            return Ok(false);
-        }
-        thread::sleep(Duration::from_millis(2));
-    }
-    Ok(true)
 }

@@ -28,7 +28,9 @@ pub struct Beside {
     /// Events that the kernel ran no program for, because the same program was running on that CPU.
     pub missed_runs: u64,
     /// Minisocks that were found alive although no program had told of their birth.
-    pub unseen: u64,
+    pub alive_unseen: u64,
+    /// Ends of minisocks of whose birth no program had told.
+    pub unborn: u64,
     /// Records that could not be decoded.
     pub garbage: u64,
     /// Events that came during the self-test and could not be kept.
@@ -90,7 +92,7 @@ fn trouble(trouble: &Trouble, beside: &Beside) -> Vec<(&'static str, u64)> {
         ("stack_failed", stack_failed),
         ("stale", stale),
         ("missed_runs", beside.missed_runs),
-        ("unseen", beside.unseen),
+        ("unseen", beside.alive_unseen + beside.unborn),
         ("garbage", beside.garbage),
         ("early_lost", beside.early_lost),
         ("sink_dropped", beside.sink_dropped),

@@ -22,6 +22,12 @@ impl Plan {
         self.chosen.get(&capability).copied().flatten()
     }
 
+    /// What spoke against the backends of a capability, in words; `None`: nothing.
+    #[must_use]
+    pub fn reasons(&self, capability: Capability) -> Option<String> {
+        self.against.get(&capability).filter(|against| !against.is_empty()).map(|against| list(against))
+    }
+
     /// True if the capability is served by this backend.
     #[must_use]
     pub fn is(&self, capability: Capability, backend: Backend) -> bool {

@@ -9,7 +9,7 @@ use std::{
 use super::super::{
     diag, lives, oracle,
     segment::{self, Kind, Segment},
-    stage::{Family, First, Outcome, Stage, Stop, minisocks_reach},
+    stage::{Family, First, Outcome, PATIENCE, Stage, Stop},
     want::{Is, WantRefused},
 };
 use crate::model::event::{Cause, Refusal};
@@ -103,7 +103,9 @@ pub fn overflow(stage: &mut Stage<'_>) -> Outcome {
         let tuple = stage.want(&link, First::Client)?.tuple;
         let before = oracle::counters()?.overflow;
         lives::close_in_order(link.pair.client, link.pair.server)?;
-        await_overflow(before + 1)?;
+        if !oracle::reach(PATIENCE, |counters| counters.overflow == before + 1)? {
+            return Err(io::Error::other(format!("TCPTimeWaitOverflow does not reach {}", before + 1)).into());
+        }
         stage.made.refused.push(WantRefused {
             netns: stage.netns.inum(),
             tuple,
@@ -115,16 +117,6 @@ pub fn overflow(stage: &mut Stage<'_>) -> Outcome {
     }
     let overflow = oracle::counters()?.overflow;
     stage.check("TcpExt TCPTimeWaitOverflow", CLOSES - ROOM, overflow);
-    stage.check("minisocks", true, minisocks_reach(ROOM.into(), A_WHILE)?);
+    stage.check("minisocks", true, oracle::minisocks_reach(ROOM.into(), A_WHILE)?);
     Ok(())
-}
-
-fn await_overflow(count: u64) -> io::Result<()> {
-    for _ in 0..4000 {
-        if oracle::counters()?.overflow == count {
-            return Ok(());
-        }
-        thread::sleep(Duration::from_millis(5));
-    }
-    Err(io::Error::other(format!("TCPTimeWaitOverflow does not reach {count}")))
 }

@@ -13,10 +13,9 @@ use twtrace_common::counter::Counters;
 use super::super::{
     alone::Alone,
     judge::Made,
-    lives::{self, Pair},
-    oracle,
+    lives, oracle,
     stage::{Family, First, Outcome, Stage, Stop, await_minisocks},
-    want::{End, Is, Want, WantNoPort},
+    want::{End, Want},
 };
 use crate::{host::netns::Netns, model::event::Cause};
 
@@ -69,7 +68,6 @@ fn part(netns: &Netns, listener: &TcpListener, count: usize) -> io::Result<Made>
     let mut stage = Stage::new(netns, Vec::new())?;
     // Which life holds a client's port, at either end.
     let mut holders: HashMap<(u16, First), usize> = HashMap::new();
-    let to = listener.local_addr()?;
     let mut paused = false;
     while stage.made.wants.len() < count {
         if !paused && stage.made.wants.len() >= count * 4 / 5 {
@@ -79,8 +77,7 @@ fn part(netns: &Netns, listener: &TcpListener, count: usize) -> io::Result<Made>
         let link = match stage.connect(listener, None) {
             Ok(link) => link,
             Err(error) if error.kind() == ErrorKind::AddrNotAvailable => {
-                let caller = Is::Exactly(stage.me.clone());
-                stage.made.no_port.push(WantNoPort { netns: netns.inum(), to, caller });
+                stage.no_port(listener)?;
                 thread::sleep(Duration::from_millis(20));
                 continue;
             }
@@ -97,11 +94,7 @@ fn part(netns: &Netns, listener: &TcpListener, count: usize) -> io::Result<Made>
         let first = if index % 4 == 3 { First::Server } else { First::Client };
         let want = stage.want(&link, first)?;
         stage.write(want);
-        let Pair { client, server } = link.pair;
-        match first {
-            First::Client => lives::close_in_order(client, server)?,
-            First::Server => lives::close_in_order(server, client)?,
-        }
+        first.closes(link.pair)?;
         holders.insert((port, first), index);
     }
     Ok(stage.made)

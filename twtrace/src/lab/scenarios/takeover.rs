@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, ErrorKind},
-    net::{Ipv4Addr, SocketAddr, TcpListener},
+    net::{Ipv4Addr, TcpListener},
     thread,
     time::{Duration, Instant},
 };
@@ -10,10 +10,9 @@ use std::{
 use socket2::{Domain, Socket, Type};
 
 use super::super::{
-    lives::{self, Pair},
-    oracle,
+    lives, oracle,
     stage::{Family, First, Link, Outcome, PATIENCE, Stage},
-    want::{End, Is, Turn, WantDenied, WantNoPort},
+    want::{End, Is, Turn, WantDenied},
 };
 use crate::{
     host::netns,
@@ -47,28 +46,19 @@ fn one_port(stage: &Stage<'_>) -> io::Result<()> {
 /// Tries connect(): true if it took the last life over, false if that was refused for this reason; both are written down.
 fn takes(stage: &mut Stage<'_>, listener: &TcpListener, reason: Denial) -> io::Result<bool> {
     match lives::connect(listener, None) {
-        Ok(Pair { client, server }) => {
-            lives::abort(client)?;
-            lives::abort(server)?;
-            let end = End::taken(Cause::Reused, stage.me.clone());
-            stage.last()?.end = end;
+        Ok(pair) => {
+            lives::abort_both(pair)?;
+            stage.is_taken(Cause::Reused)?;
             Ok(true)
         }
         Err(error) if error.kind() == ErrorKind::AddrNotAvailable => {
             let tuple = stage.last()?.tuple;
-            no_port(stage, listener)?;
+            stage.no_port(listener)?;
             denied(stage, tuple, reason);
             Ok(false)
         }
         Err(error) => Err(error),
     }
-}
-
-fn no_port(stage: &mut Stage<'_>, listener: &TcpListener) -> io::Result<()> {
-    let to = listener.local_addr()?;
-    let to = SocketAddr::new(to.ip().to_canonical(), to.port());
-    stage.made.no_port.push(WantNoPort { netns: stage.netns.inum(), to, caller: Is::Exactly(stage.me.clone()) });
-    Ok(())
 }
 
 fn denied(stage: &mut Stage<'_>, tuple: Tuple, reason: Denial) {
@@ -93,8 +83,7 @@ pub fn reuse_bound(stage: &mut Stage<'_>) -> Outcome {
     stage.check("connect() from the port of a FIN_WAIT2 minisock", "Err(Some(115))", format!("{started:?}"));
     drop(socket);
     lives::abort(server)?;
-    let end = End::taken(Cause::ReusedBound, stage.me.clone());
-    stage.last()?.end = end;
+    stage.is_taken(Cause::ReusedBound)?;
     Ok(())
 }
 
@@ -160,9 +149,7 @@ pub(super) fn recycled(stage: &mut Stage<'_>, listener: &TcpListener, family: Fa
     let from = stage.source(family);
     let link = stage.connect(listener, Some(from))?;
     stage.close(link, First::Server)?;
-    let Pair { client, server } = lives::connect_again(listener, from)?;
-    lives::abort(client)?;
-    lives::abort(server)?;
+    lives::abort_both(lives::connect_again(listener, from)?)?;
     stage.last()?.end = End::of(Cause::Recycled);
     Ok(())
 }
@@ -196,7 +183,7 @@ pub fn exhaustion(stage: &mut Stage<'_>) -> Outcome {
         let held: Vec<Link> = (0..PORTS).map(|_| stage.connect(full, None)).collect::<io::Result<_>>()?;
         let failed = lives::dial(full.local_addr()?, None).map(drop).map_err(|error| error.kind());
         stage.check("connect() without a port", "Err(AddrNotAvailable)", format!("{failed:?}"));
-        no_port(stage, full)?;
+        stage.no_port(full)?;
         let another = stage.connect(other, None)?;
         for link in held.into_iter().chain([another]) {
             stage.close(link, First::Client)?;
