@@ -1,6 +1,11 @@
 //! Debian packages of this machine.
 
-use std::{process::Command, sync::Once};
+mod private;
+pub mod sources;
+
+pub use self::private::Private;
+
+use std::{path::Path, process::Command, sync::Once};
 
 use anyhow::{Context as _, Result, bail};
 
@@ -47,20 +52,42 @@ pub fn install(packages: &[&str]) -> Result<()> {
     if !available() {
         bail!("{} must be installed, and this machine has no apt-get; install it by hand", missing.join(", "));
     }
-    let once = || {
-        let mut apt = exec::as_root("apt-get").with_context(|| {
-            let packages = missing.join(" ");
-            format!("installing {packages} takes root and there is no sudo; run as root: apt-get install {packages}")
-        })?;
-        apt.args(["-qq", "install", "--no-install-recommends", "--no-remove"]);
+    let once = |options: &[&str], apt: Command| {
+        let mut apt = apt;
+        apt.args(["-qq", "install", "--no-install-recommends", "--no-remove"]).args(options);
         apt.args(["-o", "DPkg::Lock::Timeout=300", "-o", "Dpkg::Use-Pty=0"]).args(&missing);
         exec::run(apt.env("DEBIAN_FRONTEND", "noninteractive"))
     };
+    let apt = || {
+        exec::as_root("apt-get").with_context(|| {
+            let packages = missing.join(" ");
+            format!("installing {packages} takes root and there is no sudo; run as root: apt-get install {packages}")
+        })
+    };
     // A machine that was just made has old package lists, or none.
-    once().or_else(|_| {
-        update();
-        once()
-    })
+    if once(&[], apt()?).is_ok() {
+        return Ok(());
+    }
+    update();
+    let Err(refused) = once(&[], apt()?) else { return Ok(()) };
+    // Something that was installed from the release's backports may break with what the release itself has.
+    let Some((backports, private)) = with_backports()? else { return Err(refused) };
+    private.update()?;
+    once(&["-t", &backports], private.configured(apt()?))
+}
+
+/// The backports of this machine's release, and an apt that knows them beside the release.
+fn with_backports() -> Result<Option<(String, Private)>> {
+    let configured = sources::read(Path::new("/etc/apt"));
+    let Some((main, release)) = sources::main(&configured).and_then(|main| Some((main, main.suites.first()?))) else {
+        return Ok(None);
+    };
+    let backports = format!("{release}-backports");
+    let mut list: Vec<_> = main.suites.iter().chain([&backports]).map(|suite| main.stanza(suite)).collect();
+    if let Some(security) = sources::security(&configured) {
+        list.extend(security.suites.iter().map(|suite| security.stanza(suite)));
+    }
+    Ok(Some((backports, Private::new(&list.join("\n"))?)))
 }
 
 /// Installs `package` if there is no `program`.

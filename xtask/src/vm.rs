@@ -4,7 +4,6 @@ mod boot;
 mod fetch;
 pub mod grid;
 mod initramfs;
-mod sources;
 mod table;
 mod unpack;
 pub mod verdict;

@@ -5,13 +5,17 @@ use std::{
     collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
-    process::Command,
 };
 
 use anyhow::{Context as _, Result, bail};
 
-use super::sources::{self, Source};
-use crate::{exec, paths};
+use crate::{
+    apt::{
+        Private,
+        sources::{self, Source},
+    },
+    exec, paths,
+};
 
 /// A kernel that twtrace is tested on.
 #[derive(Debug, PartialEq, Eq)]
@@ -79,119 +83,60 @@ pub fn fetch(kernels: &[&'static Kernel], refresh: bool) -> Result<()> {
     if wanted.is_empty() {
         return Ok(());
     }
-    let apt = Apt::new(&wanted)?;
+    let configured = sources::read(Path::new("/etc/apt"));
+    let Some(main) = sources::main(&configured) else {
+        bail!(
+            "the kernels come from a Debian mirror, and apt's sources on this machine name none; \
+             put the packages into {} by hand (see KERNELS in xtask/src/vm/fetch.rs), or run on Debian",
+            paths::cache()?.join("kernels/SERIES").display()
+        );
+    };
+    let apt = Private::new(&stanzas(&wanted, main, sources::security(&configured)))?;
     apt.update()?;
     for kernel in wanted {
-        if let Err(error) = apt.download(kernel) {
+        if let Err(error) = download(&apt, kernel) {
             eprintln!("xtask: warning: kernel {}: {error:#}", kernel.series);
         }
     }
-    apt.remove();
     Ok(())
 }
 
-/// apt with sources, lists and caches of its own: the machine's are neither read nor changed.
-struct Apt {
-    state: PathBuf,
-}
-
-impl Apt {
-    fn new(kernels: &[&Kernel]) -> Result<Self> {
-        let configured = sources::read(Path::new("/etc/apt"));
-        let Some(main) = sources::main(&configured) else {
-            bail!(
-                "the kernels come from a Debian mirror, and apt's sources on this machine name none; \
-                 put the packages into {} by hand (see KERNELS in xtask/src/vm/fetch.rs), or run on Debian",
-                paths::cache()?.join("kernels/SERIES").display()
-            );
+fn download(apt: &Private, kernel: &Kernel) -> Result<()> {
+    let dir = kernel.dir()?;
+    let partial = dir.with_file_name(format!("{}.partial", kernel.series));
+    let _ = fs::remove_dir_all(&partial);
+    fs::create_dir_all(&partial).with_context(|| format!("creating {}", partial.display()))?;
+    let mut names = Vec::new();
+    let mut release = None;
+    for prefix in kernel.packages {
+        let pattern = format!(r"^{prefix}{}\..*-cloud-amd64$", kernel.series.replace('.', r"\."));
+        let found = exec::capture(apt.command("apt-cache").args(["search", "--names-only", &pattern]))?;
+        let releases = found.lines().filter_map(|line| line.split(' ').next()?.strip_prefix(prefix));
+        // The image decides; its modules must be of the same release.
+        let newest = match &release {
+            None => releases.max_by(|a, b| natural(a, b)),
+            Some(release) => releases.into_iter().find(|found| found == release),
         };
-        let state = paths::cache()?.join("apt");
-        for dir in ["lists/partial", "cache/archives/partial"] {
-            let dir = state.join(dir);
-            fs::create_dir_all(&dir).with_context(|| format!("creating {}", dir.display()))?;
-        }
-        let write = |name: &str, text: String| {
-            let file = state.join(name);
-            fs::write(&file, text).with_context(|| format!("writing {}", file.display()))
-        };
-        write("kernels.sources", stanzas(kernels, main, sources::security(&configured)))?;
-        let place = state.display();
-        let mut options = format!(
-            "Dir::Etc::sourcelist \"{place}/kernels.sources\";\nDir::Etc::sourceparts \"/dev/null\";\n\
-             Dir::State::Lists \"{place}/lists\";\nDir::Cache \"{place}/cache\";\n\
-             Dir::Etc::preferences \"/dev/null\";\nDir::Etc::preferencesparts \"/dev/null\";\n\
-             APT::Architecture \"amd64\";\nAcquire::Languages \"none\";\n\
-             Acquire::IndexTargets::deb::DEP-11::DefaultEnabled \"false\";\n"
-        );
-        if exec::is_root() {
-            // apt's own user cannot write into the cache directory of root.
-            options.push_str("APT::Sandbox::User \"root\";\n");
-        }
-        write("apt.conf", options)?;
-        Ok(Self { state })
+        let newest = newest.with_context(|| format!("no package matches {pattern} on this mirror"))?;
+        names.push(format!("{prefix}{newest}"));
+        release.get_or_insert(newest.to_owned());
     }
-
-    fn command(&self, tool: &str) -> Command {
-        let mut command = Command::new(tool);
-        command.arg("-c").arg(self.state.join("apt.conf"));
-        command
-    }
-
-    fn update(&self) -> Result<()> {
-        if exec::which("apt-get").is_none() {
-            bail!("the kernels are fetched by apt-get, and this machine has none");
-        }
-        // A suite that left the mirror fails the update, but the others are there all the same.
-        if let Err(error) = exec::run(self.command("apt-get").args(["-q", "update"])) {
-            eprintln!("xtask: warning: {error:#}");
-        }
-        Ok(())
-    }
-
-    fn download(&self, kernel: &Kernel) -> Result<()> {
-        let dir = kernel.dir()?;
-        let partial = dir.with_file_name(format!("{}.partial", kernel.series));
-        let _ = fs::remove_dir_all(&partial);
-        fs::create_dir_all(&partial).with_context(|| format!("creating {}", partial.display()))?;
-        let mut names = Vec::new();
-        let mut release = None;
-        for prefix in kernel.packages {
-            let pattern = format!(r"^{prefix}{}\..*-cloud-amd64$", kernel.series.replace('.', r"\."));
-            let found = exec::capture(self.command("apt-cache").args(["search", "--names-only", &pattern]))?;
-            let releases = found.lines().filter_map(|line| line.split(' ').next()?.strip_prefix(prefix));
-            // The image decides; its modules must be of the same release.
-            let newest = match &release {
-                None => releases.max_by(|a, b| natural(a, b)),
-                Some(release) => releases.into_iter().find(|found| found == release),
-            };
-            let newest = newest.with_context(|| format!("no package matches {pattern} on this mirror"))?;
-            names.push(format!("{prefix}{newest}"));
-            release.get_or_insert(newest.to_owned());
-        }
-        exec::run(self.command("apt-get").args(["-q", "download"]).args(names).current_dir(&partial))?;
-        let _ = fs::remove_dir_all(&dir);
-        fs::rename(&partial, &dir).with_context(|| format!("renaming {} to {}", partial.display(), dir.display()))
-    }
-
-    /// 60 MB of package lists that are out of date the next time.
-    fn remove(&self) {
-        let _ = fs::remove_dir_all(&self.state);
-    }
+    exec::run(apt.command("apt-get").args(["-q", "download"]).args(names).current_dir(&partial))?;
+    let _ = fs::remove_dir_all(&dir);
+    fs::rename(&partial, &dir).with_context(|| format!("renaming {} to {}", partial.display(), dir.display()))
 }
 
 /// The private list: the suites of `kernels` on the machine's own mirror.
 fn stanzas(kernels: &[&Kernel], main: &Source, security: Option<&Source>) -> String {
-    let mut stanzas = BTreeSet::new();
+    let mut list = BTreeSet::new();
     for suite in kernels.iter().flat_map(|kernel| kernel.suites) {
         let (source, suite) = match suite {
             Main(suite) => (Some(main), suite),
             Security(suite) => (security, suite),
         };
-        let Some(source) = source else { continue };
-        let trust: String = source.trust.iter().map(|line| format!("{line}\n")).collect();
-        stanzas.insert(format!("Types: deb\nURIs: {}\nSuites: {suite}\nComponents: main\n{trust}", source.uri));
+        list.extend(source.map(|source| source.stanza(suite)));
     }
-    stanzas.into_iter().collect::<Vec<_>>().join("\n")
+    list.into_iter().collect::<Vec<_>>().join("\n")
 }
 
 /// Orders `6.1.9` before `6.1.10`: runs of digits by their value, all else byte by byte.

@@ -16,6 +16,14 @@ pub struct Source {
     pub trust: Vec<String>,
 }
 
+impl Source {
+    /// One of its suites, as a paragraph of a .sources file.
+    pub fn stanza(&self, suite: &str) -> String {
+        let trust: String = self.trust.iter().map(|line| format!("{line}\n")).collect();
+        format!("Types: deb\nURIs: {}\nSuites: {suite}\nComponents: main\n{trust}", self.uri)
+    }
+}
+
 /// What an archive that carries Debian itself calls its suites; a vendor's archive calls them otherwise.
 const DEBIAN: [&str; 10] =
     ["bullseye", "bookworm", "trixie", "forky", "duke", "sid", "oldstable", "stable", "testing", "unstable"];
