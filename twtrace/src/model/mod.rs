@@ -1,6 +1,7 @@
 //! What a TIME_WAIT life is. Pure: no kernel, no clock, no output.
 
 pub mod event;
+pub mod occupancy;
 pub mod reconcile;
 pub mod report;
 pub mod totals;

@@ -1,0 +1,120 @@
+//! Which ports are taken by connections that are alive: what TIME_WAITs alone do not tell of how near a destination is
+//! to having none left. Pure; `host::occupancy` looks.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    net::IpAddr,
+    ops::RangeInclusive,
+};
+
+use super::event::Role;
+
+/// One look at the sockets of the network namespaces.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Occupancy {
+    /// When it began, nanoseconds of `CLOCK_MONOTONIC`.
+    pub at_ns: u64,
+    /// How long it took, nanoseconds.
+    pub took_ns: u64,
+    /// By inode number.
+    pub namespaces: BTreeMap<u32, Namespace>,
+}
+
+/// One network namespace: its limits, and who holds what of its ports.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Namespace {
+    /// `net.ipv4.ip_local_port_range`, in which connect() looks for a port. `IP_LOCAL_PORT_RANGE` of a single socket
+    /// lies within it.
+    pub range: RangeInclusive<u16>,
+    /// Ports of it that connect() may choose, towards each destination: see [`choosable`].
+    pub available: u32,
+    /// `net.ipv4.tcp_max_tw_buckets`.
+    pub tw_limit: Option<u64>,
+    /// `net.ipv4.tcp_tw_reuse`: 0 never, 1 always, 2 on loopback.
+    pub tw_reuse: Option<u8>,
+    /// Ports that somebody listens on, in the range or not.
+    pub listeners: BTreeSet<u16>,
+    /// Ports of the range that are held by this host's own connections.
+    pub held: HashMap<Destination, Held>,
+}
+
+/// Towards what a port is taken: the kernel gives the same port out again for another remote end or local address.
+/// v4-mapped addresses are IPv4 here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Destination {
+    /// Local address.
+    pub laddr: IpAddr,
+    /// Remote address.
+    pub raddr: IpAddr,
+    /// Remote port.
+    pub rport: u16,
+}
+
+/// Ports held towards one destination by full sockets. Minisocks are not among them: events tell of those.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Held {
+    /// By connections in ESTABLISHED.
+    pub established: u32,
+    /// By those on their way there or from there: SYN_SENT, FIN_WAIT1, FIN_WAIT2, CLOSE_WAIT, LAST_ACK, CLOSING.
+    pub other: u32,
+}
+
+/// How many ports of a range one search of connect() can find, if no connection holds any.
+///
+/// `__inet_hash_connect` (net/ipv4/inet_hashtables.c, 5.10 to 7.2) passes over `ip_local_reserved_ports`, and for every
+/// destination over a port whose bind bucket a bind() or listen() made (`fastreuse >= 0`). It looks at `remaining` ports,
+/// the length of the range made even (`remaining &= ~1U`, unless that is 1): of an odd number one port of the range's
+/// first parity, the one before the start of the search, is not looked at. Which one that is moves with every success, so
+/// in time all of them may be held; a search may fail once this many are, and it must with one more.
+#[must_use]
+pub fn choosable(range: &RangeInclusive<u16>, reserved: &[RangeInclusive<u16>], listeners: &BTreeSet<u16>) -> u32 {
+    let length = range.clone().count();
+    let free = range
+        .clone()
+        .filter(|port| !listeners.contains(port) && !reserved.iter().any(|ports| ports.contains(port)))
+        .count();
+    let unseen = usize::from(length > 1 && length % 2 == 1);
+    u32::try_from(free.saturating_sub(unseen)).unwrap_or(u32::MAX)
+}
+
+/// Connections whose remote end closed first, so that this host has no TIME_WAIT of them: counted for each service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Passive {
+    /// Whether this host opened them or accepted them.
+    pub role: Role,
+    /// The service: the remote port of a connection that was opened here, the local port of one that was accepted.
+    pub port: u16,
+    /// How many, since the start.
+    pub closes: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ports(ports: &[u16]) -> BTreeSet<u16> {
+        ports.iter().copied().collect()
+    }
+
+    #[test]
+    fn an_even_range_is_searched_whole() {
+        assert_eq!(choosable(&(32_768..=60_999), &[], &ports(&[])), 28_232);
+        assert_eq!(choosable(&(20_000..=20_001), &[], &ports(&[])), 2);
+    }
+
+    #[test]
+    fn of_an_odd_range_one_port_is_not_looked_at() {
+        assert_eq!(choosable(&(20_000..=20_002), &[], &ports(&[])), 2);
+        assert_eq!(choosable(&(1..=65_535), &[], &ports(&[])), 65_534);
+        // Only a range of one is left as it is.
+        assert_eq!(choosable(&(20_000..=20_000), &[], &ports(&[])), 1);
+    }
+
+    #[test]
+    fn reserved_ports_and_listeners_count_once_and_only_within_the_range() {
+        let listeners = ports(&[80, 20_003, 20_005, 30_000]);
+        let reserved = [20_005..=20_006, 20_006..=20_007, 1..=1];
+        assert_eq!(choosable(&(20_000..=20_009), &reserved, &listeners), 6);
+        assert_eq!(choosable(&(20_000..=20_002), &[0..=65_535], &ports(&[])), 0);
+    }
+}
