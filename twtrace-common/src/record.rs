@@ -127,6 +127,8 @@ pub mod valid {
     pub const TUPLE: u32 = 1 << 12;
     /// `Life::substate`.
     pub const SUBSTATE: u32 = 1 << 13;
+    /// `Birth::connect_ns`, `Connect::took_ns`.
+    pub const CONNECT: u32 = 1 << 14;
 }
 
 /// [`Life::flags`].
@@ -202,6 +204,8 @@ pub struct Birth {
     pub life: Life,
     /// Age of the connection, from SYN_SENT or SYN_RECV, nanoseconds.
     pub conn_ns: u64,
+    /// From SYN_SENT to ESTABLISHED, nanoseconds, never 0: the search for a port and the handshake.
+    pub connect_ns: u64,
     /// `tcp_sock.bytes_received`: payload, and one for the peer's FIN if it came.
     pub bytes_in: u64,
     /// Payload sent without retransmissions: `tcp_sock.bytes_sent - bytes_retrans`.
@@ -272,6 +276,8 @@ pub struct Connect {
     pub header: Header,
     /// What it wanted, without a local port; or the first minisock that it was denied for this reason.
     pub life: Life,
+    /// From SYN_SENT to the failure, nanoseconds, never 0.
+    pub took_ns: u64,
     /// How many minisocks it was denied for this reason.
     pub count: u32,
     /// One of [`denial`].
@@ -283,10 +289,10 @@ pub struct Connect {
 const _: () = {
     assert!(size::<Header>() == 16);
     assert!(size::<Life>() == 88);
-    assert!(size::<Birth>() == 16 + 88 + 72);
+    assert!(size::<Birth>() == 16 + 88 + 80);
     assert!(size::<Touch>() == 16 + 88 + 16);
     assert!(size::<Death>() == 16 + 88 + 32);
-    assert!(size::<Connect>() == 16 + 88 + 8);
+    assert!(size::<Connect>() == 16 + 88 + 16);
     assert!(core::mem::offset_of!(Life, netns) == 48);
     assert!(core::mem::offset_of!(Life, closer_pid) == 64);
     assert!(align_of::<Birth>() == 8);

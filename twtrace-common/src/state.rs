@@ -8,6 +8,8 @@ use crate::{COMM_LEN, record::denial, size};
 pub struct Conn {
     /// When it entered SYN_SENT or SYN_RECV, nanoseconds of `CLOCK_MONOTONIC`; 0: not seen.
     pub start_ns: u64,
+    /// From SYN_SENT to ESTABLISHED, nanoseconds; 0: not seen, or not both.
+    pub connect_ns: u64,
     /// The closer's cgroup v2 id.
     pub cgroup_id: u64,
     /// Who called connect(); 0: not seen, or accepted.
@@ -103,7 +105,7 @@ pub struct Denied {
 pub const DENIALS: usize = denial::COUNT - 1;
 
 const _: () = {
-    assert!(size::<Conn>() == 64);
+    assert!(size::<Conn>() == 72);
     assert!(size::<Alive>() == 56);
     assert!(size::<Closing>() == 16);
     assert!(size::<Denied>() == 8 + DENIALS * 14 + 8);

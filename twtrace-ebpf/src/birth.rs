@@ -236,6 +236,10 @@ pub fn from_socket<'a>(
             birth.conn_ns = now.saturating_sub(conn.start_ns);
             birth.life.valid |= valid::CONN;
         }
+        if conn.connect_ns != 0 {
+            birth.connect_ns = conn.connect_ns;
+            birth.life.valid |= valid::CONNECT;
+        }
         if conn.has_opener == 1 {
             birth.opener_pid = conn.opener_pid;
             birth.opener_comm = conn.opener_comm;

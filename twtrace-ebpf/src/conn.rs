@@ -1,4 +1,4 @@
-//! Capabilities `conn` and `closer`: who opened a connection, when, and who closed it.
+//! Capabilities `conn` and `closer`: who opened a connection, when, how long that took, and who closed it.
 //!
 //! One tracepoint serves all backends: `sock:inet_sock_set_state(const struct sock *sk, int old, int new)`. It never
 //! reports TIME_WAIT, but it runs in the task that opens (CLOSE -> SYN_SENT) and in the one that closes (.. ->
@@ -22,6 +22,7 @@ use crate::{
     refusal,
 };
 
+const ESTABLISHED: i32 = 1;
 const SYN_SENT: i32 = 2;
 const SYN_RECV: i32 = 3;
 const FIN_WAIT1: i32 = 4;
@@ -58,13 +59,13 @@ fn is_done(sk: u64, new: i32) -> bool {
         Some(conn) => i32::from(unsafe { (*conn).state }),
         None => return new == CLOSE,
     };
-    matches!(new, SYN_SENT | SYN_RECV | FIN_WAIT1) && state == new
+    matches!(new, ESTABLISHED | SYN_SENT | SYN_RECV | FIN_WAIT1) && state == new
 }
 
 #[inline(always)]
 fn transition(ctx: &BtfTracePointContext) {
     let (old, new) = (ctx.arg::<i32>(1), ctx.arg::<i32>(2));
-    if old == new || !matches!(new, SYN_SENT | SYN_RECV | FIN_WAIT1 | FIN_WAIT2 | CLOSE | IN_CLOSING) {
+    if old == new || !matches!(new, ESTABLISHED | SYN_SENT | SYN_RECV | FIN_WAIT1 | FIN_WAIT2 | CLOSE | IN_CLOSING) {
         return;
     }
     let sock = Typed(ctx.arg::<*const u8>(0));
@@ -74,6 +75,7 @@ fn transition(ctx: &BtfTracePointContext) {
     let sk = sock.address();
     match new {
         SYN_SENT => opened(sk),
+        ESTABLISHED if old == SYN_SENT => established(sk),
         SYN_RECV if old == LISTEN => accepted(sk),
         FIN_WAIT1 => closed(sk),
         FIN_WAIT2 | IN_CLOSING => closing(sock),
@@ -98,6 +100,22 @@ fn accepted(sk: u64) {
     let conn = clear(&mut conn);
     (conn.start_ns, conn.role, conn.state) = (now(), role::SERVER, SYN_RECV as u8);
     follow(sk, conn);
+}
+
+/// Notes what connect() took. A socket that goes through SYN_RECV has met another that opened at the same time: that is
+/// no handshake to be measured.
+#[inline(always)]
+fn established(sk: u64) {
+    if let Some(conn) = CONNS.get_ptr_mut(sk) {
+        // SAFETY: the entry belongs to this socket, whose lock is held at every transition.
+        let conn = unsafe { &mut *conn };
+        // Else the last that was told of this address is another connection, or this one is accepted.
+        if conn.state == SYN_SENT as u8 {
+            // The clock may not have moved, and 0 means not known.
+            conn.connect_ns = now().saturating_sub(conn.start_ns).max(1);
+            conn.state = ESTABLISHED as u8;
+        }
+    }
 }
 
 #[inline(always)]

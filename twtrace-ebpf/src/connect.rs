@@ -143,11 +143,19 @@ fn generation(sk: u64) -> u64 {
     }
 }
 
+/// A connect() that failed: when its socket came to SYN_SENT (0: not seen), and when it was over, nanoseconds.
+#[derive(Clone, Copy)]
+struct Call {
+    start_ns: u64,
+    now: u64,
+}
+
 /// Called when connect() comes to nothing, on the tracepoint backend for whatever reason.
 #[inline(always)]
 pub fn failed(sk: impl Object) {
     let Some(port) = kernel::local_port(sk, Of::Socket) else { return };
     let Some(counters) = maps::counters() else { return };
+    let call = Call { start_ns: generation(sk.address()), now: now() };
     if port == 0 {
         let mut life = MaybeUninit::uninit();
         let life = clear(&mut life);
@@ -156,7 +164,7 @@ pub fn failed(sk: impl Object) {
         if matched && life.flags & flag::SELF_TEST == 0 {
             count(&counters.no_port);
         }
-        tell(counters, kind::NO_PORT, life, matched, denial::NONE, 0);
+        tell(counters, kind::NO_PORT, call, life, matched, denial::NONE, 0);
     }
     if knob!(DUTIES.reuse_denied) == 0 {
         return;
@@ -164,15 +172,15 @@ pub fn failed(sk: impl Object) {
     if let Some(denied) = DENIED.get_ptr(sk.address()) {
         // SAFETY: removed below, by nobody else: the socket's lock is held.
         let denied = unsafe { &*denied };
-        if (port == 0 || denied.bound == 1) && denied.start_ns == generation(sk.address()) {
-            tell_denied(counters, sk, denied);
+        if (port == 0 || denied.bound == 1) && denied.start_ns == call.start_ns {
+            tell_denied(counters, sk, call, denied);
         }
         let _gone_already = DENIED.remove(sk.address());
     }
 }
 
 #[inline(always)]
-fn tell_denied(counters: &Counters, sk: impl Object, denied: &Denied) {
+fn tell_denied(counters: &Counters, sk: impl Object, call: Call, denied: &Denied) {
     let mut life = MaybeUninit::uninit();
     let life = clear(&mut life);
     caller(sk, life);
@@ -188,7 +196,7 @@ fn tell_denied(counters: &Counters, sk: impl Object, denied: &Denied) {
         if matched && life.flags & flag::SELF_TEST == 0 {
             count(&counters.reuse_denied[row + 1]);
         }
-        tell(counters, kind::REUSE_DENIED, life, matched, row as u8 + 1, many);
+        tell(counters, kind::REUSE_DENIED, call, life, matched, row as u8 + 1, many);
     }
 }
 
@@ -206,11 +214,15 @@ fn caller(sk: impl Object, life: &mut Life) {
 }
 
 #[inline(always)]
-fn tell(counters: &Counters, kind: u8, life: &Life, matched: bool, reason: u8, many: u32) {
-    let now = now();
+fn tell(counters: &Counters, kind: u8, call: Call, life: &Life, matched: bool, reason: u8, many: u32) {
     emit::emit::<Connect>(counters, kind, life, matched, |place| {
         let connect = clear(place);
-        head(&mut connect.header, kind, now);
+        head(&mut connect.header, kind, call.now);
         (connect.life, connect.reason, connect.count) = (*life, reason, many);
+        if call.start_ns != 0 {
+            // The clock may not have moved, and 0 means not known.
+            connect.took_ns = call.now.saturating_sub(call.start_ns).max(1);
+            connect.life.valid |= valid::CONNECT;
+        }
     });
 }

@@ -127,6 +127,7 @@ fn connection(birth: &raw::Birth) -> Connection {
     Connection {
         opener: known(valid::OPENER).then(|| task(birth.opener_pid, birth.opener_comm)),
         conn_ns: known(valid::CONN).then_some(birth.conn_ns),
+        connect_ns: known(valid::CONNECT).then_some(birth.connect_ns),
         timestamps: known(valid::TIMESTAMPS).then_some(birth.timestamps != 0),
         bytes_in: known(valid::BYTES).then_some(birth.bytes_in.saturating_sub(fin)),
         bytes_out: known(valid::BYTES).then_some(birth.bytes_out),
@@ -171,12 +172,16 @@ fn died(record: raw::Death) -> Event {
 }
 
 fn no_port(record: raw::Connect) -> Event {
-    event(record.header, &record.life, Detail::NoPort)
+    event(record.header, &record.life, Detail::NoPort { took_ns: took_ns(&record) })
 }
 
 fn reuse_denied(record: raw::Connect) -> Event {
-    let detail = Detail::ReuseDenied { reason: Denial::from_raw(record.reason), count: record.count };
-    event(record.header, &record.life, detail)
+    let (reason, count) = (Denial::from_raw(record.reason), record.count);
+    event(record.header, &record.life, Detail::ReuseDenied { reason, count, took_ns: took_ns(&record) })
+}
+
+fn took_ns(record: &raw::Connect) -> Option<u64> {
+    (record.life.valid & valid::CONNECT != 0).then_some(record.took_ns)
 }
 
 #[cfg(test)]

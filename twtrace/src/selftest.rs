@@ -157,6 +157,7 @@ mod tests {
         let connection = Connection {
             opener: None,
             conn_ns: None,
+            connect_ns: None,
             timestamps: None,
             bytes_in: None,
             bytes_out: None,

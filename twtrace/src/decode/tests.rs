@@ -35,6 +35,7 @@ fn a_birth_tells_what_is_valid_and_nothing_else() {
     let mut record: Birth = zeroed();
     (record.header, record.life) = (header(kind::BORN), life());
     (record.bytes_in, record.bytes_out, record.srtt_us, record.conn_ns) = (101, 200, 30, 4_000);
+    record.connect_ns = 1_000;
     record.life.valid |= valid::BYTES | valid::CONN;
     let event = decode(&bytes_of(&record)).unwrap();
     assert_eq!((event.mono_ns, event.kind(), event.self_test), (42, Kind::Born, false));
@@ -45,6 +46,10 @@ fn a_birth_tells_what_is_valid_and_nothing_else() {
     // The peer's FIN was counted as a byte.
     assert_eq!((connection.bytes_in, connection.bytes_out, connection.conn_ns), (Some(100), Some(200), Some(4_000)));
     assert_eq!((timeout_ms, connection.srtt_us, connection.opener, connection.mark), (None, None, None, None));
+    assert_eq!(connection.connect_ns, None);
+    record.life.valid |= valid::CONNECT;
+    let event = decode(&bytes_of(&record)).unwrap();
+    assert!(matches!(event.detail, Detail::Born { connection, .. } if connection.connect_ns == Some(1_000)));
 }
 
 #[test]
@@ -103,10 +108,13 @@ fn a_connect_without_a_port_has_none_and_no_life() {
     (record.life.id, record.life.lport) = (0, 0);
     record.life.valid &= !valid::SUBSTATE;
     let event = decode(&bytes_of(&record)).unwrap();
-    assert_eq!((event.kind(), event.detail), (Kind::NoPort, Detail::NoPort));
+    assert_eq!((event.kind(), event.detail), (Kind::NoPort, Detail::NoPort { took_ns: None }));
     assert_eq!((event.life.id, event.life.substate), (None, None));
     assert_eq!(event.life.tuple.unwrap().port(), None);
     assert_eq!(event.life.closer.unwrap().task.pid, 99);
+    record.took_ns = 70_000;
+    record.life.valid |= valid::CONNECT;
+    assert_eq!(decode(&bytes_of(&record)).unwrap().detail, Detail::NoPort { took_ns: Some(70_000) });
 }
 
 #[test]
@@ -116,7 +124,7 @@ fn a_denial_tells_reason_and_number() {
     for (raw, reason) in [(denial::TOO_YOUNG, Denial::TooYoung), (77, Denial::Unknown(77))] {
         (record.reason, record.count) = (raw, 28_232);
         let event = decode(&bytes_of(&record)).unwrap();
-        assert_eq!(event.detail, Detail::ReuseDenied { reason, count: 28_232 });
+        assert_eq!(event.detail, Detail::ReuseDenied { reason, count: 28_232, took_ns: None });
         assert_eq!((event.life.id, event.life.tuple.unwrap().port()), (Some(7), Some(80)));
     }
 }

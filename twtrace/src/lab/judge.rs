@@ -14,7 +14,7 @@ use super::{
     tally::Tally,
     want::{End, Is, Turn, Want, WantDenied, WantNoPort, WantRefused, Who},
 };
-use crate::model::event::{Cause, Closer, Detail, Event, Kind, Substate, Tuple};
+use crate::model::event::{Cause, Closer, Connection, Detail, Event, Kind, Role, Substate, Tuple};
 
 /// Everything that a scenario did, and what it knows of it.
 #[derive(Clone, Debug, Default)]
@@ -269,6 +269,7 @@ fn one(want: &Want, told: &Told<'_>, knows: Knows, verdict: &mut Verdict) {
         if let Detail::Born { timeout_ms, connection } = &born.detail {
             verdict.is(|| of("opener"), &want.opener, connection.opener.map(Who::told).as_ref());
             verdict.is(|| of("age of the connection, ns,"), &want.conn_ns, connection.conn_ns.as_ref());
+            connect(&of, want, connection, verdict);
             verdict.is(|| of("bytes in"), &want.bytes_in, connection.bytes_in.as_ref());
             verdict.is(|| of("bytes out"), &want.bytes_out, connection.bytes_out.as_ref());
             verdict.is(|| of("srtt, us,"), &want.srtt_us, connection.srtt_us.as_ref());
@@ -303,6 +304,16 @@ fn one(want: &Want, told: &Told<'_>, knows: Knows, verdict: &mut Verdict) {
             verdict.equal(|| of("end"), &word(*wanted == End::Alive), &word(seen.is_none()));
         }
     }
+}
+
+/// What connect() took, of a connection that was opened here: part of its age, and known. Of any other there is nothing.
+fn connect(of: &dyn Fn(&str) -> String, want: &Want, told: &Connection, verdict: &mut Verdict) {
+    let wanted = match want.role {
+        Is::Exactly(Role::Client) => Is::Within(1..=told.conn_ns.unwrap_or(0)),
+        Is::Exactly(_) | Is::Unknown => Is::Unknown,
+        Is::Anything | Is::Within(_) => Is::Anything,
+    };
+    verdict.is(|| of("time that connect() took, ns,"), &wanted, told.connect_ns.as_ref());
 }
 
 fn closer(of: &dyn Fn(&str) -> String, want: &Want, closer: Option<Closer>, verdict: &mut Verdict) {

@@ -14,7 +14,7 @@ use super::{
     lives::{self, Pair},
     oracle,
     segment::{self, Info},
-    want::{End, Is, Turn, Want, WantNoPort, Who, between, own_cgroup},
+    want::{End, Is, SOME_TIME, Turn, Want, WantNoPort, Who, between, own_cgroup},
 };
 use crate::{
     host::{clock::monotonic_ns, netns::Netns},
@@ -303,7 +303,8 @@ impl<'a> Stage<'a> {
     pub fn no_port(&mut self, listener: &TcpListener) -> io::Result<()> {
         let to = listener.local_addr()?;
         let to = SocketAddr::new(to.ip().to_canonical(), to.port());
-        self.made.no_port.push(WantNoPort { netns: self.netns.inum(), to, caller: Is::Exactly(self.me.clone()) });
+        let (netns, caller) = (self.netns.inum(), Is::Exactly(self.me.clone()));
+        self.made.no_port.push(WantNoPort { netns, to, caller, took_ns: SOME_TIME });
         Ok(())
     }
 

@@ -63,7 +63,7 @@ impl Tally {
                 Detail::Rearmed { .. } => tally.add(REARMED, "rearmed", usize::from(rearmed_matters)),
                 Detail::Died { cause, .. } => tally.add(DIED, cause.word(), 1),
                 Detail::Refused { .. } => tally.add(REST, "refused", 1),
-                Detail::NoPort => tally.add(REST, "no_port", 1),
+                Detail::NoPort { .. } => tally.add(REST, "no_port", 1),
                 Detail::ReuseDenied { .. } => tally.add(REST, "reuse_denied", usize::from(!made.denied_at_will)),
             }
         }

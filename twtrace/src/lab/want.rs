@@ -231,25 +231,30 @@ pub struct WantNoPort {
     pub to: SocketAddr,
     /// Who called it.
     pub caller: Is<Who>,
+    /// How long it took, nanoseconds.
+    pub took_ns: Is<u64>,
 }
+
+/// What takes time at all, nanoseconds: it is known, and not 0.
+pub const SOME_TIME: Is<u64> = Is::Within(1..=u64::MAX);
 
 impl WantNoPort {
     /// What an event tells of such a call.
     #[must_use]
     pub fn told(event: &Event) -> Option<Self> {
+        let Detail::NoPort { took_ns } = event.detail else { return None };
         let tuple = event.life.tuple?;
         let to = SocketAddr::new(tuple.raddr, tuple.rport);
-        matches!(event.detail, Detail::NoPort).then_some(Self {
-            netns: event.life.netns?,
-            to,
-            caller: caller(event.life.closer),
-        })
+        let caller = caller(event.life.closer);
+        Some(Self { netns: event.life.netns?, to, caller, took_ns: known(took_ns) })
     }
 
     /// True if what was told is what was wanted.
     #[must_use]
     pub fn holds(&self, told: &Self) -> bool {
-        (self.netns, self.to) == (told.netns, told.to) && is(&self.caller, &told.caller)
+        (self.netns, self.to) == (told.netns, told.to)
+            && is(&self.caller, &told.caller)
+            && is(&self.took_ns, &told.took_ns)
     }
 }
 
@@ -266,31 +271,38 @@ pub struct WantDenied {
     pub count: u32,
     /// Who called connect().
     pub caller: Is<Who>,
+    /// How long that took, nanoseconds.
+    pub took_ns: Is<u64>,
 }
 
 impl WantDenied {
     /// What an event tells of a denial.
     #[must_use]
     pub fn told(event: &Event) -> Option<Self> {
-        let Detail::ReuseDenied { reason, count } = event.detail else { return None };
-        let caller = caller(event.life.closer);
-        Some(Self { netns: event.life.netns?, tuple: event.life.tuple?, reason, count, caller })
+        let Detail::ReuseDenied { reason, count, took_ns } = event.detail else { return None };
+        let (caller, took_ns) = (caller(event.life.closer), known(took_ns));
+        Some(Self { netns: event.life.netns?, tuple: event.life.tuple?, reason, count, caller, took_ns })
     }
 
     /// True if what was told is what was wanted.
     #[must_use]
     pub fn holds(&self, told: &Self) -> bool {
         let same = |it: &Self| (it.netns, it.tuple, it.reason, it.count);
-        same(self) == same(told) && is(&self.caller, &told.caller)
+        same(self) == same(told) && is(&self.caller, &told.caller) && is(&self.took_ns, &told.took_ns)
     }
 }
 
 /// The task that acted, as it was told.
 fn caller(closer: Option<Closer>) -> Is<Who> {
-    closer.map_or(Is::Unknown, |closer| Is::Exactly(Who::told(closer.task)))
+    known(closer.map(|closer| Who::told(closer.task)))
 }
 
-fn is(wanted: &Is<Who>, told: &Is<Who>) -> bool {
+/// A value as it was told.
+fn known<T>(told: Option<T>) -> Is<T> {
+    told.map_or(Is::Unknown, Is::Exactly)
+}
+
+fn is<T: PartialOrd>(wanted: &Is<T>, told: &Is<T>) -> bool {
     match told {
         Is::Exactly(told) => wanted.holds(Some(told)),
         _ => wanted.holds(None),

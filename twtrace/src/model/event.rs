@@ -254,6 +254,9 @@ pub struct Connection {
     pub opener: Option<Task>,
     /// From SYN_SENT or SYN_RECV to now, nanoseconds.
     pub conn_ns: Option<u64>,
+    /// What connect() took, from SYN_SENT to ESTABLISHED, nanoseconds; `None` for accepted connections, for those opened
+    /// at both ends at once, and for those opened before twtrace.
+    pub connect_ns: Option<u64>,
     /// Both ends sent TCP timestamps.
     pub timestamps: Option<bool>,
     /// Payload received, bytes.
@@ -307,13 +310,18 @@ pub enum Detail {
         connection: Connection,
     },
     /// A connect() found no port.
-    NoPort,
+    NoPort {
+        /// How long it looked, from SYN_SENT to now, nanoseconds.
+        took_ns: Option<u64>,
+    },
     /// A connect() that failed was denied minisocks in its way; the life is that of the first, the closer the caller.
     ReuseDenied {
         /// Why.
         reason: Denial,
         /// How many, for this reason.
         count: u32,
+        /// How long the connect() took, from SYN_SENT to now, nanoseconds.
+        took_ns: Option<u64>,
     },
 }
 
@@ -340,7 +348,7 @@ impl Event {
             Detail::Rearmed { .. } => Kind::Rearmed,
             Detail::Died { .. } => Kind::Died,
             Detail::Refused { .. } => Kind::Refused,
-            Detail::NoPort => Kind::NoPort,
+            Detail::NoPort { .. } => Kind::NoPort,
             Detail::ReuseDenied { .. } => Kind::ReuseDenied,
         }
     }

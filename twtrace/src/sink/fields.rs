@@ -129,6 +129,7 @@ const CALLER: &[Field] = &[
     maybe("pid", Integer, "", "process that called connect(), in the initial pid namespace", NOT_READ),
     maybe("comm", Text, "", "name of the thread that called connect()", NOT_READ),
     maybe("cgroup_id", Integer, "inode number", "cgroup v2 of the thread that called connect()", NOT_READ),
+    maybe("took_ns", Integer, "ns", "what connect() took until it failed, from SYN_SENT", "its beginning was not seen"),
 ];
 
 const TIMER: &[Field] =
@@ -140,6 +141,13 @@ const CONNECTION: &[Field] = &[
     maybe("opener_pid", Integer, "", "process that called connect()", NO_OPENER),
     maybe("opener_comm", Text, "", "name of the thread that called connect()", NO_OPENER),
     maybe("conn_ns", Integer, "ns", "age of the connection, from SYN_SENT or SYN_RECV", "its beginning was not seen"),
+    maybe(
+        "connect_ns",
+        Integer,
+        "ns",
+        "what connect() took, from SYN_SENT to ESTABLISHED: the search for a port and the handshake",
+        "accepted here, opened at both ends at once, or its beginning was not seen",
+    ),
     maybe("timestamps", Bool, "", "both ends sent TCP timestamps", NOT_READ),
     maybe("bytes_in", Integer, "bytes", "payload received", NOT_READ),
     maybe("bytes_out", Integer, "bytes", "payload sent, without retransmissions", NOT_READ),

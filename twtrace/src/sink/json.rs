@@ -63,9 +63,12 @@ impl Sink for JsonSink {
                 let birth = Birth::of(life, None, connection);
                 self.line(kind, mono_ns, Refused { socket, birth, reason, used, limit });
             }
-            Detail::NoPort => self.line(kind, mono_ns, NoPort { socket, owner: Owner::of(life) }),
-            Detail::ReuseDenied { reason, count } => {
-                self.line(kind, mono_ns, ReuseDenied { socket, owner: Owner::of(life), reason, count });
+            Detail::NoPort { took_ns } => {
+                self.line(kind, mono_ns, NoPort { socket, owner: Owner::of(life), took_ns });
+            }
+            Detail::ReuseDenied { reason, count, took_ns } => {
+                let owner = Owner::of(life);
+                self.line(kind, mono_ns, ReuseDenied { socket, owner, took_ns, reason, count });
             }
         }
     }
@@ -171,6 +174,7 @@ struct Birth {
     opener_pid: Option<u32>,
     opener_comm: Option<Word>,
     conn_ns: Option<u64>,
+    connect_ns: Option<u64>,
     timestamps: Option<bool>,
     bytes_in: Option<u64>,
     bytes_out: Option<u64>,
@@ -180,7 +184,7 @@ struct Birth {
 
 impl Birth {
     fn of(life: &Life, timeout_ms: Option<u32>, connection: Connection) -> Self {
-        let Connection { opener, conn_ns, timestamps, bytes_in, bytes_out, srtt_us, mark } = connection;
+        let Connection { opener, conn_ns, connect_ns, timestamps, bytes_in, bytes_out, srtt_us, mark } = connection;
         let (opener_pid, opener_comm) = task(opener);
         Self {
             substate: life.substate,
@@ -189,6 +193,7 @@ impl Birth {
             opener_pid,
             opener_comm,
             conn_ns,
+            connect_ns,
             timestamps,
             bytes_in,
             bytes_out,
@@ -264,6 +269,7 @@ struct NoPort {
     socket: Socket,
     #[serde(flatten)]
     owner: Owner,
+    took_ns: Option<u64>,
 }
 
 #[derive(Serialize)]
@@ -272,6 +278,7 @@ struct ReuseDenied {
     socket: Socket,
     #[serde(flatten)]
     owner: Owner,
+    took_ns: Option<u64>,
     reason: Denial,
     count: u32,
 }

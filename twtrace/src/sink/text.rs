@@ -160,7 +160,7 @@ struct StateOf<'a>(&'a Life, &'a Detail);
 impl fmt::Display for StateOf<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.1 {
-            Detail::NoPort | Detail::ReuseDenied { .. } => f.pad("-"),
+            Detail::NoPort { .. } | Detail::ReuseDenied { .. } => f.pad("-"),
             _ => Known(self.0.substate).fmt(f),
         }
     }
@@ -175,7 +175,7 @@ impl fmt::Display for CauseOf<'_> {
             Detail::Died { cause, .. } => cause.fmt(f),
             Detail::Refused { reason, .. } => reason.fmt(f),
             Detail::ReuseDenied { reason, .. } => reason.fmt(f),
-            Detail::Born { .. } | Detail::Turned { .. } | Detail::Rearmed { .. } | Detail::NoPort => f.pad("-"),
+            Detail::Born { .. } | Detail::Turned { .. } | Detail::Rearmed { .. } | Detail::NoPort { .. } => f.pad("-"),
         }
     }
 }
@@ -189,7 +189,7 @@ impl fmt::Display for LifeOf<'_> {
             Detail::Died { life_ns, .. } => Known(life_ns.map(Span)).fmt(f),
             Detail::Turned { after_ns } => Known(after_ns.map(Span)).fmt(f),
             Detail::Born { timeout_ms, .. } | Detail::Rearmed { timeout_ms } => Known(timeout_ms.map(Timeout)).fmt(f),
-            Detail::Refused { .. } | Detail::NoPort | Detail::ReuseDenied { .. } => f.pad("-"),
+            Detail::Refused { .. } | Detail::NoPort { .. } | Detail::ReuseDenied { .. } => f.pad("-"),
         }
     }
 }

@@ -15,7 +15,7 @@ use twtrace::{
         diag,
         lives::{self, sysctl},
         stage::{Family, First, Stage},
-        want::{End, Is, WantDenied, WantNoPort, between},
+        want::{End, Is, SOME_TIME, WantDenied, WantNoPort, between},
     },
     model::event::{Cause, Denial, Detail, Event, Kind, Substate, Tuple},
 };
@@ -135,14 +135,14 @@ fn failed(stage: &mut Stage<'_>, listener: &TcpListener, reason: Denial) -> io::
     let tuple = Tuple { lport: PORTS[0], ..stage.last()?.tuple };
     let (netns, caller) = (stage.netns.inum(), Is::Exactly(stage.me.clone()));
     let to = SocketAddr::new(tuple.raddr, listener.local_addr()?.port());
-    stage.made.no_port.push(WantNoPort { netns, to, caller });
+    stage.made.no_port.push(WantNoPort { netns, to, caller, took_ns: SOME_TIME });
     denied(stage, tuple, reason, PORTS.len() as u32);
     Ok(())
 }
 
 fn denied(stage: &mut Stage<'_>, tuple: Tuple, reason: Denial, count: u32) {
     let (netns, caller) = (stage.netns.inum(), Is::Exactly(stage.me.clone()));
-    stage.made.denied.push(WantDenied { netns, tuple, reason, count, caller });
+    stage.made.denied.push(WantDenied { netns, tuple, reason, count, caller, took_ns: SOME_TIME });
 }
 
 /// A port that was bound beforehand: no search, and one TIME_WAIT in the way.

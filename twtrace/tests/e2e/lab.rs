@@ -185,10 +185,10 @@ fn mutants_of(events: &[Event], index: usize) -> [Vec<Event>; 3] {
         Detail::Refused { used, limit, connection, .. } => {
             Detail::Refused { reason: Refusal::Memory, used, limit, connection }
         }
-        Detail::NoPort => Detail::ReuseDenied { reason: Denial::Disabled, count: 1 },
-        Detail::ReuseDenied { reason, count } => {
+        Detail::NoPort { took_ns } => Detail::ReuseDenied { reason: Denial::Disabled, count: 1, took_ns },
+        Detail::ReuseDenied { reason, count, took_ns } => {
             let reason = if reason == Denial::Disabled { Denial::TooYoung } else { Denial::Disabled };
-            Detail::ReuseDenied { reason, count }
+            Detail::ReuseDenied { reason, count, took_ns }
         }
     };
     [dropped, doubled, renamed]

@@ -91,6 +91,7 @@ impl Line<'_> {
         Ok(Connection {
             opener: self.task("opener_pid", "opener_comm")?,
             conn_ns: self.number("conn_ns")?,
+            connect_ns: self.number("connect_ns")?,
             timestamps: self.flag("timestamps")?,
             bytes_in: self.number("bytes_in")?,
             bytes_out: self.number("bytes_out")?,
@@ -138,10 +139,11 @@ fn read(line: &Line<'_>) -> Read<Event> {
             connection: line.connection()?,
         },
         Kind::NoPort if life.id.is_some() => return Err("a minisock's id without a minisock".to_owned()),
-        Kind::NoPort => Detail::NoPort,
+        Kind::NoPort => Detail::NoPort { took_ns: line.number("took_ns")? },
         Kind::ReuseDenied => Detail::ReuseDenied {
             reason: line.word("reason", Denial::from_word)?.unwrap_or(Denial::Unknown(0)),
             count: line.number("count")?.ok_or("no count")?,
+            took_ns: line.number("took_ns")?,
         },
         Kind::Unknown(_) => return Err("no such type".to_owned()),
     };

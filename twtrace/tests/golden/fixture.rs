@@ -58,6 +58,7 @@ fn connection() -> Connection {
     Connection {
         opener: Some(task(4711, "a \"b\"\\c")),
         conn_ns: Some(1_234_567),
+        connect_ns: Some(34_567),
         timestamps: Some(true),
         bytes_in: Some(1 << 40),
         bytes_out: Some(0),
@@ -70,6 +71,7 @@ fn no_connection() -> Connection {
     Connection {
         opener: None,
         conn_ns: None,
+        connect_ns: None,
         timestamps: None,
         bytes_in: None,
         bytes_out: None,
@@ -92,9 +94,10 @@ fn known_details() -> Vec<Detail> {
         },
         Detail::Refused { reason: Refusal::Memory, used: None, limit: Some(5), connection: no_connection() },
     ];
-    details.push(Detail::NoPort);
+    details.push(Detail::NoPort { took_ns: Some(1_234_000) });
     let counts = [28_232, 2, 1, 14_116];
-    details.extend(Denial::ALL.iter().zip(counts).map(|(&reason, count)| Detail::ReuseDenied { reason, count }));
+    let denied = |(&reason, count)| Detail::ReuseDenied { reason, count, took_ns: Some(1_234_000) };
+    details.extend(Denial::ALL.iter().zip(counts).map(denied));
     let causes = Cause::ALL.iter().zip([60_123_456_789, 1_500_000, 12_345, 999, 100_000_000, 1_000_000_000, 0]);
     details.extend(causes.map(|(&cause, life_ns)| died(cause, life_ns)));
     for cause in [Cause::Reused, Cause::ReusedBound] {
@@ -111,8 +114,8 @@ fn unknown_details() -> Vec<Detail> {
         Detail::Died { cause: Cause::Unknown(0), life_ns: None, taker: None },
         Detail::Died { cause: Cause::Unknown(200), life_ns: None, taker: None },
         Detail::Refused { reason: Refusal::Unknown(9), used: None, limit: None, connection: no_connection() },
-        Detail::NoPort,
-        Detail::ReuseDenied { reason: Denial::Unknown(5), count: 0 },
+        Detail::NoPort { took_ns: None },
+        Detail::ReuseDenied { reason: Denial::Unknown(5), count: 0, took_ns: None },
     ]
 }
 
@@ -136,7 +139,7 @@ pub fn all_events() -> Vec<(&'static str, Vec<Event>)> {
         ("unknown", events(unknown(), unknown_details())),
         ("known_life_unknown_detail", events(v4(), unknown_details())),
         ("unknown_life_known_detail", events(unknown(), known_details())),
-        ("no_port", events(no_port, vec![Detail::NoPort])),
+        ("no_port", events(no_port, vec![Detail::NoPort { took_ns: Some(1_234_000) }])),
         ("preexisting", events(before, of_before)),
         ("integers_without_a_word", events(odd, unknown_details())),
     ]

@@ -3,8 +3,8 @@ use std::net::Ipv4Addr;
 use super::*;
 use crate::{
     host::counters::KernelCounters,
-    lab::oracle::Look,
-    model::event::{Comm, Connection, Life, Refusal, Role, Task},
+    lab::{oracle::Look, want::SOME_TIME},
+    model::event::{Comm, Connection, Denial, Life, Refusal, Role, Task},
     selftest::TwCounts,
 };
 
@@ -39,6 +39,7 @@ fn connection() -> Connection {
     Connection {
         opener: Some(task()),
         conn_ns: Some(100),
+        connect_ns: Some(100),
         timestamps: Some(true),
         bytes_in: Some(1),
         bytes_out: Some(2),
@@ -161,7 +162,48 @@ fn every_field_counts() {
     let mut events = told();
     let Detail::Born { connection, .. } = &mut events[0].detail else { panic!("not a birth") };
     *connection = Connection { conn_ns: Some(49), bytes_in: None, srtt_us: Some(4), ..*connection };
-    assert_eq!(judge(&made(), &events, ALL).differ, 3);
+    // What connect() took is more than the age now.
+    assert_eq!(judge(&made(), &events, ALL).differ, 4);
+}
+
+#[test]
+fn what_connect_took_is_known_of_what_was_opened_here_alone() {
+    let differ = |role, connect_ns: Option<u64>| {
+        let (mut made, mut events) = (made(), told());
+        made.wants[0].role = Is::Exactly(role);
+        events.iter_mut().for_each(|event| event.life.role = Some(role));
+        made.wants[1].role = Is::Exactly(role);
+        made.wants[1].conn_ns = Is::Anything;
+        for event in &mut events {
+            if let Detail::Born { connection, .. } = &mut event.detail {
+                connection.connect_ns = connect_ns;
+            }
+        }
+        judge(&made, &events, ALL).differ
+    };
+    assert_eq!([Some(1), Some(100)].map(|took| differ(Role::Client, took)), [0, 0]);
+    assert_eq!([None, Some(0), Some(101)].map(|took| differ(Role::Client, took)), [2, 2, 2]);
+    assert_eq!([None, Some(1)].map(|took| differ(Role::Server, took)), [0, 2]);
+}
+
+#[test]
+fn how_long_a_failed_connect_took_is_known() {
+    let to = std::net::SocketAddr::from((Ipv4Addr::LOCALHOST, 80));
+    let caller = Is::Exactly(Who::told(task()));
+    let (reason, count) = (Denial::TooYoung, 2);
+    let made = Made {
+        netns: vec![NETNS],
+        no_port: vec![WantNoPort { netns: NETNS, to, caller: caller.clone(), took_ns: SOME_TIME }],
+        denied: vec![WantDenied { netns: NETNS, tuple: tuple(5), reason, count, caller, took_ns: SOME_TIME }],
+        until_ns: 100,
+        ..Made::default()
+    };
+    let differ = |took_ns| {
+        let events =
+            [event(1, 4, Detail::NoPort { took_ns }), event(2, 5, Detail::ReuseDenied { reason, count, took_ns })];
+        judge(&made, &events, ALL).differ
+    };
+    assert_eq!([Some(1), Some(0), None].map(differ), [0, 2, 2]);
 }
 
 #[test]

@@ -12,7 +12,7 @@ use socket2::{Domain, Socket, Type};
 use super::super::{
     lives, oracle,
     stage::{Family, First, Link, Outcome, PATIENCE, Stage},
-    want::{End, Is, Turn, WantDenied},
+    want::{End, Is, SOME_TIME, Turn, WantDenied},
 };
 use crate::{
     host::netns,
@@ -63,7 +63,7 @@ fn takes(stage: &mut Stage<'_>, listener: &TcpListener, reason: Denial) -> io::R
 
 fn denied(stage: &mut Stage<'_>, tuple: Tuple, reason: Denial) {
     let (netns, caller) = (stage.netns.inum(), Is::Exactly(stage.me.clone()));
-    stage.made.denied.push(WantDenied { netns, tuple, reason, count: 1, caller });
+    stage.made.denied.push(WantDenied { netns, tuple, reason, count: 1, caller, took_ns: SOME_TIME });
 }
 
 /// connect() from a bound port takes a TIME_WAIT at once, with tcp_tw_reuse = 0, and a FIN_WAIT2 minisock too.
