@@ -74,9 +74,11 @@ pub fn reuse_bound(stage: &mut Stage<'_>) -> Outcome {
     stage.take_over(&listener)?;
     let from = stage.source(Family::V4);
     let server = stage.fin_wait2(&listener, Some(from))?;
-    // The server's end is still open, so nobody will answer: the takeover is done when connect() returns.
+    // The takeover is done when connect() returns. The server's end is still open and answers with an ACK, ours resets it,
+    // and a SYN that is sent again a second later reaches the listener: however late we are, this must leave no life.
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
     socket.set_reuse_address(true)?;
+    socket.set_linger(Some(Duration::ZERO))?;
     socket.bind(&from.into())?;
     socket.set_nonblocking(true)?;
     let started = socket.connect(&listener.local_addr()?.into()).map_err(|error| error.raw_os_error());
