@@ -109,9 +109,22 @@ pub(crate) use bump;
 pub fn next_id(counters: &Counters) -> u64 {
     let n = counters.ids + 1;
     count(&counters.ids);
+    (n << 13) | cpu()
+}
+
+/// An id for a minisock that is entered by the seeding iterator, apart from those of births. One walk at a time counts, but
+/// its task may move from one CPU to the next.
+#[inline(always)]
+pub fn seed_id(counters: &Counters) -> u64 {
+    const SEEDED: u64 = 1 << 52;
+    SEEDED | (counters.seeded + 1) << 13 | cpu()
+}
+
+/// The CPU's number, 13 bits (NR_CPUS is 8192 at most).
+#[inline(always)]
+fn cpu() -> u64 {
     // SAFETY: the helper takes nothing and cannot fail.
-    let cpu = u64::from(unsafe { bpf_get_smp_processor_id() });
-    (n << 13) | (cpu & 0x1fff)
+    u64::from(unsafe { bpf_get_smp_processor_id() }) & 0x1fff
 }
 
 #[inline(always)]
