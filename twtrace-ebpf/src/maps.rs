@@ -8,7 +8,7 @@ use aya_ebpf::{
 use twtrace_common::{
     counter::Counters,
     knob::{LiveKnobs, PortSet},
-    state::{Alive, Closing, Conn, Denied},
+    state::{Alive, Closing, Conn, Denied, Service},
 };
 
 use crate::again;
@@ -39,6 +39,10 @@ pub static ENTERING: HashMap<u64, u32> = HashMap::with_max_entries(4_096, 0);
 /// What a connect() was denied, by address of its socket: see [`crate::connect`].
 #[map]
 pub static DENIED: LruHashMap<u64, Denied> = LruHashMap::with_max_entries(4_096, 0);
+
+/// How many connections of each service the peer closed first: see [`crate::passive`]. Entries stay.
+#[map]
+pub static PASSIVE: HashMap<Service, u64> = HashMap::with_max_entries(4_096, 0);
 
 #[map]
 static COUNTERS: PerCpuArray<Counters> = PerCpuArray::with_max_entries(1, 0);
