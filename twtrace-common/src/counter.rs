@@ -77,6 +77,8 @@ pub struct Trouble {
     pub closing_full: u64,
     /// Denials of a connect() that could not be noted.
     pub denied_full: u64,
+    /// Passive closes of a service for which there was no room.
+    pub passive_full: u64,
     /// Kernel memory that could not be read.
     pub read_failed: u64,
     /// Kernel stacks that could not be taken.
@@ -90,7 +92,7 @@ pub struct Trouble {
 }
 
 const _: () = assert!(
-    size::<Counters>() == 8 * (4 * kind::COUNT + 4 + cause::SLOTS + refusal::COUNT + 1 + denial::COUNT + 5 + 9 + 3)
+    size::<Counters>() == 8 * (4 * kind::COUNT + 4 + cause::SLOTS + refusal::COUNT + 1 + denial::COUNT + 5 + 10 + 3)
 );
 
 #[cfg(feature = "user")]

@@ -150,8 +150,10 @@ pub struct Duties {
     pub tp_no_port: u8,
     /// Denials are noted in map `DENIED`.
     pub reuse_denied: u8,
+    /// Connections that the peer closed first are counted in map `PASSIVE`.
+    pub passive: u8,
     /// Zero.
-    pub pad: [u8; 6],
+    pub pad: [u8; 5],
 }
 
 impl Duties {
@@ -167,7 +169,8 @@ impl Duties {
         has_stack: 0,
         tp_no_port: 0,
         reuse_denied: 0,
-        pad: [0; 6],
+        passive: 0,
+        pad: [0; 5],
     };
 }
 

@@ -101,6 +101,18 @@ pub struct Denied {
     pub pad: [u8; 7],
 }
 
+/// A service whose connections the peer closes first; key of map `PASSIVE`, whose value is how many, a `u64`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Service {
+    /// Its port: the remote one of a connection that was opened here, the local one of one that was accepted.
+    pub port: u16,
+    /// One of [`role`](crate::record::role), never unknown.
+    pub role: u8,
+    /// Zero.
+    pub pad: u8,
+}
+
 /// Rows of a [`Denied`].
 pub const DENIALS: usize = denial::COUNT - 1;
 
@@ -108,5 +120,12 @@ const _: () = {
     assert!(size::<Conn>() == 72);
     assert!(size::<Alive>() == 56);
     assert!(size::<Closing>() == 16);
+    assert!(size::<Service>() == 4);
     assert!(size::<Denied>() == 8 + DENIALS * 14 + 8);
 };
+
+#[cfg(feature = "user")]
+mod pod {
+    // SAFETY: repr(C), integers without implicit padding (size asserted above).
+    unsafe impl aya::Pod for super::Service {}
+}

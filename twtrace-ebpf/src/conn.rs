@@ -18,6 +18,7 @@ use crate::{
     kernel::{self, Object as _, Of, Typed},
     knobs::knob,
     maps::{CLOSING, CONNS, bump},
+    passive,
     plain::clear,
     refusal,
 };
@@ -28,6 +29,7 @@ const SYN_RECV: i32 = 3;
 const FIN_WAIT1: i32 = 4;
 const FIN_WAIT2: i32 = 5;
 const CLOSE: i32 = 7;
+const LAST_ACK: i32 = 9;
 const LISTEN: i32 = 10;
 const IN_CLOSING: i32 = 11;
 
@@ -59,13 +61,18 @@ fn is_done(sk: u64, new: i32) -> bool {
         Some(conn) => i32::from(unsafe { (*conn).state }),
         None => return new == CLOSE,
     };
-    matches!(new, ESTABLISHED | SYN_SENT | SYN_RECV | FIN_WAIT1) && state == new
+    matches!(new, ESTABLISHED | SYN_SENT | SYN_RECV | FIN_WAIT1 | LAST_ACK) && state == new
 }
 
 #[inline(always)]
 fn transition(ctx: &BtfTracePointContext) {
     let (old, new) = (ctx.arg::<i32>(1), ctx.arg::<i32>(2));
-    if old == new || !matches!(new, ESTABLISHED | SYN_SENT | SYN_RECV | FIN_WAIT1 | FIN_WAIT2 | CLOSE | IN_CLOSING) {
+    let matters = match new {
+        ESTABLISHED | SYN_SENT | SYN_RECV | FIN_WAIT1 | FIN_WAIT2 | CLOSE | IN_CLOSING => true,
+        LAST_ACK => knob!(DUTIES.passive) == 1,
+        _ => false,
+    };
+    if old == new || !matters {
         return;
     }
     let sock = Typed(ctx.arg::<*const u8>(0));
@@ -79,6 +86,7 @@ fn transition(ctx: &BtfTracePointContext) {
         SYN_RECV if old == LISTEN => accepted(sk),
         FIN_WAIT1 => closed(sk),
         FIN_WAIT2 | IN_CLOSING => closing(sock),
+        LAST_ACK => closed_second(sock),
         CLOSE => gone(ctx, sock, old),
         _ => {}
     }
@@ -143,6 +151,17 @@ fn follow(sk: u64, conn: &Conn) {
     if CONNS.insert(sk, conn, 0).is_err() {
         bump!(trouble.conns_full);
         aya_log_ebpf::warn!(&(), "table of connections is full: a socket is not followed");
+    }
+}
+
+/// From CLOSE_WAIT, the only state before this one.
+#[inline(always)]
+fn closed_second(sock: Typed) {
+    if let Some(conn) = CONNS.get_ptr_mut(sock.address()) {
+        // SAFETY: as in `closed`.
+        let conn = unsafe { &mut *conn };
+        conn.state = LAST_ACK as u8;
+        passive::closed(sock, conn);
     }
 }
 

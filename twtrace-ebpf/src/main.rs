@@ -16,6 +16,7 @@ mod filter;
 mod kernel;
 mod knobs;
 mod maps;
+mod passive;
 mod plain;
 mod rearm;
 mod refusal;

@@ -8,7 +8,7 @@ use aya_ebpf::{
 use twtrace_common::{
     counter::Counters,
     knob::{LiveKnobs, PortSet},
-    state::{Alive, Closing, Conn, Denied},
+    state::{Alive, Closing, Conn, Denied, Service},
 };
 
 use crate::again;
@@ -39,6 +39,10 @@ pub static ENTERING: HashMap<u64, u32> = HashMap::with_max_entries(4_096, 0);
 /// What a connect() was denied, by address of its socket: see [`crate::connect`].
 #[map]
 pub static DENIED: LruHashMap<u64, Denied> = LruHashMap::with_max_entries(4_096, 0);
+
+/// How many connections of each service the peer closed first: see [`crate::passive`]. Entries stay.
+#[map]
+pub static PASSIVE: HashMap<Service, u64> = HashMap::with_max_entries(4_096, 0);
 
 #[map]
 static COUNTERS: PerCpuArray<Counters> = PerCpuArray::with_max_entries(1, 0);
@@ -109,9 +113,22 @@ pub(crate) use bump;
 pub fn next_id(counters: &Counters) -> u64 {
     let n = counters.ids + 1;
     count(&counters.ids);
+    (n << 13) | cpu()
+}
+
+/// An id for a minisock that is entered by the seeding iterator, apart from those of births. One walk at a time counts, but
+/// its task may move from one CPU to the next.
+#[inline(always)]
+pub fn seed_id(counters: &Counters) -> u64 {
+    const SEEDED: u64 = 1 << 52;
+    SEEDED | (counters.seeded + 1) << 13 | cpu()
+}
+
+/// The CPU's number, 13 bits (NR_CPUS is 8192 at most).
+#[inline(always)]
+fn cpu() -> u64 {
     // SAFETY: the helper takes nothing and cannot fail.
-    let cpu = u64::from(unsafe { bpf_get_smp_processor_id() });
-    (n << 13) | (cpu & 0x1fff)
+    u64::from(unsafe { bpf_get_smp_processor_id() }) & 0x1fff
 }
 
 #[inline(always)]

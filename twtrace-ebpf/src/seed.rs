@@ -21,8 +21,6 @@ use crate::{
 
 /// TCP_TIME_WAIT, `skc_state` of every minisock whatever its substate.
 const TIME_WAIT: u8 = 6;
-/// Ids of seeded minisocks: the number of a CPU that does not exist.
-const SEED_CPU: u64 = 0x1fff;
 
 /// `int bpf_iter_tcp(struct bpf_iter_meta *meta, struct sock_common *sk_common, uid_t uid)`
 ///
@@ -49,7 +47,7 @@ fn seed(tw: u64) {
     let Some(counters) = maps::counters() else { return };
     let mut entry = MaybeUninit::<Alive>::uninit();
     let entry: &mut Alive = clear(&mut entry);
-    entry.id = ((counters.seeded + 1) << 13) | SEED_CPU;
+    entry.id = maps::seed_id(counters);
     entry.expires = timer_of(tw).get(&knobs::TIMER_EXPIRES).unwrap_or(0);
     entry.substate = head.get::<u8>(&knobs::TW_SUBSTATE).unwrap_or(0);
     entry.flags = life.flags;

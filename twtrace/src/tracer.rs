@@ -13,7 +13,7 @@ use crate::{
         netns::{self, Netns},
         release_memory,
     },
-    model::event::Event,
+    model::{event::Event, occupancy::Passive},
     plan::{Backend, Capability, Failure, Plan, PlanError, Reason, choose},
     selftest::{self, TwCounts},
     source::Ring,
@@ -166,6 +166,14 @@ impl Tracer {
     /// If the map cannot be read.
     pub fn counters(&self) -> Result<Counters, BpfError> {
         self.attached.counters()
+    }
+
+    /// Connections that the peer closed first so far, by service; none unless [`Settings::passive`] asked for them.
+    ///
+    /// # Errors
+    /// If the map cannot be read.
+    pub fn passive(&self) -> Result<Vec<Passive>, BpfError> {
+        self.attached.passive()
     }
 
     /// Events that the kernel ran no program for so far; 0 once they are stopped.

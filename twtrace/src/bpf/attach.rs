@@ -68,6 +68,9 @@ const CLOSING: u32 = 1 << 15;
 /// Sockets inside connect() that were denied a minisock: one a task at most, and what successful ones left behind.
 const DENIED: u32 = 1 << 12;
 
+/// Services whose passive closes are counted.
+const SERVICES: u32 = 1 << 12;
+
 /// Sizes of the tables, entries; the ring in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tables {
@@ -91,13 +94,15 @@ pub struct Settings {
     pub own_netns: u32,
     /// Level of aya-log, 0 for off.
     pub log_level: u8,
+    /// Count the connections that the peer closed first, by service: see [`Attached::passive`].
+    pub passive: bool,
 }
 
 impl Settings {
     /// Everything passes, and the programs log nothing.
     #[must_use]
     pub fn all(tables: Tables, own_netns: u32) -> Self {
-        Self { filter: Filter::ALL, ports: Box::new([[0; _]; 3]), tables, own_netns, log_level: 0 }
+        Self { filter: Filter::ALL, ports: Box::new([[0; _]; 3]), tables, own_netns, log_level: 0, passive: false }
     }
 }
 
@@ -156,7 +161,7 @@ pub fn attach(kernel: &Kernel, plan: &Plan, settings: &Settings) -> Result<Attac
     let globals = Globals {
         offsets: kernel.offsets.clone(),
         functions: kernel.symbols.functions(),
-        duties: duties(plan, &kernel.offsets, kernel.facts.addresses),
+        duties: duties(plan, &kernel.offsets, kernel.facts.addresses, settings.passive),
         filter: settings.filter,
         hz: clock::hz(),
         own_netns: settings.own_netns,
@@ -172,6 +177,7 @@ pub fn attach(kernel: &Kernel, plan: &Plan, settings: &Settings) -> Result<Attac
         .map_max_entries("LIVES", settings.tables.lives)
         .map_max_entries("CONNS", settings.tables.conns)
         .map_max_entries("DENIED", if globals.duties.reuse_denied == 1 { DENIED } else { 1 })
+        .map_max_entries("PASSIVE", if settings.passive { SERVICES } else { 1 })
         .map_max_entries("CLOSING", if globals.duties.tp_birth == 1 { settings.tables.conns.min(CLOSING) } else { 1 });
     let mut ebpf = loader.load(OBJECT)?;
     ports(&mut ebpf, &settings.ports)?;

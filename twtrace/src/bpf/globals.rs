@@ -78,8 +78,9 @@ impl Globals {
     }
 }
 
-/// Who does what, from the plan.
-pub(super) fn duties(plan: &Plan, offsets: &Offsets, has_stack: bool) -> Duties {
+/// Who does what, from the plan. `passive`: a duty that the run asks for, not a capability: its transition is watched on
+/// every backend.
+pub(super) fn duties(plan: &Plan, offsets: &Offsets, has_stack: bool, passive: bool) -> Duties {
     let tracepoint = |capability| u8::from(plan.is(capability, Backend::Tracepoint));
     Duties {
         tp_birth: tracepoint(Capability::Birth),
@@ -96,6 +97,7 @@ pub(super) fn duties(plan: &Plan, offsets: &Offsets, has_stack: bool) -> Duties 
         has_stack: u8::from(has_stack),
         tp_no_port: tracepoint(Capability::NoPort),
         reuse_denied: u8::from(plan.backend(Capability::ReuseDenied).is_some()),
+        passive: u8::from(passive),
         ..Duties::NONE
     }
 }

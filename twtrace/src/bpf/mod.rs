@@ -3,6 +3,7 @@
 mod attach;
 mod counters;
 mod globals;
+mod passive;
 mod seed;
 
 pub use attach::{AttachError, Attached, BpfError, Kernel, Settings, Tables, attach, gather};

@@ -4,9 +4,11 @@
 mod cases;
 mod connects;
 mod guest;
+mod inside;
 mod lab;
 mod manners;
 mod parse;
+mod passive;
 mod scene;
 mod summary;
 mod tracer;
@@ -143,6 +145,7 @@ fn trials(offered: &Backends, scale: Scale, guest: bool, tally: &Arc<Mutex<Tally
             ("filters", Box::new(cases::filters)),
             ("failed_connects", Box::new(connects::failed_connects)),
             ("two_and_kill", Box::new(cases::two_and_kill)),
+            ("passive", Box::new(passive::passive)),
         ];
         for (name, case) in cases {
             let skip = match refusal {

@@ -7,7 +7,7 @@ use std::{
     path::PathBuf,
     process::{Child, ChildStdout, Command, Stdio},
     sync::{
-        PoisonError, RwLock,
+        PoisonError, RwLock, RwLockReadGuard,
         mpsc::{Receiver, channel},
     },
     thread::{self, JoinHandle},
@@ -40,9 +40,14 @@ pub fn binary() -> PathBuf {
 /// and if it is the last to close a connection then it is its closer, as the tracer says rightly.
 static FORKING: RwLock<()> = RwLock::new(());
 
+/// As long as this is held, no child is started. Not together with [`traffic`] in one thread.
+pub fn nobody_forks() -> RwLockReadGuard<'static, ()> {
+    FORKING.read().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Makes traffic inside a namespace, while no child is being started.
 pub fn traffic<T: Send>(netns: &Netns, work: impl FnOnce() -> io::Result<T> + Send) -> Result<T, String> {
-    let _nobody_forks = FORKING.read().unwrap_or_else(PoisonError::into_inner);
+    let _nobody_forks = nobody_forks();
     netns.run(work).map_err(|error| format!("making the traffic: {error}"))
 }
 

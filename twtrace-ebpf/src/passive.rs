@@ -1,0 +1,53 @@
+//! Duty `passive`: connections that the peer closed first, so that this host gets no TIME_WAIT of them. They are counted
+//! by service, not told: on a busy server that is every connection.
+
+use core::mem::MaybeUninit;
+
+use twtrace_common::{
+    record::{Life, role, valid},
+    state::{Conn, Service},
+};
+
+use crate::{
+    filter,
+    kernel::{self, Of, Typed},
+    maps::{self, BPF_NOEXIST, PASSIVE, bump, count},
+    plain::clear,
+};
+
+/// Counts one. Called at the transition CLOSE_WAIT -> LAST_ACK, which runs in the task that closes.
+///
+/// A connection whose beginning was not seen has no service: which of its ports is the service's cannot be told.
+#[inline(always)]
+pub fn closed(sock: Typed, conn: &Conn) {
+    let mut life = MaybeUninit::uninit();
+    let life = clear(&mut life);
+    kernel::tuple(sock, Of::Socket, life);
+    life.role = conn.role;
+    life.closer_pid = kernel::current(&mut life.closer_comm);
+    life.cgroup_id = kernel::current_cgroup();
+    life.valid |= valid::CLOSER;
+    let is_known = life.role != role::UNKNOWN && life.valid & valid::TUPLE != 0;
+    let is_self_test = life.netns != 0 && life.netns == maps::self_test_netns();
+    if is_known && !is_self_test && filter::lets_through(life) {
+        add(life);
+    }
+}
+
+#[inline(always)]
+fn add(life: &Life) {
+    let port = if life.role == role::CLIENT { life.rport } else { life.lport };
+    let service = Service { port, role: life.role, pad: 0 };
+    // Twice: whoever loses the race for a new entry finds the winner's.
+    for _ in 0..2 {
+        if let Some(closes) = PASSIVE.get_ptr(service) {
+            // SAFETY: a map value, which stays; it is only ever changed by atomic additions.
+            count(unsafe { &*closes });
+            return;
+        }
+        if PASSIVE.insert(service, 1_u64, BPF_NOEXIST).is_ok() {
+            return;
+        }
+    }
+    bump!(trouble.passive_full);
+}

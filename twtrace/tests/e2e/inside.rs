@@ -1,0 +1,39 @@
+//! A tracer inside this process, for what no command shows yet.
+
+use twtrace::{
+    bpf::{Settings, Tables},
+    host::{Host, netns::Netns},
+    plan::Backend,
+    tracer::{Attempt, Tracer},
+};
+use twtrace_common::knob::Filter;
+
+use crate::tracer::MISSED;
+
+/// Settings of a run that looks at one namespace.
+pub fn settings(netns: &Netns) -> Settings {
+    let mut filter = Filter::ALL;
+    (filter.netns[0], filter.netns_len) = (netns.inum(), 1);
+    let tables = Tables { ring: 16 << 20, lives: 1 << 17, conns: 1 << 16 };
+    Settings { filter, ..Settings::all(tables, 0) }
+}
+
+/// Runs a tracer and does `work` with it. While it starts nobody may fork: it makes sockets for its self-test.
+pub fn traced<T>(
+    backend: &str,
+    settings: &Settings,
+    work: impl FnOnce(&mut Tracer) -> Result<T, String>,
+) -> Result<T, String> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| error.to_string())?;
+    let _guard = runtime.enter();
+    let forced = Backend::ALL.into_iter().find(|known| known.name() == backend);
+    let attempt = Attempt { host: &Host::default(), btf: None, forced, settings };
+    let mut tracer = Tracer::start(&attempt, &mut Vec::new()).map_err(|error| error.to_string())?;
+    if tracer.self_test != "passed" {
+        MISSED.set(MISSED.get() + 1);
+    }
+    let done = work(&mut tracer);
+    MISSED.set(MISSED.get() + tracer.missed_runs().map_err(|error| error.to_string())?);
+    done
+}
