@@ -79,6 +79,8 @@ pub struct Trouble {
     pub denied_full: u64,
     /// Passive closes of a service for which there was no room.
     pub passive_full: u64,
+    /// Minisocks that were entered by the seeding iterator and could not be told to its reader.
+    pub seeds_full: u64,
     /// Kernel memory that could not be read.
     pub read_failed: u64,
     /// Kernel stacks that could not be taken.
@@ -92,7 +94,7 @@ pub struct Trouble {
 }
 
 const _: () = assert!(
-    size::<Counters>() == 8 * (4 * kind::COUNT + 4 + cause::SLOTS + refusal::COUNT + 1 + denial::COUNT + 5 + 10 + 3)
+    size::<Counters>() == 8 * (4 * kind::COUNT + 4 + cause::SLOTS + refusal::COUNT + 1 + denial::COUNT + 5 + 11 + 3)
 );
 
 #[cfg(feature = "user")]

@@ -35,6 +35,19 @@ pub enum DecodeError {
     Kind(u8),
 }
 
+/// Decodes what the seeding iterator wrote: whole lives, one behind the other, without headers.
+///
+/// # Errors
+/// If the last one is cut short.
+pub fn seeds(bytes: &[u8]) -> Result<Vec<Life>, DecodeError> {
+    let (whole, rest) = bytes.as_chunks::<{ size_of::<raw::Life>() }>();
+    if !rest.is_empty() {
+        return Err(DecodeError::Short(rest.len()));
+    }
+    // SAFETY: the length is that of a Life, which is plain old data (Record), and the read is unaligned.
+    Ok(whole.iter().map(|bytes| whose(&unsafe { bytes.as_ptr().cast::<raw::Life>().read_unaligned() })).collect())
+}
+
 /// A record type: plain integers and bytes, any bit pattern valid.
 ///
 /// # Safety
@@ -48,6 +61,8 @@ unsafe impl Record for raw::Touch {}
 unsafe impl Record for raw::Death {}
 // SAFETY: as above.
 unsafe impl Record for raw::Connect {}
+// SAFETY: as above.
+unsafe impl Record for raw::Life {}
 
 /// Decodes one record of the ring.
 ///

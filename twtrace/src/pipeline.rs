@@ -203,7 +203,7 @@ impl<'a> Pipeline<'a> {
     }
 
     fn audit(&mut self) -> Result<(), RunError> {
-        self.beside.alive_unseen = self.tracer.audit(&Host::default(), &[])?;
+        self.beside.alive_unseen = self.tracer.audit(&Host::default(), &[])?.unseen;
         Ok(())
     }
 

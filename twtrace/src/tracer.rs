@@ -13,7 +13,10 @@ use crate::{
         netns::{self, Netns},
         release_memory,
     },
-    model::{event::Event, occupancy::Passive},
+    model::{
+        event::{Event, Life},
+        occupancy::Passive,
+    },
     plan::{Backend, Capability, Failure, Plan, PlanError, Reason, choose},
     selftest::{self, TwCounts},
     source::Ring,
@@ -46,6 +49,9 @@ pub struct Tracer {
     pub tw_counts: Option<TwCounts>,
     /// Minisocks that were there before, all namespaces; the error if they could not be listed.
     pub seeded: Result<u64, String>,
+    /// Those of them that the filters let through, if [`Settings::keep_seeds`] asked for them. A minisock is told here or
+    /// by its birth, never by both.
+    pub seeds: Vec<Life>,
     /// Network namespaces whose sockets could not be listed, at most: counted by process or name.
     pub namespaces_missed: usize,
     /// Those whose sockets were listed, by inode number, and when that was done, nanoseconds of `CLOCK_MONOTONIC`.
@@ -59,6 +65,15 @@ pub struct Tracer {
     /// Where records come from.
     pub ring: Ring,
     attached: Attached,
+}
+
+/// What another look through the kernel's sockets found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Audit {
+    /// Minisocks that no program told of, all looks since the start together, whatever the filters say.
+    pub unseen: u64,
+    /// Those that this look found and that the filters let through.
+    pub found: Vec<Life>,
 }
 
 /// Facts that every attempt shares.
@@ -83,7 +98,7 @@ impl Tracer {
         loop {
             let plan = choose(&kernel.facts, attempt.forced, failures)?;
             match bpf::attach(&kernel, &plan, attempt.settings) {
-                Ok(attached) => match Self::prove(attempt.host, &kernel, plan, attached)? {
+                Ok(attached) => match Self::prove(attempt, &kernel, plan, attached)? {
                     Ok(tracer) => {
                         drop(kernel);
                         release_memory();
@@ -99,7 +114,7 @@ impl Tracer {
 
     /// Self-test and seeding. The inner error is a backend that did not pass.
     fn prove(
-        host: &Host,
+        attempt: &Attempt<'_>,
         kernel: &Kernel,
         plan: Plan,
         mut attached: Attached,
@@ -138,8 +153,14 @@ impl Tracer {
                 format!("not possible: {error}")
             }
         };
-        let (namespaces, missed) = netns::all(host);
-        let seeding = attached.load_seed(kernel).and_then(|()| attached.seed(namespaces.values()));
+        let (namespaces, missed) = netns::all(attempt.host);
+        let (mut seeds, keep) = (Vec::new(), attempt.settings.keep_seeds);
+        let mut each = |life| {
+            if keep {
+                seeds.push(life);
+            }
+        };
+        let seeding = attached.load_seed(kernel).and_then(|()| attached.seed(namespaces.values(), &mut each));
         let listed = (namespaces.keys().copied().collect(), clock::monotonic_ns());
         let (seeded, namespaces_missed) = match seeding {
             Ok(unreadable) => (Ok(attached.counters()?.seeded), missed + unreadable),
@@ -150,6 +171,7 @@ impl Tracer {
             self_test,
             tw_counts,
             seeded,
+            seeds,
             namespaces_missed,
             listed,
             early,
@@ -194,16 +216,19 @@ impl Tracer {
     }
 
     /// Looks once more for minisocks that no program told of, in these namespaces and in all that can be found; they are
-    /// followed from now on. Returns how many there were since the start: births that were missed, for want of a hook that
-    /// was called or of a namespace that could be found.
+    /// followed from now on: births that were missed, for want of a hook that was called or of a namespace that could be
+    /// found.
     ///
     /// # Errors
     /// If the iterator or the counters cannot be read.
-    pub fn audit(&mut self, host: &Host, more: &[&Netns]) -> Result<u64, BpfError> {
-        let Ok(at_start) = self.seeded else { return Ok(0) };
+    pub fn audit(&mut self, host: &Host, more: &[&Netns]) -> Result<Audit, BpfError> {
+        let mut audit = Audit::default();
+        let Ok(at_start) = self.seeded else { return Ok(audit) };
         let (namespaces, _) = netns::all(host);
-        self.attached.seed(namespaces.values().chain(more.iter().copied()))?;
-        Ok(self.counters()?.seeded.saturating_sub(at_start))
+        let namespaces = namespaces.values().chain(more.iter().copied());
+        self.attached.seed(namespaces, &mut |life| audit.found.push(life))?;
+        audit.unseen = self.counters()?.seeded.saturating_sub(at_start);
+        Ok(audit)
     }
 
     /// Stops the programs. Records in the ring and counters stay.

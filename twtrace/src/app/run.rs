@@ -100,6 +100,7 @@ fn settings(host: &Host, asked: &Run, scope: &Scope) -> Result<Settings, Exit> {
         own_netns,
         log_level: asked.ebpf_log as u8,
         passive: false,
+        keep_seeds: false,
     })
 }
 

@@ -96,13 +96,23 @@ pub struct Settings {
     pub log_level: u8,
     /// Count the connections that the peer closed first, by service: see [`Attached::passive`].
     pub passive: bool,
+    /// Keep the minisocks that were there before: see `Tracer::seeds`.
+    pub keep_seeds: bool,
 }
 
 impl Settings {
     /// Everything passes, and the programs log nothing.
     #[must_use]
     pub fn all(tables: Tables, own_netns: u32) -> Self {
-        Self { filter: Filter::ALL, ports: Box::new([[0; _]; 3]), tables, own_netns, log_level: 0, passive: false }
+        Self {
+            filter: Filter::ALL,
+            ports: Box::new([[0; _]; 3]),
+            tables,
+            own_netns,
+            log_level: 0,
+            passive: false,
+            keep_seeds: false,
+        }
     }
 }
 

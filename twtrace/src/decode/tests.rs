@@ -130,6 +130,21 @@ fn a_denial_tells_reason_and_number() {
 }
 
 #[test]
+fn seeds_are_lives_that_were_there_before() {
+    let mut life = life();
+    (life.flags, life.role, life.valid) = (flag::PREEXISTING, role::UNKNOWN, life.valid & !valid::CLOSER);
+    let mut bytes = bytes_of(&life);
+    life.id = 8;
+    bytes.extend(bytes_of(&life));
+    let found = seeds(&bytes).unwrap();
+    assert_eq!(found.iter().map(|life| life.id).collect::<Vec<_>>(), [Some(7), Some(8)]);
+    assert_eq!((found[0].preexisting, found[0].role, found[0].closer), (Some(true), None, None));
+    assert_eq!(found[0].tuple.unwrap().lport, 80);
+    assert_eq!(seeds(&[]), Ok(Vec::new()));
+    assert_eq!(seeds(&bytes[..bytes.len() - 1]), Err(DecodeError::Short(size_of::<raw::Life>() - 1)));
+}
+
+#[test]
 fn what_is_no_record_has_a_name() {
     let mut record: Touch = zeroed();
     record.header = header(kind::TURNED);
@@ -148,6 +163,7 @@ proptest! {
     #[test]
     fn any_bytes_are_an_event_or_an_error(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
         let _ = decode(&bytes);
+        let _ = seeds(&bytes);
     }
 
     /// The same behind a header that is right, so that the fields are reached.

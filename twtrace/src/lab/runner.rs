@@ -283,7 +283,7 @@ fn finish(
     let missed_runs = tracer.missed_runs().map_err(TracerError::from)?;
     // The lab's namespaces have no process of their own, so nobody finds them.
     let spaces: Vec<&Netns> = spaces.iter().map(AsRef::as_ref).collect();
-    let alive_unseen = tracer.audit(host, &spaces).map_err(TracerError::from)?;
+    let alive_unseen = tracer.audit(host, &spaces).map_err(TracerError::from)?.unseen;
     let unborn = told.unborn(&spaces);
     let beside =
         totals::Beside { missed_runs, alive_unseen, unborn, early_lost: tracer.early_lost, ..Default::default() };

@@ -1,14 +1,20 @@
 //! A tracer inside this process, for what no command shows yet.
 
+use std::{
+    os::{fd::OwnedFd, unix::net::UnixStream},
+    process::{Child, Stdio},
+};
+
 use twtrace::{
     bpf::{Settings, Tables},
     host::{Host, netns::Netns},
+    lab::hand,
     plan::Backend,
     tracer::{Attempt, Tracer},
 };
 use twtrace_common::knob::Filter;
 
-use crate::tracer::MISSED;
+use crate::tracer::{MISSED, spawn};
 
 /// Settings of a run that looks at one namespace.
 pub fn settings(netns: &Netns) -> Settings {
@@ -36,4 +42,28 @@ pub fn traced<T>(
     let done = work(&mut tracer);
     MISSED.set(MISSED.get() + tracer.missed_runs().map_err(|error| error.to_string())?);
     done
+}
+
+/// A process in a namespace, so that the namespace can be found. It ends when this is dropped.
+pub struct Resident {
+    child: Child,
+    _line: UnixStream,
+}
+
+impl Resident {
+    pub fn of(netns: &Netns) -> Result<Self, String> {
+        // The lab's helper waits for commands until the other end of its line is closed.
+        let (line, its) = UnixStream::pair().map_err(|error| error.to_string())?;
+        let child = spawn(netns, &[hand::COMMAND], |command| {
+            command.stdin(Stdio::from(OwnedFd::from(its))).stdout(Stdio::null()).stderr(Stdio::null());
+        })?;
+        Ok(Self { child, _line: line })
+    }
+}
+
+impl Drop for Resident {
+    fn drop(&mut self) {
+        let _gone = self.child.kill();
+        let _reaped = self.child.wait();
+    }
 }

@@ -10,6 +10,7 @@ mod manners;
 mod parse;
 mod passive;
 mod scene;
+mod seeds;
 mod summary;
 mod tracer;
 
@@ -145,6 +146,7 @@ fn trials(offered: &Backends, scale: Scale, guest: bool, tally: &Arc<Mutex<Tally
             ("filters", Box::new(cases::filters)),
             ("failed_connects", Box::new(connects::failed_connects)),
             ("two_and_kill", Box::new(cases::two_and_kill)),
+            ("seeds", Box::new(seeds::seeds)),
             ("passive", Box::new(passive::passive)),
         ];
         for (name, case) in cases {

@@ -30,6 +30,9 @@ pub fn passive(backend: &str) -> Outcome {
     let wanted = Settings { passive: true, ..settings(&netns) };
     let _nobody_forks = nobody_forks();
     traced(backend, &wanted, |tracer| {
+        if !tracer.seeds.is_empty() {
+            return Err("seeds are kept that nobody asked for".to_owned());
+        }
         run(&netns, || {
             connections(service("127.0.0.1", 1000), First::Server, 5)?;
             connections(service("127.0.0.1", 1001), First::Client, 3)?;
