@@ -4,6 +4,7 @@
 pub mod btf;
 pub mod clock;
 pub mod counters;
+pub mod diag;
 pub mod ksyms;
 pub mod netns;
 pub mod privilege;
