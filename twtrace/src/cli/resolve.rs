@@ -7,20 +7,15 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rustix::{
-    fs::statfs,
-    ioctl::{Ioctl, IoctlOutput, Opcode, ioctl, opcode},
-};
+use rustix::ioctl::{Ioctl, IoctlOutput, Opcode, ioctl, opcode};
 
 use super::{
     exit::{Code, Complaint, Exit},
     filter::{FilterSpec, NetnsSpec, Resolved},
 };
+use crate::host::cgroup;
 
-/// Where the cgroup v2 tree is mounted, below the root; the second on machines that have both versions.
-const CGROUPS: [&str; 2] = ["sys/fs/cgroup", "sys/fs/cgroup/unified"];
-/// `CGROUP2_SUPER_MAGIC` and `NSFS_MAGIC` of include/uapi/linux/magic.h.
-const CGROUP2_MAGIC: u64 = 0x6367_7270;
+/// `NSFS_MAGIC` of include/uapi/linux/magic.h.
 const NSFS_MAGIC: u64 = 0x6e73_6673;
 /// `CLONE_NEWNET` of include/uapi/linux/sched.h: what NS_GET_NSTYPE says of a network namespace.
 const CLONE_NEWNET: i32 = 0x4000_0000;
@@ -81,9 +76,9 @@ impl Resolver {
         let full = match path.strip_prefix("/") {
             Ok(below) => self.root.join(below),
             Err(_) => {
-                let mut places = CGROUPS.iter().map(|mount| self.root.join(mount).join(path));
+                let mut places = cgroup::MOUNTS.iter().map(|mount| self.root.join(mount).join(path));
                 let found = places.find(|full| matches!((self.look)(full), Ok(Place::Cgroup(_))));
-                found.unwrap_or_else(|| self.root.join(CGROUPS[0]).join(path))
+                found.unwrap_or_else(|| self.root.join(cgroup::MOUNTS[0]).join(path))
             }
         };
         match (self.look)(&full) {
@@ -151,18 +146,15 @@ fn failed(what: String, path: &Path, error: &io::Error, remedy: &str) -> Exit {
 
 /// What is really there.
 fn look(path: &Path) -> io::Result<Place> {
-    let metadata = fs::metadata(path)?;
-    // The type of f_type differs from one architecture to the next; the magic numbers fit all of them.
-    let magic = statfs(path)?.f_type as u64 & u64::from(u32::MAX);
-    if magic == CGROUP2_MAGIC && metadata.is_dir() {
-        return Ok(Place::Cgroup(metadata.ino()));
+    if let Some(id) = cgroup::id(path)? {
+        return Ok(Place::Cgroup(id));
     }
-    if magic != NSFS_MAGIC {
+    if cgroup::magic(path)? != NSFS_MAGIC {
         return Ok(Place::Other);
     }
     // SAFETY: NS_GET_NSTYPE takes no argument and writes nothing.
     let kind = unsafe { ioctl(File::open(path)?, NsType)? };
-    Ok(if kind == CLONE_NEWNET { Place::Netns(metadata.ino()) } else { Place::OtherNs })
+    Ok(if kind == CLONE_NEWNET { Place::Netns(fs::metadata(path)?.ino()) } else { Place::OtherNs })
 }
 
 /// `NS_GET_NSTYPE` of include/uapi/linux/nsfs.h: the answer is what the ioctl returns.
@@ -190,7 +182,7 @@ unsafe impl Ioctl for NsType {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::few::Few;
+    use crate::{cli::few::Few, host::Host};
 
     /// A machine with both versions of cgroups.
     fn fake(path: &Path) -> io::Result<Place> {
@@ -241,11 +233,8 @@ mod tests {
 
     #[test]
     fn this_machine_has_a_cgroup_tree() {
-        match CGROUPS.iter().find_map(|mount| match look(&Path::new("/").join(mount)) {
-            Ok(Place::Cgroup(id)) => Some((mount, id)),
-            _ => None,
-        }) {
-            Some((mount, id)) => assert_eq!(fs::metadata(Path::new("/").join(mount)).map(|m| m.ino()).ok(), Some(id)),
+        match cgroup::root(&Host::default()) {
+            Some(root) => assert!(matches!(look(&root), Ok(Place::Cgroup(1..)))),
             None => println!("skipped: no cgroup v2 tree here"),
         }
     }

@@ -2,10 +2,13 @@
 //! can be tested without one.
 
 pub mod btf;
+pub mod cgroup;
 pub mod clock;
 pub mod counters;
+pub mod diag;
 pub mod ksyms;
 pub mod netns;
+pub mod occupancy;
 pub mod privilege;
 
 use std::{

@@ -144,17 +144,7 @@ const MOST: usize = 4096;
 pub fn all(host: &Host) -> (BTreeMap<u32, Netns>, usize) {
     let mut found = BTreeMap::new();
     let mut missed = 0;
-    let processes = fs::read_dir(host.path("proc")).into_iter().flatten().filter_map(|entry| {
-        let name = entry.ok()?.file_name();
-        let pid = name.to_str()?.parse::<u32>().ok()?;
-        Some(host.path(&format!("proc/{pid}/ns/net")))
-    });
-    let named = ["run/netns", "var/run/netns"]
-        .into_iter()
-        .filter_map(|dir| fs::read_dir(host.path(dir)).ok())
-        .flatten()
-        .filter_map(|entry| Some(entry.ok()?.path()));
-    for path in processes.chain(named) {
+    for path in files(host) {
         match Netns::open(path) {
             Ok(netns) if found.len() < MOST || found.contains_key(&netns.inum) => {
                 found.entry(netns.inum).or_insert(netns);
@@ -166,4 +156,36 @@ pub fn all(host: &Host) -> (BTreeMap<u32, Netns>, usize) {
         }
     }
     (found, missed)
+}
+
+/// A file of every network namespace that a process or a name under /run/netns holds, by inode number. Nothing is kept
+/// open, so no namespace lives longer for it.
+#[must_use]
+pub fn places(host: &Host) -> BTreeMap<u32, PathBuf> {
+    let mut found = BTreeMap::new();
+    for path in files(host) {
+        // The number of the namespace that the link leads to.
+        let inum = fs::metadata(&path).ok().and_then(|file| u32::try_from(file.ino()).ok());
+        if let Some(inum) = inum
+            && found.len() < MOST
+        {
+            found.entry(inum).or_insert(path);
+        }
+    }
+    found
+}
+
+/// Where namespaces may be found: processes first, by their ids, then names.
+fn files(host: &Host) -> impl Iterator<Item = PathBuf> {
+    let processes = fs::read_dir(host.path("proc")).into_iter().flatten().filter_map(|entry| {
+        let name = entry.ok()?.file_name();
+        let pid = name.to_str()?.parse::<u32>().ok()?;
+        Some(host.path(&format!("proc/{pid}/ns/net")))
+    });
+    let named = ["run/netns", "var/run/netns"]
+        .into_iter()
+        .filter_map(|dir| fs::read_dir(host.path(dir)).ok())
+        .flatten()
+        .filter_map(|entry| Some(entry.ok()?.path()));
+    processes.chain(named)
 }

@@ -7,6 +7,7 @@ mod guest;
 mod inside;
 mod lab;
 mod manners;
+mod occupancy;
 mod parse;
 mod passive;
 mod scene;
@@ -165,7 +166,7 @@ fn trials(offered: &Backends, scale: Scale, guest: bool, tally: &Arc<Mutex<Tally
             });
         }
     }
-    let once: [(&str, Once); 8] = [
+    let once: [(&str, Once); 10] = [
         ("unprivileged", manners::unprivileged),
         ("bad_btf", manners::bad_btf),
         ("bad_filters", manners::bad_filters),
@@ -174,6 +175,8 @@ fn trials(offered: &Backends, scale: Scale, guest: bool, tally: &Arc<Mutex<Tally
         ("demo", manners::demo),
         ("probe", manners::probe),
         ("ebpf_log", manners::ebpf_log),
+        ("occupancy", occupancy::occupancy),
+        ("poller", occupancy::poller),
     ];
     trials.extend(once.map(|(name, case)| trial(name, "any", tally, move |_| case())));
     trials

@@ -1,0 +1,99 @@
+//! The cgroup v2 tree: a cgroup's id is the inode number of its directory (kernfs), which is what
+//! bpf_get_current_cgroup_id tells.
+
+use std::{
+    collections::HashMap,
+    fs, io,
+    os::unix::fs::{DirEntryExt as _, MetadataExt as _},
+    path::{Path, PathBuf},
+};
+
+use rustix::fs::statfs;
+
+use super::Host;
+
+/// Where the tree is mounted, below the root; the second on machines that have both versions.
+pub const MOUNTS: [&str; 2] = ["sys/fs/cgroup", "sys/fs/cgroup/unified"];
+/// `CGROUP2_SUPER_MAGIC` of include/uapi/linux/magic.h.
+const MAGIC: u64 = 0x6367_7270;
+/// The most cgroups that are looked at in one walk.
+const MOST: usize = 1 << 16;
+
+/// A file system's magic number.
+///
+/// # Errors
+/// Those of statfs(2).
+pub fn magic(path: &Path) -> io::Result<u64> {
+    // The type of f_type differs from one architecture to the next; the magic numbers fit all of them.
+    Ok(statfs(path)?.f_type as u64 & u64::from(u32::MAX))
+}
+
+/// The cgroup that a directory is; `None` if it is none.
+///
+/// # Errors
+/// If there is no such file, or it cannot be looked at.
+pub fn id(path: &Path) -> io::Result<Option<u64>> {
+    let metadata = fs::metadata(path)?;
+    Ok((magic(path)? == MAGIC && metadata.is_dir()).then_some(metadata.ino()))
+}
+
+/// The tree's root directory; `None` if it is not mounted.
+#[must_use]
+pub fn root(host: &Host) -> Option<PathBuf> {
+    MOUNTS.iter().map(|mount| host.path(mount)).find(|path| matches!(id(path), Ok(Some(_))))
+}
+
+/// Every cgroup of the tree below `root`, its path by its id: as in /proc/PID/cgroup, `/` for the root itself. Cgroups that
+/// come and go meanwhile may be missing.
+#[must_use]
+pub fn paths(root: &Path) -> HashMap<u64, String> {
+    let mut found = HashMap::new();
+    let Ok(metadata) = fs::metadata(root) else { return found };
+    found.insert(metadata.ino(), "/".to_owned());
+    let mut open = vec![(root.to_owned(), String::new())];
+    while let Some((directory, path)) = open.pop() {
+        for entry in fs::read_dir(&directory).into_iter().flatten().flatten() {
+            if found.len() >= MOST || !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                continue;
+            }
+            let path = format!("{path}/{}", entry.file_name().to_string_lossy());
+            found.insert(entry.ino(), path.clone());
+            open.push((entry.path(), path));
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tree_is_walked_to_its_leaves() {
+        let root = std::env::temp_dir().join(format!("twtrace-cgroup-{}", std::process::id()));
+        fs::create_dir_all(root.join("a.slice/b.service")).unwrap();
+        fs::create_dir_all(root.join("c.slice")).unwrap();
+        fs::write(root.join("a.slice/cgroup.procs"), "1").unwrap();
+        let found = paths(&root);
+        let expected = ["", "a.slice", "a.slice/b.service", "c.slice"];
+        let told: Vec<_> =
+            expected.iter().map(|path| found.get(&fs::metadata(root.join(path)).unwrap().ino()).cloned()).collect();
+        fs::remove_dir_all(&root).unwrap();
+        assert_eq!(found.len(), expected.len());
+        assert_eq!(told, expected.map(|path| Some(format!("/{path}"))));
+        assert!(paths(Path::new("/gone")).is_empty());
+    }
+
+    #[test]
+    fn this_machine_has_a_cgroup_tree() {
+        let Some(root) = root(&Host::default()) else {
+            println!("skipped: no cgroup v2 tree here");
+            return;
+        };
+        let found = paths(&root);
+        // Ids in the kernel's words and in the file system's are the same.
+        let (own, path) = found.iter().max_by_key(|(_, path)| path.len()).unwrap();
+        assert_eq!(id(&root.join(path.trim_start_matches('/'))).ok().flatten(), Some(*own));
+        assert!(id(Path::new("/proc")).is_ok_and(|id| id.is_none()) && id(Path::new("/gone")).is_err());
+    }
+}

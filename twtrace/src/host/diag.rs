@@ -1,0 +1,188 @@
+//! The TCP sockets of a network namespace, by netlink's sock_diag: what a look at them costs is the kernel's walk, for
+//! nothing is allocated per socket here.
+
+use std::io;
+
+use netlink_packet_core::{
+    NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, NetlinkBuffer, NetlinkHeader, NetlinkMessage,
+    NetlinkPayload, NetlinkSerializable, Parseable,
+};
+pub use netlink_packet_sock_diag::inet::StateFlags;
+use netlink_packet_sock_diag::{
+    SockDiagMessage,
+    constants::{AF_INET, AF_INET6, IPPROTO_TCP, SOCK_DIAG_BY_FAMILY},
+    inet::{ExtensionFlags, InetRequest, InetResponseHeader, SocketId, Timer},
+};
+use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_SOCK_DIAG};
+
+use crate::model::event::Tuple;
+
+/// INET_DIAG_NOCOOKIE: whichever socket has the tuple.
+pub(crate) const NO_COOKIE: [u8; 8] = [0xff; 8];
+/// What is read at once, bytes: the most that the kernel puts into one packet of a dump (netlink_recvmsg).
+const PACKET: usize = 32 << 10;
+/// How often a dump is made before it is given up.
+const ATTEMPTS: usize = 4;
+
+/// One socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// The connection, from its side; v4-mapped addresses are IPv4. Of a listener the remote end is zero.
+    pub tuple: Tuple,
+    /// Its state, a number of include/net/tcp_states.h: of a minisock, the substate; of a request, SYN_RECV.
+    pub state: u8,
+    /// It is a minisock: in TIME_WAIT or, as one, in FIN_WAIT2.
+    pub minisock: bool,
+}
+
+/// Goes through the TCP sockets of the calling thread's namespace that are in one of these states, of both families. A
+/// minisock is in the state that it is listed in, its substate.
+///
+/// It is no snapshot: a socket that comes, goes or changes meanwhile may be seen or not, and now and then one twice. If
+/// the kernel says that it was interrupted, it begins anew, with a new value.
+///
+/// # Errors
+/// Those of netlink; ENOENT if the kernel has no tcp_diag; EINTR if it was interrupted each time.
+pub fn dump<T>(states: &StateFlags, new: impl Fn() -> T, mut each: impl FnMut(&mut T, &Entry)) -> io::Result<T> {
+    let mut buffer = Vec::with_capacity(PACKET);
+    for _ in 0..ATTEMPTS {
+        let mut value = new();
+        let mut see = |entry: &Entry| each(&mut value, entry);
+        let whole = family(SocketId::new_v4(), AF_INET, states, &mut buffer, &mut see)?
+            && match family(SocketId::new_v6(), AF_INET6, states, &mut buffer, &mut see) {
+                // Without IPv6 nobody answers for it.
+                Err(error) if error.raw_os_error() == Some(libc::ENOENT) => true,
+                other => other?,
+            };
+        if whole {
+            return Ok(value);
+        }
+    }
+    Err(io::ErrorKind::Interrupted.into())
+}
+
+/// One family's sockets. `false`: the dump was interrupted.
+fn family(
+    id: SocketId,
+    family: u8,
+    states: &StateFlags,
+    buffer: &mut Vec<u8>,
+    each: &mut dyn FnMut(&Entry),
+) -> io::Result<bool> {
+    let request = SockDiagMessage::InetRequest(InetRequest {
+        family,
+        protocol: IPPROTO_TCP,
+        extensions: ExtensionFlags::empty(),
+        states: states.clone(),
+        socket_id: SocketId { cookie: NO_COOKIE, ..id },
+    });
+    let socket = ask(NLM_F_REQUEST | NLM_F_DUMP, request)?;
+    loop {
+        receive(&socket, buffer)?;
+        match packet(buffer, each)? {
+            Packet::More => {}
+            Packet::Done => return Ok(true),
+            Packet::Interrupted => return Ok(false),
+        }
+    }
+}
+
+/// Sends a request over a socket of its own.
+///
+/// # Errors
+/// Those of netlink.
+pub(crate) fn ask<T: NetlinkSerializable>(flags: u16, request: T) -> io::Result<Socket>
+where
+    NetlinkPayload<T>: From<T>,
+{
+    let mut header = NetlinkHeader::default();
+    header.flags = flags;
+    let mut message = NetlinkMessage::new(header, NetlinkPayload::from(request));
+    message.finalize();
+    let mut bytes = vec![0; message.header.length as usize];
+    message.serialize(&mut bytes);
+    let mut socket = Socket::new(NETLINK_SOCK_DIAG)?;
+    socket.bind_auto()?;
+    socket.connect(&SocketAddr::new(0, 0))?;
+    socket.send(&bytes, 0)?;
+    Ok(socket)
+}
+
+/// The next packet, whole, in place of what the buffer held.
+fn receive(socket: &Socket, buffer: &mut Vec<u8>) -> io::Result<()> {
+    loop {
+        buffer.clear();
+        // With MSG_TRUNC the length is the packet's own.
+        match socket.recv(buffer, libc::MSG_TRUNC) {
+            Ok(length) if length > buffer.len() => return Err(strange("a packet that is too long")),
+            Ok(_) => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// What came with a packet, besides sockets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Packet {
+    /// There is another.
+    More,
+    /// It was the last.
+    Done,
+    /// What was told so far may be wrong.
+    Interrupted,
+}
+
+/// Reads one packet of a dump. Total: any bytes are entries and an end, or an error.
+fn packet(bytes: &[u8], each: &mut dyn FnMut(&Entry)) -> io::Result<Packet> {
+    let mut rest = bytes;
+    while !rest.is_empty() {
+        let message = NetlinkBuffer::new_checked(rest).map_err(|error| strange(&error.to_string()))?;
+        if message.flags() & NLM_F_DUMP_INTR != 0 {
+            return Ok(Packet::Interrupted);
+        }
+        match message.message_type() {
+            NLMSG_DONE => {
+                // What the dump returned, if that is an error.
+                return match code(message.payload()) {
+                    Some(code) if code < 0 => Err(io::Error::from_raw_os_error(code.saturating_neg())),
+                    _ => Ok(Packet::Done),
+                };
+            }
+            NLMSG_ERROR => {
+                let code = code(message.payload()).ok_or_else(|| strange("an error without a number"))?;
+                return Err(io::Error::from_raw_os_error(code.saturating_neg()));
+            }
+            SOCK_DIAG_BY_FAMILY => each(&entry(message.payload())?),
+            other => return Err(strange(&format!("a message of type {other}"))),
+        }
+        // Messages are aligned to 4 bytes (NLMSG_ALIGN); the last may lack its padding.
+        let length = (message.length() as usize).next_multiple_of(4);
+        rest = rest.get(length..).unwrap_or_default();
+    }
+    Ok(Packet::More)
+}
+
+/// The number that an end or an error begins with: 0, or an errno, negative.
+fn code(payload: &[u8]) -> Option<i32> {
+    payload.first_chunk().copied().map(i32::from_ne_bytes)
+}
+
+fn entry(payload: &[u8]) -> io::Result<Entry> {
+    let header = InetResponseHeader::parse(payload).map_err(|error| strange(&error.to_string()))?;
+    let id = &header.socket_id;
+    let tuple = Tuple {
+        laddr: id.source_address.to_canonical(),
+        lport: id.source_port,
+        raddr: id.destination_address.to_canonical(),
+        rport: id.destination_port,
+    };
+    Ok(Entry { tuple, state: header.state, minisock: header.timer == Some(Timer::TimeWait) })
+}
+
+fn strange(what: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, format!("sock_diag answered with {what}"))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,111 @@
+use std::net::IpAddr;
+
+use proptest::prelude::*;
+
+use super::*;
+
+/// A message: its length, type, flags, two numbers that nobody reads, and its payload.
+fn message(kind: u16, flags: u16, payload: &[u8]) -> Vec<u8> {
+    let mut bytes = ((16 + payload.len()) as u32).to_ne_bytes().to_vec();
+    bytes.extend(kind.to_ne_bytes());
+    bytes.extend(flags.to_ne_bytes());
+    bytes.extend([0; 8]);
+    bytes.extend(payload);
+    bytes.resize(bytes.len().next_multiple_of(4), 0);
+    bytes
+}
+
+/// `struct inet_diag_msg`.
+fn socket(family: u8, state: u8, timer: u8, laddr: &str, lport: u16, raddr: &str, rport: u16) -> Vec<u8> {
+    let address = |text: &str| {
+        let mut bytes = match text.parse().unwrap() {
+            IpAddr::V4(address) => address.octets().to_vec(),
+            IpAddr::V6(address) => address.octets().to_vec(),
+        };
+        bytes.resize(16, 0);
+        bytes
+    };
+    let mut bytes = vec![family, state, timer, 0];
+    bytes.extend(lport.to_be_bytes());
+    bytes.extend(rport.to_be_bytes());
+    bytes.extend(address(laddr));
+    bytes.extend(address(raddr));
+    // Interface and cookie; then expires, queues, uid and inode.
+    bytes.extend([0; 4 + 8 + 20]);
+    bytes
+}
+
+fn read(bytes: &[u8]) -> (io::Result<Packet>, Vec<Entry>) {
+    let mut entries = Vec::new();
+    (packet(bytes, &mut |entry| entries.push(*entry)), entries)
+}
+
+#[test]
+fn sockets_are_read_to_the_end() {
+    let mapped = "::ffff:10.0.0.1";
+    let mut bytes = message(SOCK_DIAG_BY_FAMILY, 2, &socket(AF_INET, 1, 0, "10.0.0.1", 40_000, "10.0.0.2", 443));
+    bytes.extend(message(SOCK_DIAG_BY_FAMILY, 2, &socket(AF_INET6, 5, 3, mapped, 40_001, mapped, 80)));
+    // Attributes may follow.
+    let mut with_attribute = socket(AF_INET6, 10, 0, "::", 22, "::", 0);
+    with_attribute.extend([5, 0, 8, 0, 0]);
+    bytes.extend(message(SOCK_DIAG_BY_FAMILY, 2, &with_attribute));
+    let (end, entries) = read(&bytes);
+    assert_eq!(end.unwrap(), Packet::More);
+    let told: Vec<_> = entries.iter().map(|it| (it.tuple.lport, it.tuple.family(), it.state, it.minisock)).collect();
+    assert_eq!(told, [(40_000, 4, 1, false), (40_001, 4, 5, true), (22, 6, 10, false)]);
+    bytes.extend(message(NLMSG_DONE, 2, &0_i32.to_ne_bytes()));
+    assert_eq!(read(&bytes).0.unwrap(), Packet::Done);
+}
+
+#[test]
+fn errors_keep_their_number_and_interruptions_are_none() {
+    let enoent = (-libc::ENOENT).to_ne_bytes();
+    for kind in [NLMSG_ERROR, NLMSG_DONE] {
+        assert_eq!(read(&message(kind, 0, &enoent)).0.unwrap_err().raw_os_error(), Some(libc::ENOENT));
+    }
+    let interrupted = message(SOCK_DIAG_BY_FAMILY, NLM_F_DUMP_INTR, &[]);
+    assert_eq!(read(&interrupted).0.unwrap(), Packet::Interrupted);
+    assert_eq!(read(&[]).0.unwrap(), Packet::More);
+}
+
+#[test]
+fn what_is_cut_short_or_no_message_is_an_error() {
+    let good = message(SOCK_DIAG_BY_FAMILY, 2, &socket(AF_INET, 1, 0, "10.0.0.1", 1, "10.0.0.2", 2));
+    for length in 1..good.len() {
+        assert!(read(&good[..length]).0.is_err(), "{length}");
+    }
+    let strange = [
+        message(77, 0, &[]),
+        message(NLMSG_ERROR, 0, &[1]),
+        message(SOCK_DIAG_BY_FAMILY, 0, &[0; 20]),
+        message(SOCK_DIAG_BY_FAMILY, 0, &socket(99, 1, 0, "10.0.0.1", 1, "10.0.0.2", 2)),
+        // Shorter than its own header, and as long as never was.
+        vec![0; 16],
+        vec![0xff; 16],
+    ];
+    for bytes in strange {
+        assert_eq!(read(&bytes).0.unwrap_err().kind(), io::ErrorKind::InvalidData, "{bytes:?}");
+    }
+}
+
+proptest! {
+    /// Total: no bytes make it panic or run for ever.
+    #[test]
+    fn any_bytes_are_read(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
+        let _ = read(&bytes);
+    }
+
+    /// The same behind headers that are right, one behind the other, the last cut short.
+    #[test]
+    fn any_messages_are_read(
+        kinds in prop::collection::vec((prop::sample::select(vec![2u16, 3, 20, 21]), 0u16..64), 1..5),
+        body in prop::collection::vec(any::<u8>(), 0..100),
+        cut in 0usize..40,
+    ) {
+        let mut bytes: Vec<u8> =
+            kinds.iter().flat_map(|(kind, flags)| message(*kind, *flags, &body)).collect();
+        bytes.truncate(bytes.len().saturating_sub(cut));
+        let (_, entries) = read(&bytes);
+        prop_assert!(entries.len() <= kinds.len());
+    }
+}
