@@ -1,5 +1,7 @@
 //! What a TIME_WAIT life is. Pure: no kernel, no clock, no output.
 
+pub mod aggregate;
+pub mod cgroup;
 pub mod event;
 pub mod occupancy;
 pub mod reconcile;

@@ -49,9 +49,32 @@ pub fn reconcile(start: &Look, end: &Look, tw_counts: Option<TwCounts>, refusal:
     rows
 }
 
+/// Two comparisons of the same look at the kernel, with twtrace's counters from before it and from after it: a difference
+/// is what is beyond both.
+#[must_use]
+pub fn between(before: Vec<Reconciled>, after: &[Reconciled]) -> Vec<Reconciled> {
+    let mut rows = before;
+    for (row, later) in rows.iter_mut().zip(after) {
+        let (low, high) = (row.diff.min(later.diff), row.diff.max(later.diff));
+        row.diff = if low > 0 { low } else { high.min(0) };
+        row.twtrace = row.kernel - row.diff;
+    }
+    rows
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_under_way_is_no_difference() {
+        let row = |diff| Reconciled { counter: "TW", kernel: 10, twtrace: 10 - diff, diff };
+        let told = |a, b| between(vec![row(a)], &[row(b)]).first().map(|row| (row.diff, row.twtrace));
+        assert_eq!(told(2, -1), Some((0, 10)));
+        assert_eq!(told(2, 1), Some((1, 9)));
+        assert_eq!(told(-3, -5), Some((-3, 13)));
+        assert_eq!(told(0, -5), Some((0, 10)));
+    }
 
     fn look(tw: u64, tw_recycled: u64, overflow: u64, sockstat_tw: u64, own: [u64; 5]) -> Look {
         let [born, died, expired, taken, refused] = own;

@@ -1,0 +1,274 @@
+//! Destinations: what connect() has to find a free port for.
+
+use std::net::IpAddr;
+
+use serde::Serialize;
+
+use super::{
+    rate::{Rate, thousandths},
+    times::Times,
+    trend::{Forecast, Trend},
+};
+use crate::model::{
+    event::Connection,
+    occupancy::{Held, Namespace},
+};
+
+/// How long a window of connect() latencies is, nanoseconds: they are shown beside the fill, so they must be as fresh.
+const WINDOW_NS: u64 = 10_000_000_000;
+
+/// Where connections of this host lead: ports are used up for each by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct DestinationKey {
+    /// Inode number of the network namespace; 0: not known.
+    pub netns: u32,
+    /// Local address.
+    pub laddr: IpAddr,
+    /// Remote address.
+    pub raddr: IpAddr,
+    /// Remote port.
+    pub rport: u16,
+}
+
+/// What happened towards a destination.
+#[derive(Debug, Default)]
+pub struct Destination {
+    /// Minisocks alive.
+    pub minisocks: i64,
+    /// Births.
+    pub born: Rate,
+    /// Births refused.
+    pub refused: u64,
+    /// connect() calls that found no port.
+    pub no_port: u64,
+    /// Minisocks whose connection had TCP timestamps, and those whose had not.
+    pub timestamps: (u64, u64),
+    /// Ports held by full sockets, at the last look.
+    pub held: Held,
+    connects: Recent,
+    trend: Trend,
+    /// A row that was evicted may have been this one.
+    pub partial: bool,
+}
+
+/// Latencies of connect(), not older than a window or two.
+#[derive(Debug, Default)]
+struct Recent {
+    /// As small as can be: there may be 100,000 of these.
+    now: Times<1, u16>,
+    since_ns: u64,
+    before: Option<(u64, u64)>,
+}
+
+impl Recent {
+    fn enter(&mut self, connect_ns: u64) {
+        if self.now.count() >= u16::MAX.into() {
+            // So many make a window of their own, and none is counted short.
+            self.roll(self.since_ns);
+        }
+        self.now.enter(connect_ns);
+    }
+
+    fn tick(&mut self, now_ns: u64) {
+        if now_ns.saturating_sub(self.since_ns) >= WINDOW_NS {
+            self.roll(now_ns);
+        }
+    }
+
+    fn roll(&mut self, since_ns: u64) {
+        self.before = self.present();
+        (self.now, self.since_ns) = (Times::default(), since_ns);
+    }
+
+    fn present(&self) -> Option<(u64, u64)> {
+        self.now.quantile(0.5).zip(self.now.quantile(0.99))
+    }
+
+    fn median_and_p99(&self) -> Option<(u64, u64)> {
+        self.present().or(self.before)
+    }
+}
+
+impl Destination {
+    pub(super) fn new(partial: bool) -> Self {
+        Self { partial, ..Self::default() }
+    }
+
+    pub(super) fn born(&mut self, connection: &Connection) {
+        self.minisocks += 1;
+        self.born.add();
+        self.ended(connection);
+    }
+
+    pub(super) fn refused(&mut self, connection: &Connection) {
+        self.refused += 1;
+        self.ended(connection);
+    }
+
+    fn ended(&mut self, connection: &Connection) {
+        match connection.timestamps {
+            Some(true) => self.timestamps.0 += 1,
+            Some(false) => self.timestamps.1 += 1,
+            None => {}
+        }
+        // One that was opened long ago tells nothing about connect() now.
+        if let Some(ns) = connection.connect_ns
+            && connection.conn_ns.is_some_and(|age| age <= WINDOW_NS)
+        {
+            self.connects.enter(ns);
+        }
+    }
+
+    /// Minisocks and open connections.
+    fn in_use(&self) -> u32 {
+        let minisocks = u32::try_from(self.minisocks.max(0)).unwrap_or(u32::MAX);
+        minisocks.saturating_add(self.held.established).saturating_add(self.held.other)
+    }
+
+    pub(super) fn tick(&mut self, now_ns: u64, seconds: f64) {
+        self.born.tick(seconds);
+        self.connects.tick(now_ns);
+        self.trend.tick(now_ns, self.in_use(), self.born.count);
+    }
+
+    pub(super) fn reset(&mut self) {
+        self.born.reset();
+        self.trend.reset();
+        (self.refused, self.no_port, self.timestamps) = (0, 0, (0, 0));
+    }
+
+    /// True if nothing is known of it that would be missed.
+    pub(super) fn is_idle(&self) -> bool {
+        self.in_use() == 0 && self.born.count == 0 && self.refused == 0 && self.no_port == 0
+    }
+}
+
+/// Whether tcp_tw_reuse can help a destination.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reuse {
+    /// It is on for it, and the peer negotiates timestamps.
+    On,
+    /// It is off for it, and would help.
+    Off,
+    /// The peer does not negotiate timestamps: it cannot.
+    NoTimestamps,
+}
+
+impl Reuse {
+    /// The word used in every output.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::On => "on",
+            Self::Off => "off",
+            Self::NoTimestamps => "no_timestamps",
+        }
+    }
+}
+
+/// What a table shows of a destination: the JSON fields of `tick.by.destinations`.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct DestinationRow {
+    /// Inode number of the network namespace.
+    pub netns: Option<u32>,
+    /// Local address.
+    pub laddr: IpAddr,
+    /// Remote address.
+    pub raddr: IpAddr,
+    /// Remote port.
+    pub rport: u16,
+    /// Ports held by minisocks.
+    pub time_wait: u64,
+    /// Ports held by established connections, at the last look.
+    pub established: u32,
+    /// Ports held by sockets in other states, at the last look.
+    pub other: u32,
+    /// All of them.
+    pub in_use: u32,
+    /// Ports that connect() may choose from; `None` if not known.
+    pub available: Option<u32>,
+    /// Ports that are left.
+    pub headroom: Option<u32>,
+    /// Births.
+    pub born: u64,
+    /// Births per second; `None` before there were two ticks.
+    pub born_per_s: Option<f64>,
+    /// Connections per second that can go on for ever, each leaving its TIME_WAIT.
+    pub limit_per_s: Option<f64>,
+    /// Seconds until no port is left, at the present rate; `None` before there is a rate.
+    pub exhausted_in_s: Option<Forecast>,
+    /// Births refused.
+    pub refused: u64,
+    /// connect() calls that found no port.
+    pub no_port: u64,
+    /// Half of the connect() calls of the last seconds took no longer, nanoseconds.
+    pub connect_p50_ns: Option<u64>,
+    /// 99 % of them took no longer, nanoseconds.
+    pub connect_p99_ns: Option<u64>,
+    /// Minisocks whose connection had TCP timestamps.
+    pub with_timestamps: u64,
+    /// Minisocks whose connection had none.
+    pub without_timestamps: u64,
+    /// Whether tcp_tw_reuse can help; `None` if not known.
+    pub reuse: Option<Reuse>,
+    /// Counts may lack what an evicted row held.
+    pub partial: bool,
+}
+
+impl DestinationRow {
+    pub(super) fn of(key: DestinationKey, row: &Destination, space: Option<&Namespace>, time_wait_s: f64) -> Self {
+        let in_use = row.in_use();
+        let available = space.map(|space| space.available);
+        let open = row.held.established.saturating_add(row.held.other);
+        let connects = row.connects.median_and_p99();
+        Self {
+            netns: (key.netns != 0).then_some(key.netns),
+            laddr: key.laddr,
+            raddr: key.raddr,
+            rport: key.rport,
+            time_wait: u64::try_from(row.minisocks).unwrap_or(0),
+            established: row.held.established,
+            other: row.held.other,
+            in_use,
+            available,
+            headroom: available.map(|available| available.saturating_sub(in_use)),
+            born: row.born.count,
+            born_per_s: row.born.per_s(),
+            limit_per_s: available.map(|available| thousandths(f64::from(available) / time_wait_s)),
+            exhausted_in_s: available.and_then(|available| row.trend.forecast(available, open, time_wait_s)),
+            refused: row.refused,
+            no_port: row.no_port,
+            connect_p50_ns: connects.map(|(p50, _)| p50),
+            connect_p99_ns: connects.map(|(_, p99)| p99),
+            with_timestamps: row.timestamps.0,
+            without_timestamps: row.timestamps.1,
+            reuse: reuse(&key, row, space),
+            partial: row.partial,
+        }
+    }
+
+    /// Share of the ports that is in use, 0 to 1.
+    #[must_use]
+    pub fn fill(&self) -> Option<f64> {
+        let available = self.available.filter(|&available| available > 0)?;
+        Some((f64::from(self.in_use) / f64::from(available)).min(1.0))
+    }
+}
+
+/// By the last word on timestamps and the namespace's tcp_tw_reuse (`tcp_twsk_unique`: 2 is for loopback alone).
+fn reuse(key: &DestinationKey, row: &Destination, space: Option<&Namespace>) -> Option<Reuse> {
+    let (with, without) = row.timestamps;
+    if with + without == 0 {
+        return None;
+    }
+    if without > with {
+        return Some(Reuse::NoTimestamps);
+    }
+    let loopback = key.laddr.is_loopback() || key.raddr.is_loopback();
+    match space?.tw_reuse? {
+        0 => Some(Reuse::Off),
+        2 if !loopback => Some(Reuse::Off),
+        _ => Some(Reuse::On),
+    }
+}

@@ -1,0 +1,430 @@
+//! Events added up: by service port, by destination, by owner. Every table has a ceiling and counts what it evicts.
+//!
+//! No table of single minisocks is needed: an end says whose it was, so live = seeded + born - died for each row.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use serde::{Serialize, Serializer};
+
+mod bounded;
+pub mod destination;
+pub mod owner;
+pub mod port;
+mod rate;
+pub mod times;
+pub mod trend;
+
+pub use bounded::Bounded;
+pub use destination::{Destination, DestinationKey, DestinationRow};
+pub use owner::{CgroupName, Owner, OwnerRow, Process, ProcessName, Target};
+pub use port::{Port, PortKey, PortRow};
+
+use super::{
+    cgroup,
+    event::{Closer, Detail, Event, Life, Role, Substate, Tuple},
+    occupancy::{Namespace, Occupancy, Passive},
+};
+
+/// Lengths of a TIME_WAIT if no birth has told: TCP_TIMEWAIT_LEN of include/net/tcp.h, seconds.
+const TIME_WAIT_S: f64 = 60.0;
+
+/// Which side of a connection this host is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Side {
+    /// It called connect().
+    Client,
+    /// It accepted.
+    Server,
+}
+
+impl Side {
+    /// The word used in every output.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Client => Role::Client.word(),
+            Self::Server => Role::Server.word(),
+        }
+    }
+}
+
+impl Serialize for Side {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.word())
+    }
+}
+
+/// How many rows each table may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Service ports: each has up to a dozen histograms of some 10 KB.
+    pub ports: usize,
+    /// Destinations.
+    pub destinations: usize,
+    /// Processes, and as many cgroups.
+    pub owners: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { ports: 1024, destinations: 100_000, owners: 4096 }
+    }
+}
+
+/// Minisocks alive, by substate.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Live {
+    /// Both FINs are through.
+    pub time_wait: i64,
+    /// The peer's has not come.
+    pub fin_wait2: i64,
+}
+
+/// Rows that had to go, by table.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Evicted {
+    /// Service ports.
+    pub ports: u64,
+    /// Destinations.
+    pub destinations: u64,
+    /// Processes.
+    pub processes: u64,
+    /// Cgroups.
+    pub cgroups: u64,
+}
+
+/// The tables.
+#[derive(Debug)]
+pub struct Aggregates {
+    ports: Bounded<PortKey, Port>,
+    destinations: Bounded<DestinationKey, Destination>,
+    processes: Bounded<Process, Owner>,
+    cgroups: Bounded<u64, Owner>,
+    paths: HashMap<u64, Option<String>>,
+    /// Who listened, by namespace and port, when the run began: see [`Aggregates::side`].
+    listened: HashSet<(u32, u16)>,
+    namespaces: BTreeMap<u32, Namespace>,
+    live: Live,
+    time_wait_s: f64,
+    last_tick_ns: Option<u64>,
+}
+
+impl Default for Aggregates {
+    fn default() -> Self {
+        Self::new(Limits::default())
+    }
+}
+
+impl Aggregates {
+    /// Empty tables.
+    #[must_use]
+    pub fn new(limits: Limits) -> Self {
+        Self {
+            ports: Bounded::new(limits.ports),
+            destinations: Bounded::new(limits.destinations),
+            processes: Bounded::new(limits.owners),
+            cgroups: Bounded::new(limits.owners),
+            paths: HashMap::new(),
+            listened: HashSet::new(),
+            namespaces: BTreeMap::new(),
+            live: Live::default(),
+            time_wait_s: TIME_WAIT_S,
+            last_tick_ns: None,
+        }
+    }
+
+    /// The first look at the sockets, before any event: it tells on which side older connections are.
+    pub fn begin(&mut self, occupancy: &Occupancy) {
+        for (&netns, space) in &occupancy.namespaces {
+            self.listened.extend(space.listeners.iter().map(|&port| (netns, port)));
+        }
+        self.occupied(occupancy);
+    }
+
+    /// A minisock that was there before.
+    pub fn seeded(&mut self, life: &Life) {
+        self.count(life, 1);
+        let Some(place) = self.place(life) else { return };
+        self.port(place.port).live += 1;
+        if let Some(destination) = self.destination(place.destination) {
+            destination.minisocks += 1;
+        }
+    }
+
+    /// Something happened.
+    pub fn event(&mut self, event: &Event) {
+        let Event { life, detail, .. } = event;
+        match *detail {
+            Detail::Born { ref connection, timeout_ms } => {
+                self.count(life, 1);
+                if life.substate == Some(Substate::TimeWait)
+                    && let Some(ms) = timeout_ms
+                {
+                    // Some vendors' kernels have another length. The kernel counts in ticks: a second is near enough.
+                    self.time_wait_s = (f64::from(ms) / 1000.0).round().max(1.0);
+                }
+                self.owned(life, |owner, target| {
+                    owner.live += 1;
+                    owner.born.add();
+                    target.into_iter().for_each(|target| *owner.targets.touch(target, |_| 0) += 1);
+                });
+                let Some(place) = self.place(life) else { return };
+                self.port(place.port).born(connection);
+                if let Some(destination) = self.destination(place.destination) {
+                    destination.born(connection);
+                }
+            }
+            Detail::Turned { .. } => {
+                self.live.fin_wait2 -= 1;
+                self.live.time_wait += 1;
+            }
+            Detail::Rearmed { .. } => {}
+            Detail::Died { cause, life_ns, .. } => {
+                self.count(life, -1);
+                self.owned(life, |owner, _| owner.live -= 1);
+                let Some(place) = self.place(life) else { return };
+                self.port(place.port).died(cause, life_ns);
+                if let Some(destination) = self.destination(place.destination) {
+                    destination.minisocks -= 1;
+                }
+            }
+            Detail::Refused { ref connection, .. } => {
+                self.owned(life, |owner, target| {
+                    owner.refused += 1;
+                    target.into_iter().for_each(|target| *owner.targets.touch(target, |_| 0) += 1);
+                });
+                let Some(place) = self.place(life) else { return };
+                self.port(place.port).refused(connection);
+                if let Some(destination) = self.destination(place.destination) {
+                    destination.refused(connection);
+                }
+            }
+            Detail::NoPort { .. } => {
+                self.owned(life, |owner, _| owner.no_port += 1);
+                if let Some(Place { destination: Some(key), .. }) = self.place(life)
+                    && let Some(destination) = self.destination(Some(key))
+                {
+                    destination.no_port += 1;
+                }
+            }
+            Detail::ReuseDenied { .. } => {}
+        }
+    }
+
+    fn count(&mut self, life: &Life, by: i64) {
+        match life.substate {
+            Some(Substate::FinWait2) => self.live.fin_wait2 += by,
+            _ => self.live.time_wait += by,
+        }
+    }
+
+    /// What full sockets hold now.
+    pub fn occupied(&mut self, occupancy: &Occupancy) {
+        for (_, row) in self.destinations.iter_mut() {
+            row.held = super::occupancy::Held::default();
+        }
+        for (&netns, space) in &occupancy.namespaces {
+            for (to, held) in &space.held {
+                let key = DestinationKey { netns, laddr: to.laddr, raddr: to.raddr, rport: to.rport };
+                self.destinations.touch(key, Destination::new).held = *held;
+            }
+        }
+        self.namespaces.clone_from(&occupancy.namespaces);
+        for space in self.namespaces.values_mut() {
+            // They are in the rows now.
+            space.held = HashMap::new();
+        }
+    }
+
+    /// Connections that the peer closed first.
+    pub fn passive(&mut self, counted: &[Passive]) {
+        let mut by_key: HashMap<PortKey, u64> = HashMap::new();
+        for passive in counted {
+            let side = match passive.role {
+                Role::Server => Side::Server,
+                _ => Side::Client,
+            };
+            by_key.insert(PortKey { side, port: passive.port }, passive.closes);
+        }
+        for (key, row) in self.ports.iter_mut() {
+            row.passive(by_key.remove(key).unwrap_or(0));
+        }
+        for (key, closes) in by_key {
+            self.port(key).passive(closes);
+        }
+    }
+
+    /// Where cgroups are; `None` for one that is gone.
+    pub fn cgroup_paths(&mut self, paths: Vec<(u64, Option<String>)>) {
+        // A directory's name may hold what steers a terminal.
+        let printable = |path: String| path.chars().map(|c| if c.is_control() { '?' } else { c }).collect();
+        self.paths.extend(paths.into_iter().map(|(id, path)| (id, path.map(printable))));
+        let known = &self.cgroups;
+        self.paths.retain(|id, _| known.get(id).is_some());
+    }
+
+    /// Cgroups whose path is not known yet.
+    #[must_use]
+    pub fn cgroups_to_find(&self) -> Vec<u64> {
+        self.cgroups.iter().map(|(id, _)| *id).filter(|id| *id != 0 && !self.paths.contains_key(id)).collect()
+    }
+
+    /// Namespaces that events came from and that no look has shown.
+    #[must_use]
+    pub fn namespaces_to_find(&self) -> Vec<u32> {
+        let of = self.destinations.iter().map(|(key, _)| key.netns);
+        let unknown: HashSet<u32> = of.filter(|netns| *netns != 0 && !self.namespaces.contains_key(netns)).collect();
+        unknown.into_iter().collect()
+    }
+
+    /// An interval is over: rates and trends are taken.
+    pub fn tick(&mut self, now_ns: u64) {
+        let seconds = self.last_tick_ns.map_or(0.0, |last| now_ns.saturating_sub(last) as f64 / 1e9);
+        self.last_tick_ns = Some(now_ns);
+        self.ports.iter_mut().for_each(|(_, row)| row.born.tick(seconds));
+        self.destinations.iter_mut().for_each(|(_, row)| row.tick(now_ns, seconds));
+        self.processes.iter_mut().for_each(|(_, row)| row.born.tick(seconds));
+        self.cgroups.iter_mut().for_each(|(_, row)| row.born.tick(seconds));
+    }
+
+    /// Starts counting anew. What is alive stays.
+    pub fn reset(&mut self) {
+        self.ports.iter_mut().for_each(|(_, row)| row.reset());
+        self.destinations.iter_mut().for_each(|(_, row)| row.reset());
+        self.processes.iter_mut().for_each(|(_, row)| row.reset());
+        self.cgroups.iter_mut().for_each(|(_, row)| row.reset());
+    }
+
+    /// Minisocks alive. Those whose events the filters left out are not among them.
+    #[must_use]
+    pub fn live(&self) -> Live {
+        self.live
+    }
+
+    /// A service port.
+    #[must_use]
+    pub fn port_of(&self, key: &PortKey) -> Option<&Port> {
+        self.ports.get(key)
+    }
+
+    /// The namespaces of the last look.
+    #[must_use]
+    pub fn namespaces(&self) -> &BTreeMap<u32, Namespace> {
+        &self.namespaces
+    }
+
+    /// Rows that had to go.
+    #[must_use]
+    pub fn evicted(&self) -> Evicted {
+        Evicted {
+            ports: self.ports.evicted(),
+            destinations: self.destinations.evicted(),
+            processes: self.processes.evicted(),
+            cgroups: self.cgroups.evicted(),
+        }
+    }
+
+    /// The service ports, in no order.
+    #[must_use]
+    pub fn port_rows(&self) -> Vec<PortRow> {
+        self.ports.iter().map(|(key, row)| PortRow::of(*key, row)).collect()
+    }
+
+    /// The destinations, in no order.
+    #[must_use]
+    pub fn destination_rows(&self) -> Vec<DestinationRow> {
+        let rows = self.destinations.iter().filter(|(_, row)| !row.is_idle());
+        rows.map(|(key, row)| DestinationRow::of(*key, row, self.namespaces.get(&key.netns), self.time_wait_s))
+            .collect()
+    }
+
+    /// The processes, in no order.
+    #[must_use]
+    pub fn process_rows(&self) -> Vec<OwnerRow<ProcessName>> {
+        let name = |process: &Process| ProcessName { pid: process.pid, comm: process.comm.printable() };
+        self.processes.iter().map(|(process, row)| row.row(name(process))).collect()
+    }
+
+    /// The cgroups, in no order.
+    #[must_use]
+    pub fn cgroup_rows(&self) -> Vec<OwnerRow<CgroupName>> {
+        let name = |&cgroup_id: &u64| {
+            let path = self.paths.get(&cgroup_id).cloned().flatten();
+            let unit = path.as_deref().and_then(cgroup::unit);
+            CgroupName { cgroup_id, path, unit }
+        };
+        self.cgroups.iter().map(|(id, row)| row.row(name(id))).collect()
+    }
+
+    /// The processes, in no order.
+    pub fn processes(&self) -> impl Iterator<Item = Process> {
+        self.processes.iter().map(|(process, _)| *process)
+    }
+
+    /// Where the connections led that a process closed, and how many, in no order.
+    #[must_use]
+    pub fn targets_of_process(&self, process: &Process) -> Vec<(Target, u64)> {
+        self.processes.get(process).map_or_else(Vec::new, targets)
+    }
+
+    /// Where the connections led that were closed in a cgroup, and how many, in no order.
+    #[must_use]
+    pub fn targets_of_cgroup(&self, cgroup_id: u64) -> Vec<(Target, u64)> {
+        self.cgroups.get(&cgroup_id).map_or_else(Vec::new, targets)
+    }
+
+    fn port(&mut self, key: PortKey) -> &mut Port {
+        self.ports.touch(key, Port::new)
+    }
+
+    fn destination(&mut self, key: Option<DestinationKey>) -> Option<&mut Destination> {
+        key.map(|key| self.destinations.touch(key, Destination::new))
+    }
+
+    /// Tells the process and the cgroup that closed.
+    fn owned(&mut self, life: &Life, mut tell: impl FnMut(&mut Owner, Option<Target>)) {
+        let Some(Closer { task, cgroup_id }) = life.closer else { return };
+        let target = self
+            .place(life)
+            .map(|place| Target { port: place.port, raddr: place.destination.map(|destination| destination.raddr) });
+        tell(self.processes.touch(Process { pid: task.pid, comm: task.comm }, Owner::new), target);
+        tell(self.cgroups.touch(cgroup_id, Owner::new), target);
+    }
+
+    /// Which rows a life belongs to.
+    fn place(&self, life: &Life) -> Option<Place> {
+        let Tuple { laddr, lport, raddr, rport } = life.tuple?;
+        let netns = life.netns.unwrap_or(0);
+        Some(match self.side(life, netns, lport) {
+            Side::Server => Place { port: PortKey { side: Side::Server, port: lport }, destination: None },
+            Side::Client => Place {
+                port: PortKey { side: Side::Client, port: rport },
+                destination: Some(DestinationKey { netns, laddr, raddr, rport }),
+            },
+        })
+    }
+
+    /// Of connections that are older than twtrace nobody saw who opened them. They were accepted if somebody listened on
+    /// their local port when twtrace began: the answer must be the same at the birth and at the end.
+    fn side(&self, life: &Life, netns: u32, lport: u16) -> Side {
+        match life.role {
+            Some(Role::Server) => Side::Server,
+            Some(Role::Client) => Side::Client,
+            _ if self.listened.contains(&(netns, lport)) => Side::Server,
+            _ => Side::Client,
+        }
+    }
+}
+
+/// The rows of a life.
+struct Place {
+    port: PortKey,
+    destination: Option<DestinationKey>,
+}
+
+fn targets(owner: &Owner) -> Vec<(Target, u64)> {
+    owner.targets.iter().map(|(target, count)| (*target, *count)).collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,41 @@
+//! How fast a count grows: events per second since the last tick.
+
+/// A count, and what it was a tick ago.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Rate {
+    /// Since the start, or since it was set back.
+    pub count: u64,
+    at_tick: u64,
+    per_s: Option<f64>,
+}
+
+impl Rate {
+    /// One more.
+    pub fn add(&mut self) {
+        self.count += 1;
+    }
+
+    /// A tick: `seconds` since the last one.
+    pub fn tick(&mut self, seconds: f64) {
+        if seconds > 0.0 {
+            self.per_s = Some(thousandths(self.count.saturating_sub(self.at_tick) as f64 / seconds));
+        }
+        self.at_tick = self.count;
+    }
+
+    /// Per second, between the last two ticks; `None` before the second.
+    #[must_use]
+    pub fn per_s(&self) -> Option<f64> {
+        self.per_s
+    }
+
+    /// Starts counting anew; the rate goes on.
+    pub fn reset(&mut self) {
+        (self.count, self.at_tick) = (0, 0);
+    }
+}
+
+/// For the eye: three digits behind the point.
+pub(super) fn thousandths(value: f64) -> f64 {
+    (value * 1000.0).round() / 1000.0
+}

@@ -1,0 +1,222 @@
+use std::net::{IpAddr, Ipv4Addr};
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::model::{
+    event::{Cause, Comm, Connection, Refusal, Task},
+    occupancy::{Destination as To, Held},
+};
+
+const LOCAL: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1));
+const PEER: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 2));
+const SECOND: u64 = 1_000_000_000;
+
+fn comm(name: &str) -> Comm {
+    let mut bytes = [0; 16];
+    bytes[..name.len()].copy_from_slice(name.as_bytes());
+    Comm(bytes)
+}
+
+fn life(role: Option<Role>, lport: u16, rport: u16) -> Life {
+    Life {
+        id: Some(1),
+        netns: Some(7),
+        tuple: Some(Tuple { laddr: LOCAL, lport, raddr: PEER, rport }),
+        substate: Some(Substate::TimeWait),
+        role,
+        closer: Some(Closer { task: Task { pid: 42, comm: comm("curl") }, cgroup_id: 9 }),
+        preexisting: Some(false),
+    }
+}
+
+fn connection() -> Connection {
+    Connection {
+        opener: None,
+        conn_ns: Some(5_000_000),
+        connect_ns: Some(40_000),
+        timestamps: Some(true),
+        bytes_in: None,
+        bytes_out: None,
+        srtt_us: None,
+        mark: None,
+    }
+}
+
+fn event(life: Life, detail: Detail) -> Event {
+    Event { mono_ns: 0, life, detail, self_test: false }
+}
+
+fn born(life: Life) -> Event {
+    event(life, Detail::Born { timeout_ms: Some(60_000), connection: connection() })
+}
+
+fn died(life: Life, cause: Cause) -> Event {
+    event(life, Detail::Died { cause, life_ns: Some(60 * SECOND), taker: None })
+}
+
+fn space(available: u32, listeners: &[u16]) -> Namespace {
+    Namespace {
+        range: 30_000..=30_199,
+        available,
+        tw_limit: Some(65_536),
+        tw_reuse: Some(2),
+        listeners: listeners.iter().copied().collect(),
+        held: HashMap::new(),
+    }
+}
+
+#[test]
+fn a_life_is_counted_in_every_table_and_taken_out_again() {
+    let mut all = Aggregates::default();
+    let client = life(Some(Role::Client), 30_001, 443);
+    all.event(&born(client));
+    all.event(&born(life(Some(Role::Client), 30_002, 443)));
+    all.event(&died(client, Cause::Reused));
+    let ports = all.port_rows();
+    assert_eq!(ports.len(), 1);
+    let row = &ports[0];
+    assert_eq!((row.role, row.port, row.live, row.born, row.died.all()), (Side::Client, 443, 1, 2, 1));
+    assert_eq!(row.died.of(&[Cause::Reused]), 1);
+    assert!(row.life_p50_ns.unwrap().abs_diff(60 * SECOND) < SECOND);
+    assert!(row.age_p99_ns.unwrap().abs_diff(5_000_000) < 50_000);
+    assert_eq!(row.closes_first, None, "nobody counts what the peer closes");
+    let destinations = all.destination_rows();
+    assert_eq!((destinations[0].time_wait, destinations[0].in_use, destinations[0].available), (1, 1, None));
+    assert!(destinations[0].connect_p50_ns.unwrap().abs_diff(40_000) < 4_000);
+    let owner = &all.process_rows()[0];
+    assert_eq!((owner.who.pid, owner.who.comm.as_str(), owner.live, owner.born), (42, "curl", 1, 2));
+    assert_eq!(all.cgroup_rows()[0].live, 1);
+    assert_eq!(all.live(), Live { time_wait: 1, fin_wait2: 0 });
+    let targets = all.targets_of_process(&Process { pid: 42, comm: comm("curl") });
+    assert_eq!(targets.len(), 1);
+    assert_eq!((targets[0].0.raddr, targets[0].1), (Some(PEER), 2));
+}
+
+#[test]
+fn what_was_accepted_holds_no_port_of_a_destination() {
+    let mut all = Aggregates::default();
+    all.event(&born(life(Some(Role::Server), 80, 50_000)));
+    assert_eq!((all.port_rows()[0].role, all.port_rows()[0].port), (Side::Server, 80));
+    assert!(all.destination_rows().is_empty());
+}
+
+#[test]
+fn older_connections_go_by_who_listened() {
+    let mut all = Aggregates::default();
+    all.begin(&Occupancy { namespaces: [(7, space(200, &[80]))].into(), ..Occupancy::default() });
+    all.seeded(&life(None, 80, 50_000));
+    all.seeded(&life(None, 50_000, 443));
+    // Nobody listens any more; the answer stays.
+    all.occupied(&Occupancy { namespaces: [(7, space(200, &[]))].into(), ..Occupancy::default() });
+    all.event(&died(life(None, 80, 50_000), Cause::Expired));
+    let mut rows: Vec<_> = all.port_rows().iter().map(|row| (row.role, row.port, row.live)).collect();
+    rows.sort();
+    assert_eq!(rows, [(Side::Client, 443, 1), (Side::Server, 80, 0)]);
+}
+
+#[test]
+fn a_destination_runs_out_when_it_is_foretold() {
+    let mut all = Aggregates::default();
+    let mut look = Occupancy { namespaces: [(7, space(200, &[]))].into(), ..Occupancy::default() };
+    let to = To { laddr: LOCAL, raddr: PEER, rport: 443 };
+    look.namespaces.get_mut(&7).unwrap().held.insert(to, Held { established: 10, other: 0 });
+    all.begin(&look);
+    for second in 0..=14_u64 {
+        all.tick(second * SECOND);
+        for n in 0..10 {
+            all.event(&born(life(Some(Role::Client), 30_000 + (second * 10 + n) as u16, 443)));
+        }
+    }
+    all.tick(15 * SECOND);
+    let row = &all.destination_rows()[0];
+    assert_eq!((row.time_wait, row.established, row.in_use, row.headroom), (150, 10, 160, Some(40)));
+    assert_eq!((row.born_per_s, row.exhausted_in_s), (Some(10.0), Some(trend::Forecast::In(4.0))));
+    assert_eq!(row.limit_per_s, Some(3.333));
+    assert_eq!(row.reuse, Some(destination::Reuse::Off), "2 is for loopback alone");
+}
+
+#[test]
+fn a_share_is_of_those_that_were_seen_from_the_start() {
+    let mut all = Aggregates::default();
+    all.passive(&[Passive { role: Role::Client, port: 443, closes: 3 }]);
+    all.event(&born(life(Some(Role::Client), 30_001, 443)));
+    assert_eq!(all.port_rows()[0].closes_first, Some(0.25));
+    all.reset();
+    assert_eq!((all.port_rows()[0].closes_first, all.port_rows()[0].live), (None, 1));
+    all.passive(&[Passive { role: Role::Client, port: 443, closes: 4 }]);
+    assert_eq!(all.port_rows()[0].closes_first, Some(0.0));
+}
+
+#[test]
+fn what_had_to_go_is_counted_and_its_return_is_marked() {
+    let mut all = Aggregates::new(Limits { ports: 1, destinations: 1, owners: 1 });
+    all.event(&born(life(Some(Role::Client), 30_001, 443)));
+    all.event(&born(life(Some(Role::Client), 30_001, 80)));
+    all.event(&died(life(Some(Role::Client), 30_001, 443), Cause::Expired));
+    assert_eq!(all.evicted(), Evicted { ports: 2, destinations: 2, processes: 0, cgroups: 0 });
+    let row = &all.port_rows()[0];
+    assert_eq!((row.port, row.live, row.partial), (443, 0, true));
+}
+
+/// Any event about few sockets, so that rows meet.
+fn any_event() -> impl Strategy<Value = Event> {
+    let role =
+        prop_oneof![Just(None), Just(Some(Role::Client)), Just(Some(Role::Server)), Just(Some(Role::Unknown(9)))];
+    let substate = prop_oneof![Just(None), Just(Some(Substate::TimeWait)), Just(Some(Substate::FinWait2))];
+    let detail = prop_oneof![
+        Just(Detail::Born { timeout_ms: Some(60_000), connection: connection() }),
+        any::<Option<u64>>().prop_map(|after_ns| Detail::Turned { after_ns }),
+        any::<Option<u32>>().prop_map(|timeout_ms| Detail::Rearmed { timeout_ms }),
+        (any::<u8>(), any::<Option<u64>>()).prop_map(|(cause, life_ns)| Detail::Died {
+            cause: Cause::from_raw(cause % 12),
+            life_ns,
+            taker: None
+        }),
+        Just(Detail::Refused { reason: Refusal::Buckets, used: None, limit: None, connection: connection() }),
+        Just(Detail::NoPort { took_ns: None }),
+    ];
+    (role, substate, detail, 0..4_u16, 0..4_u16, any::<bool>(), any::<bool>()).prop_map(
+        |(role, substate, detail, lport, rport, has_tuple, has_closer)| {
+            let mut life = life(role, lport, rport);
+            life.substate = substate;
+            life.tuple = life.tuple.filter(|_| has_tuple);
+            life.closer = life.closer.filter(|_| has_closer);
+            event(life, detail)
+        },
+    )
+}
+
+proptest! {
+    #[test]
+    fn no_stream_breaks_the_tables(events in prop::collection::vec(any_event(), 0..200), most in 1..4_usize) {
+        let mut all = Aggregates::new(Limits { ports: most, destinations: most, owners: most });
+        for (n, event) in events.iter().enumerate() {
+            all.event(event);
+            if n % 7 == 0 {
+                all.tick(n as u64 * SECOND);
+            }
+            if n % 31 == 0 {
+                all.reset();
+            }
+        }
+        prop_assert!(all.port_rows().len() <= most);
+        prop_assert!(all.destination_rows().len() <= most);
+        prop_assert!(all.process_rows().len() <= most);
+        let shares = all.port_rows().into_iter().filter_map(|row| row.closes_first);
+        prop_assert!(shares.into_iter().all(|share| (0.0..=1.0).contains(&share)));
+    }
+
+    #[test]
+    fn with_room_for_all_the_rows_add_up(events in prop::collection::vec(any_event(), 0..200)) {
+        let mut all = Aggregates::default();
+        events.iter().for_each(|event| all.event(event));
+        let count = |wanted: fn(&Detail) -> bool| {
+            events.iter().filter(|event| event.life.tuple.is_some() && wanted(&event.detail)).count() as u64
+        };
+        let rows = all.port_rows();
+        prop_assert_eq!(rows.iter().map(|row| row.born).sum::<u64>(), count(|detail| matches!(detail, Detail::Born { .. })));
+        prop_assert_eq!(rows.iter().map(|row| row.died.all()).sum::<u64>(), count(|detail| matches!(detail, Detail::Died { .. })));
+        prop_assert_eq!(rows.iter().map(|row| row.refused).sum::<u64>(), count(|detail| matches!(detail, Detail::Refused { .. })));
+    }
+}
