@@ -17,3 +17,4 @@ pub mod selftest;
 pub mod sink;
 pub mod source;
 pub mod tracer;
+pub mod tui;

@@ -1,5 +1,9 @@
 //! The run itself: from the ring through the decoder into the sink, until somebody or something ends it.
 
+mod feed;
+
+pub use feed::Feed;
+
 use std::{
     io,
     time::{Duration, Instant},
@@ -7,7 +11,8 @@ use std::{
 
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
-    time::{MissedTickBehavior, interval},
+    sync::mpsc,
+    time::{Interval, MissedTickBehavior, interval},
 };
 use twtrace_common::counter::Counters;
 
@@ -16,7 +21,7 @@ use crate::{
     decode::decode,
     host::{Host, clock},
     model::{
-        event::Event,
+        event::{Cause, Detail, Event, Kind},
         reconcile::{Look, Rest, reconcile},
         report::{Start, Summary, Totals},
         totals::{Beside, totals},
@@ -24,12 +29,13 @@ use crate::{
     plan::Capability,
     reconcile::{LookError, Scope},
     sink::{
-        BATCH_BYTES, Batch, Clock, Loss, Sink, Tick, Writer,
+        BATCH_BYTES, Batch, Clock, Loss, Sink, Steer, Tick, Writer,
         notes::remark,
         writer::{End, GRACE},
     },
     source::Source,
     tracer::Tracer,
+    tui::update::Input,
 };
 
 /// How often the ring is emptied when it does not ask for it. Nobody sees a shorter delay; the wake-ups it saves are the
@@ -41,12 +47,36 @@ const AUDIT: Duration = Duration::from_secs(25);
 /// Records taken at once, so that signals and timers get their turn.
 const AT_ONCE: usize = 8192;
 /// What a run is asked for, beyond its programs and filters.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Options {
     /// When to end by itself.
     pub duration: Option<Duration>,
     /// How often counters are told.
     pub interval: Duration,
+    /// Tables come with every so many of them; at least one.
+    pub tables_every: u32,
+    /// Events that the sink shows; its tables are told of all.
+    pub shown: Shown,
+}
+
+/// Which events are shown.
+#[derive(Clone, Debug, Default)]
+pub struct Shown {
+    /// Of these kinds.
+    pub kinds: Vec<Kind>,
+    /// Of ends, those of these causes; empty for all.
+    pub causes: Vec<Cause>,
+}
+
+impl Shown {
+    fn has(&self, event: &Event) -> bool {
+        let wanted = |cause: Cause| self.causes.is_empty() || self.causes.iter().any(|c| c.word() == cause.word());
+        self.kinds.contains(&event.kind())
+            && match event.detail {
+                Detail::Died { cause, .. } => wanted(cause),
+                _ => true,
+            }
+    }
 }
 
 /// Why a run ended in error.
@@ -76,6 +106,10 @@ pub struct Pipeline<'a> {
     lost_told: u64,
     garbage_told: u64,
     last: Option<(Instant, u64, u64)>,
+    ticks: u32,
+    feed: Option<Feed>,
+    inputs: Option<mpsc::Receiver<Input>>,
+    shown: Shown,
 }
 
 impl<'a> Pipeline<'a> {
@@ -92,7 +126,32 @@ impl<'a> Pipeline<'a> {
             early_lost: tracer.early_lost,
             ..Beside::default()
         };
-        Self { tracer, sink, writer, waiting: None, beside, lost_told: 0, garbage_told: 0, last: None }
+        Self {
+            tracer,
+            sink,
+            writer,
+            waiting: None,
+            beside,
+            lost_told: 0,
+            garbage_told: 0,
+            last: None,
+            ticks: 0,
+            feed: None,
+            inputs: None,
+            shown: Shown::default(),
+        }
+    }
+
+    /// Feeds the tables of the sink.
+    #[must_use]
+    pub fn with_feed(self, feed: Feed) -> Self {
+        Self { feed: Some(feed), ..self }
+    }
+
+    /// Hands the sink what comes from the keyboard.
+    #[must_use]
+    pub fn with_inputs(self, inputs: mpsc::Receiver<Input>) -> Self {
+        Self { inputs: Some(inputs), ..self }
     }
 
     /// Runs until a signal, the duration, or the end of whoever reads the output. Says `start` first and `summary` last;
@@ -112,12 +171,17 @@ impl<'a> Pipeline<'a> {
         let signals = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
         let (first, _) = scope.look(self.tracer)?;
         ready()?;
+        self.shown.clone_from(&options.shown);
         self.sink.start(clock::monotonic_ns(), start);
+        let seeds = std::mem::take(&mut self.tracer.seeds);
+        if let (Some(feed), Some(all)) = (&mut self.feed, self.sink.aggregates()) {
+            feed.begin(all, seeds);
+        }
         for event in std::mem::take(&mut self.tracer.early) {
-            self.sink.event(&event);
+            told(self.sink, &self.shown, &event);
         }
         self.flush();
-        self.serve(options, signals).await?;
+        self.serve(options, signals, scope, &first).await?;
         let look = scope.look(self.tracer)?;
         self.finish(&first, look, began)
     }
@@ -126,11 +190,14 @@ impl<'a> Pipeline<'a> {
         &mut self,
         options: &Options,
         (mut interrupt, mut terminate): (Signal, Signal),
+        scope: &Scope,
+        first: &Look,
     ) -> Result<(), RunError> {
-        let (mut drain, mut tell, mut audit) = (interval(DRAIN), interval(options.interval), interval(AUDIT));
-        audit.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        drain.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        tell.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let (mut drain, mut tell, mut audit) = (every(DRAIN), every(options.interval), every(AUDIT));
+        if self.sink.is_live() {
+            // Whoever looks at a screen wants to see how things stand at once.
+            self.tell(options, scope, first)?;
+        }
         // The first tick of an interval is at once, and there is nothing to tell yet.
         tell.tick().await;
         audit.tick().await;
@@ -152,12 +219,20 @@ impl<'a> Pipeline<'a> {
                 () = &mut closed => return Ok(()),
                 _ = tell.tick() => telling = true,
                 _ = audit.tick() => self.audit()?,
+                Some(input) = next(&mut self.inputs) => match self.sink.input(input) {
+                    Some(Steer::End) => return Ok(()),
+                    Some(Steer::Interval(interval)) => {
+                        tell = every(interval);
+                        tell.tick().await;
+                    }
+                    None => {}
+                },
                 full = self.tracer.ring.filling() => full?,
                 _ = drain.tick() => {}
             }
             self.drain()?;
             if telling {
-                self.tell()?;
+                self.tell(options, scope, first)?;
             }
             self.flush();
         }
@@ -166,11 +241,17 @@ impl<'a> Pipeline<'a> {
     /// Takes what waits in the ring. While the output is stuck the ring keeps it, and the programs count what it cannot.
     fn drain(&mut self) -> Result<usize, RunError> {
         self.flush();
-        if self.waiting.is_some() {
+        if self.waiting.is_some() && !self.sink.is_live() {
             return Ok(0);
         }
         let mut uncertain = Vec::new();
-        let count = intake(&mut self.tracer.ring, &mut *self.sink, &mut self.beside.garbage, &mut uncertain);
+        let (sink, shown) = (&mut *self.sink, &self.shown);
+        let count = intake(
+            &mut self.tracer.ring,
+            &mut |event| told(sink, shown, event),
+            &mut self.beside.garbage,
+            &mut uncertain,
+        );
         if !uncertain.is_empty() {
             // Its birth is not on record. If the table never was full, it was missed, or is older than twtrace.
             let never_full = self.tracer.counters()?.trouble.lives_full == 0;
@@ -182,7 +263,7 @@ impl<'a> Pipeline<'a> {
                         event.life.preexisting = Some(true);
                     }
                 }
-                self.sink.event(&event);
+                told(self.sink, &self.shown, &event);
             }
         }
         Ok(count)
@@ -203,13 +284,24 @@ impl<'a> Pipeline<'a> {
     }
 
     fn audit(&mut self) -> Result<(), RunError> {
-        self.beside.alive_unseen = self.tracer.audit(&Host::default(), &[])?.unseen;
+        let audit = self.tracer.audit(&Host::default(), &[])?;
+        self.beside.alive_unseen = audit.unseen;
+        if let Some(all) = self.sink.aggregates() {
+            audit.found.iter().for_each(|life| all.seeded(life));
+        }
         Ok(())
     }
 
-    /// Tells losses and counters.
-    fn tell(&mut self) -> Result<(), RunError> {
+    /// Tells losses and counters, and the tables if they are due.
+    fn tell(&mut self, options: &Options, scope: &Scope, first: &Look) -> Result<(), RunError> {
         let now = clock::monotonic_ns();
+        let report = self.ticks % options.tables_every.max(1) == options.tables_every.max(1) - 1;
+        self.ticks = self.ticks.wrapping_add(1);
+        if report && let (Some(feed), Some(all)) = (&mut self.feed, self.sink.aggregates()) {
+            feed.tick(all, self.tracer, now)?;
+        }
+        let reconcile =
+            if self.sink.is_live() { scope.compare(self.tracer, first, self.beside.refusal)? } else { Vec::new() };
         let counters = self.tracer.counters()?;
         self.sink.set_clock(Clock { offset_ns: clock::wall_offset_ns().into() });
         self.tell_losses(now, &counters);
@@ -221,8 +313,13 @@ impl<'a> Pipeline<'a> {
             (born.saturating_sub(born_then) as f64 / seconds, died.saturating_sub(died_then) as f64 / seconds)
         });
         self.last = Some((Instant::now(), born, died));
-        let tick =
-            Tick { totals: &totals, born_per_s: rates.map(|rates| rates.0), died_per_s: rates.map(|rates| rates.1) };
+        let tick = Tick {
+            totals: &totals,
+            born_per_s: rates.map(|rates| rates.0),
+            died_per_s: rates.map(|rates| rates.1),
+            reconcile: &reconcile,
+            report,
+        };
         self.sink.tick(now, &tick);
         Ok(())
     }
@@ -298,13 +395,43 @@ impl<'a> Pipeline<'a> {
     }
 }
 
-/// Takes records from a source into a sink, and says how many there were. What is no record is counted. From the first
+/// A timer that does not make up for what it missed.
+fn every(period: Duration) -> Interval {
+    let mut timer = interval(period);
+    timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    timer
+}
+
+/// What comes from the keyboard, if there is one.
+async fn next(inputs: &mut Option<mpsc::Receiver<Input>>) -> Option<Input> {
+    match inputs {
+        Some(inputs) => inputs.recv().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Tells a sink of an event: its tables always, itself if it shows such events.
+fn told(sink: &mut dyn Sink, shown: &Shown, event: &Event) {
+    if let Some(all) = sink.aggregates() {
+        all.event(event);
+    }
+    if shown.has(event) {
+        sink.event(event);
+    }
+}
+
+/// Takes events from a source, and says how many records there were. What is no record is counted. From the first
 /// event on of which it is open whether its minisock is older than twtrace, events go to `uncertain`, in order.
-fn intake(source: &mut dyn Source, sink: &mut dyn Sink, garbage: &mut u64, uncertain: &mut Vec<Event>) -> usize {
+fn intake(
+    source: &mut dyn Source,
+    take: &mut dyn FnMut(&Event),
+    garbage: &mut u64,
+    uncertain: &mut Vec<Event>,
+) -> usize {
     source.drain(AT_ONCE, &mut |bytes| match decode(bytes) {
         Ok(event) if event.self_test => {}
         Ok(event) if event.life.preexisting.is_none() || !uncertain.is_empty() => uncertain.push(event),
-        Ok(event) => sink.event(&event),
+        Ok(event) => take(&event),
         Err(error) => {
             *garbage += 1;
             log::warn!("the ring: {error}");
@@ -354,10 +481,13 @@ mod tests {
         records.push(death(0));
         let (mut source, mut sink) = (Made(records.into()), JsonSink::new(Clock { offset_ns: 0 }));
         let (mut counted, mut uncertain) = (0, Vec::new());
-        assert_eq!(intake(&mut source, &mut sink, &mut counted, &mut uncertain), 2 + garbage.len());
+        assert_eq!(
+            intake(&mut source, &mut |event| sink.event(event), &mut counted, &mut uncertain),
+            2 + garbage.len()
+        );
         assert_eq!((counted, uncertain.len()), (garbage.len() as u64, 0));
         assert_eq!(sink.take().lines(), 2);
-        assert_eq!(intake(&mut source, &mut sink, &mut counted, &mut uncertain), 0);
+        assert_eq!(intake(&mut source, &mut |event| sink.event(event), &mut counted, &mut uncertain), 0);
     }
 
     #[test]
@@ -365,7 +495,7 @@ mod tests {
         let records = vec![death(flag::SELF_TEST), death(0), death(flag::UNKNOWN_BIRTH), death(0)];
         let (mut source, mut sink) = (Made(records.into()), JsonSink::new(Clock { offset_ns: 0 }));
         let (mut counted, mut uncertain) = (0, Vec::new());
-        intake(&mut source, &mut sink, &mut counted, &mut uncertain);
+        intake(&mut source, &mut |event| sink.event(event), &mut counted, &mut uncertain);
         assert_eq!((sink.take().lines(), uncertain.len(), counted), (1, 2, 0));
     }
 }

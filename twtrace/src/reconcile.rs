@@ -5,7 +5,10 @@ use std::{io, sync::Arc, thread, time::Duration};
 use crate::{
     bpf::BpfError,
     host::{Host, HostError, counters::KernelCounters, netns::Netns},
-    model::reconcile::{Look, Rest},
+    model::{
+        reconcile::{Look, Rest, between, reconcile},
+        report::Reconciled,
+    },
     tracer::Tracer,
 };
 
@@ -70,6 +73,19 @@ impl Scope {
             last = now;
         }
         Ok((last, Rest::Moving))
+    }
+
+    /// Both sides while traffic goes on: twtrace's own counters are read before and after the kernel's, so what is under
+    /// way is no difference.
+    ///
+    /// # Errors
+    /// If one of the two cannot be read.
+    pub fn compare(&self, tracer: &Tracer, first: &Look, refusal: bool) -> Result<Vec<Reconciled>, LookError> {
+        let before = tracer.counters()?.own;
+        let kernel = self.read()?;
+        let after = tracer.counters()?.own;
+        let rows = |own| reconcile(first, &Look { own, kernel }, tracer.tw_counts, refusal);
+        Ok(between(rows(before), &rows(after)))
     }
 }
 

@@ -13,6 +13,7 @@ pub fn verb(tests: &test::Args) -> Result<ExitCode> {
     total += gate("lints", lints);
     total += gate("lints of the eBPF programs", ebpf_lints);
     total += gate("documentation", documentation);
+    total += gate("memory of the live view", memory);
     total += test::run(tests).unwrap_or_else(|error| failed("tests", &error));
     total += docs::check();
     Ok(total.finish())
@@ -59,4 +60,9 @@ fn documentation() -> Result<()> {
     let mut cargo = exec::cargo();
     cargo.args(["doc", "--workspace", "--exclude", "twtrace-ebpf", "--no-deps"]);
     exec::run(cargo.env("RUSTDOCFLAGS", "-D warnings")).context("the documentation has warnings")
+}
+
+/// The bench holds what it measures against its own bound: memory, not time.
+fn memory() -> Result<()> {
+    exec::run(exec::cargo().args(["bench", "--package", "twtrace", "--bench", "model"]))
 }

@@ -5,7 +5,7 @@ use std::{fs, process::Command, process::ExitCode};
 use anyhow::{Context as _, Result};
 
 use crate::{
-    exec, paths, setup,
+    apt, exec, paths, setup,
     tally::Tally,
     vm,
     vm::verdict::{Guest, Line, Results},
@@ -69,6 +69,10 @@ fn integration_tests() -> Result<Vec<String>> {
 fn native() -> Result<Tally> {
     if !exec::is_root() {
         return Ok(skip("native", "the end-to-end tests take root; run: sudo -E cargo xtask test"));
+    }
+    // The live view is looked at on a terminal. Without one its tests are skipped, and say so.
+    if let Err(error) = apt::install_program("tmux", "tmux") {
+        eprintln!("xtask: warning: {error:#}");
     }
     let mut cargo = exec::cargo();
     cargo.args(["test", "--release", "--package", "twtrace", "--test", E2E]);

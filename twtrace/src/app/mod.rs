@@ -1,5 +1,6 @@
 //! The commands: what was asked for becomes a tracer, a sink and a run.
 
+mod front;
 mod lab;
 mod probe;
 mod run;

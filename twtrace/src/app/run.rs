@@ -3,22 +3,27 @@
 use std::sync::Arc;
 
 use tokio::io::{Interest, unix::AsyncFd};
+use twtrace_common::knob::Filter;
 
-use super::{forced, internal, no_tracer};
+use super::{
+    forced,
+    front::{self, Front},
+    internal, no_tracer,
+};
 use crate::{
     bpf::{Settings, Tables},
     cli::{
-        EbpfLog, Format, Run,
+        EbpfLog, Run,
         exit::{Code, Complaint, Exit},
         resolve::Resolver,
     },
-    host::{Host, clock},
+    host::Host,
     lab::demo::Demo,
     model::report::{CapabilityReport, Start},
-    pipeline::{Options, Pipeline},
+    pipeline::{Feed, Pipeline},
     plan::{Capability, Plan},
     reconcile::Scope,
-    sink::{Clock, JsonSink, Sink, TextSink, Writer, notes::remark},
+    sink::{Writer, notes::remark},
     tracer::{Attempt, Tracer},
 };
 
@@ -60,16 +65,27 @@ async fn trace(host: &Host, verbose: u8, asked: &Run) -> Result<Exit, Exit> {
     if asked.ebpf_log != EbpfLog::Off {
         log_programs(&mut tracer, asked.ebpf_log)?;
     }
-    let clock = Clock { offset_ns: clock::wall_offset_ns().into() };
-    let mut sink: Box<dyn Sink> = match asked.format {
-        Format::Text => Box::new(TextSink::new(clock, jiff::tz::TimeZone::system())),
-        Format::Json => Box::new(JsonSink::new(clock)),
+    let feed = if front::has_tables(asked) {
+        Some(Feed::new(host).map_err(|error| internal("the thread that looks at sockets", &error))?)
+    } else {
+        None
     };
-    let writer = Writer::stdout().map_err(|error| internal("standard output", &error))?;
     let start = start(host, &tracer);
-    let options = Options { duration: asked.duration, interval: asked.interval };
+    let options = front::options(asked);
     let ready = || demo.as_mut().map_or(Ok(()), Demo::begin);
-    let result = Pipeline::new(&mut tracer, sink.as_mut(), writer).run(&start, &scope, &options, ready).await;
+    let result = {
+        // The terminal is given back at the end of this block, before anything else is said.
+        let mut front = Front::open(asked, settings.own_netns)?;
+        let writer = Writer::stdout().map_err(|error| internal("standard output", &error))?;
+        let mut pipeline = Pipeline::new(&mut tracer, front.sink.as_mut(), writer);
+        if let Some(feed) = feed {
+            pipeline = pipeline.with_feed(feed);
+        }
+        if let Some(inputs) = front.inputs.take() {
+            pipeline = pipeline.with_inputs(inputs);
+        }
+        pipeline.run(&start, &scope, &options, ready).await
+    };
     if let Some(demo) = &mut demo
         && let Err(error) = demo.end()
     {
@@ -83,6 +99,11 @@ fn settings(host: &Host, asked: &Run, scope: &Scope) -> Result<Settings, Exit> {
     let own_netns = scope.inum().map_err(|error| internal("the network namespace", &error))?;
     let resolved = Resolver::default().resolve(&asked.filter)?;
     let mut filter = asked.filter.knob(&resolved);
+    let tables = front::has_tables(asked);
+    if tables {
+        // Tables count every event, whichever are shown.
+        (filter.kinds, filter.causes) = (Filter::ALL.kinds, Filter::ALL.causes);
+    }
     if asked.demo && filter.netns_len == 0 {
         // Who asks for the demo wants to see the demo.
         filter.netns[0] = own_netns;
@@ -99,8 +120,8 @@ fn settings(host: &Host, asked: &Run, scope: &Scope) -> Result<Settings, Exit> {
         },
         own_netns,
         log_level: asked.ebpf_log as u8,
-        passive: false,
-        keep_seeds: false,
+        passive: tables,
+        keep_seeds: tables,
     })
 }
 

@@ -5,12 +5,13 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand};
 
-use super::{Backend, EbpfLog, Format};
+use super::{Backend, EbpfLog, Format, RunFormat};
 use crate::lab::hand;
 
 const EXAMPLES: &str = "\
 Examples:
-  twtrace run                                      every event on this machine, until Ctrl-C
+  twtrace run                                      what happens on this machine, live; q ends it
+  twtrace run --format text                        one line for each event
   twtrace run --duration 30s --port 80,8000-8100   half a minute of web traffic
   twtrace run --cause reused,recycled --format json | jq .
   twtrace probe                                    what this kernel lets twtrace watch
@@ -29,6 +30,7 @@ Examples:
   twtrace run --netns /run/netns/blue --comm curl  what curl closed in the namespace blue
   twtrace run --cause reset,data_reset             only the ends by a RST
   twtrace run --events none --duration 1m          no events, only the counters at the end
+  twtrace run --events none --by dest              who runs out of ports, every 5 s
   twtrace run --demo --duration 10s                with traffic of its own";
 
 const PROBE_EXAMPLES: &str = "\
@@ -61,7 +63,7 @@ pub(super) struct Root {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Verb {
-    /// Trace now: one line for each event, and a summary that is held against the kernel's own counters
+    /// Trace now: a live view, or lines for each event, and a summary that is held against the kernel's own counters
     #[command(after_help = RUN_EXAMPLES)]
     Run(Box<RunArgs>),
     /// Show what this kernel offers: each capability, its backend, or why not and what to do
@@ -123,15 +125,28 @@ pub(super) struct LabArgs {
 
 #[derive(Args, Debug)]
 pub(super) struct RunArgs {
-    /// How to show it
-    #[arg(long, value_enum, default_value_t = Format::Text, help_heading = "Output")]
-    pub format: Format,
+    /// How to show it [default: tui on a terminal, else text]
+    #[arg(long, value_name = "FORMAT", value_enum, help_heading = "Output")]
+    pub format: Option<RunFormat>,
     /// Stop after this long: 500ms, 30s, 5m, 1h [default: at Ctrl-C]
     #[arg(long, value_name = "TIME", help_heading = "Output")]
     pub duration: Option<String>,
     /// Write what has gathered, and read the counters, this often: 10ms to 1h
     #[arg(long, value_name = "TIME", default_value = "1s", help_heading = "Output")]
     pub interval: String,
+    /// Add tables to text, and to the ticks of JSON: port, dest, owner, or several of them
+    /// [default with --summary-every: all three]
+    #[arg(long, value_name = "LIST", help_heading = "Output")]
+    pub by: Vec<String>,
+    /// Show the tables this often: 100ms to 1h [default: text 5s, JSON each --interval]
+    #[arg(long, value_name = "TIME", help_heading = "Output")]
+    pub summary_every: Option<String>,
+    /// Show this many rows of each table
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1_000_000), help_heading = "Output")]
+    pub top: u32,
+    /// Draw the live view with ASCII alone
+    #[arg(long, help_heading = "Output")]
+    pub ascii: bool,
     /// Show these events: born, turned, rearmed, died, refused, no_port, reuse_denied; or none
     /// [default: all]
     #[arg(long, value_name = "LIST", help_heading = "Output")]

@@ -15,7 +15,7 @@ use super::{
     list::{self, Bad, List},
     ports::Ports,
 };
-use crate::model::event::{Cause, Kind, Role};
+use crate::model::event::{Cause, Comm, Kind, Role};
 
 /// A thread's name as the kernel keeps it: at most 15 bytes, padded with NULs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +31,20 @@ impl CommName {
             bytes[..name.len()].copy_from_slice(name.as_bytes());
             Self(bytes)
         })
+    }
+
+    /// True if a thread has this name.
+    #[must_use]
+    pub fn is(&self, comm: &Comm) -> bool {
+        // Behind the first NUL the kernel leaves what was there before.
+        let name = |bytes: &[u8; COMM_LEN]| bytes.iter().position(|&byte| byte == 0).unwrap_or(COMM_LEN);
+        self.0[..name(&self.0)] == comm.0[..name(&comm.0)]
+    }
+
+    /// The name, safe for a terminal.
+    #[must_use]
+    pub fn printable(&self) -> String {
+        Comm(self.0).printable()
     }
 }
 

@@ -7,9 +7,10 @@ use clap::{CommandFactory, FromArgMatches, ValueEnum};
 use args::{HookArgs, LabArgs, ProbeArgs, Root, RunArgs, Verb};
 use exit::{Complaint, Exit};
 use filter::FilterSpec;
+use list::List;
 use value::Given;
 
-use crate::lab::scenarios::Scenario;
+use crate::{lab::scenarios::Scenario, sink::by::Group};
 
 mod args;
 pub mod exit;
@@ -57,8 +58,16 @@ pub struct Hooks {
 /// `twtrace run`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Run {
-    /// How to show it.
-    pub format: Format,
+    /// How to show it; `None`: as the output allows.
+    pub format: Option<RunFormat>,
+    /// Tables to show, with the events.
+    pub by: Vec<Group>,
+    /// How often; `None`: text every 5 s, JSON each interval.
+    pub summary_every: Option<Duration>,
+    /// Rows of each table.
+    pub top: usize,
+    /// Nothing but ASCII in the live view.
+    pub ascii: bool,
     /// When to stop; `None`: when told to.
     pub duration: Option<Duration>,
     /// How often to flush, and to read the counters.
@@ -111,6 +120,17 @@ pub struct Lab {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Format {
     /// Columns for the eye
+    Text,
+    /// JSON, one object per line (docs/events.md)
+    Json,
+}
+
+/// How to show a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum RunFormat {
+    /// A live view, with keys
+    Tui,
+    /// Columns for the eye, one line an event
     Text,
     /// JSON, one object per line (docs/events.md)
     Json,
@@ -180,6 +200,22 @@ pub fn command() -> clap::Command {
     Root::command()
 }
 
+/// The filters of a run by their long options' names, and `events`: what the live view filters by.
+#[must_use]
+pub fn filter_names() -> Vec<&'static str> {
+    /// Below which heading the help has them.
+    const HEADING: &str = "Filters";
+    static NAMES: std::sync::OnceLock<Vec<String>> = std::sync::OnceLock::new();
+    let names = NAMES.get_or_init(|| {
+        let root = Root::command();
+        let run = root.find_subcommand("run");
+        let filters = run.into_iter().flat_map(|run| run.get_arguments());
+        let filters = filters.filter(|argument| argument.get_help_heading() == Some(HEADING));
+        filters.filter_map(|argument| argument.get_long()).chain(["events"]).map(str::to_owned).collect()
+    });
+    names.iter().map(String::as_str).collect()
+}
+
 /// Reads a command line, its first word the program's name. Ends nothing itself.
 ///
 /// # Errors
@@ -235,9 +271,14 @@ impl Run {
         const HOUR: Duration = Duration::from_secs(3600);
         let duration =
             |text| Given { option: "--duration", text }.time(&(Duration::from_millis(1)..=10_000 * HOUR), "30s");
+        let every = |text| Given { option: "--summary-every", text }.time(&(Duration::from_millis(100)..=HOUR), "5s");
         let entries = |option, text: Option<&String>| text.map(|text| Given { option, text }.entries()).transpose();
         Ok(Self {
             format: args.format,
+            by: by(&args)?,
+            summary_every: args.summary_every.as_deref().map(every).transpose()?,
+            top: args.top as usize,
+            ascii: args.ascii,
             duration: args.duration.as_deref().map(duration).transpose()?,
             interval: Given { option: "--interval", text: &args.interval }
                 .time(&(Duration::from_millis(10)..=HOUR), "1s")?,
@@ -250,4 +291,19 @@ impl Run {
             filter: FilterSpec::read(&args.filters, &args.events)?,
         })
     }
+}
+
+/// `--by`, and what `--summary-every` alone makes of it.
+fn by(args: &RunArgs) -> Result<Vec<Group>, Complaint> {
+    let known = Group::ALL.map(|group| (group.word(), group));
+    let list = List { option: "--by", example: "port,dest", values: &args.by };
+    let mut groups = list.words(|word| list::word_of(word, "table", &known))?;
+    if groups.is_empty() && args.summary_every.is_some() {
+        groups.extend(Group::ALL);
+    }
+    if !groups.is_empty() && args.format == Some(RunFormat::Tui) {
+        let what = if args.by.is_empty() { "--summary-every" } else { "--by" };
+        return Err(Complaint::new(what, "the live view has all tables", "leave it out, or write --format text"));
+    }
+    Ok(groups)
 }

@@ -54,6 +54,7 @@ fn rows<'a>(doc: &mut String, prefix: &str, fields: impl Iterator<Item = &'a Fie
             Shape::Text => ("string", None, ""),
             Shape::Bool => ("boolean", None, ""),
             Shape::Counts => ("object: integer by word", None, ""),
+            Shape::Object(inner) => ("object", Some(inner), "."),
             Shape::Words => ("object: string by word", None, ""),
             Shape::MapOf(inner) => ("object: object by name", Some(inner), ".*."),
             Shape::ListOf([]) => ("array of strings", None, ""),

@@ -1,7 +1,12 @@
 //! Every field of the JSON lines, once: docs/events.md is written from these tables, and the tests hold real lines against
 //! them, in order, name for name and shape for shape.
 
-use Shape::{Bool, Counts, Integer, ListOf, MapOf, Number, Text, Words};
+mod lab;
+mod tables;
+
+pub use lab::LAB;
+
+use Shape::{Bool, Counts, Integer, ListOf, MapOf, Number, Object, Text};
 
 /// What a value looks like.
 #[derive(Clone, Copy, Debug)]
@@ -18,6 +23,8 @@ pub enum Shape {
     Counts,
     /// An object: a string or null for each word.
     Words,
+    /// An object of these fields.
+    Object(&'static [Field]),
     /// An object: an object of these fields for each name.
     MapOf(&'static [Field]),
     /// An array of objects of these fields; of strings, if there are none.
@@ -132,8 +139,13 @@ const CALLER: &[Field] = &[
     maybe("took_ns", Integer, "ns", "what connect() took until it failed, from SYN_SENT", "its beginning was not seen"),
 ];
 
-const TIMER: &[Field] =
-    &[maybe("timeout_ms", Integer, "ms", "what the timer was armed with, true to one tick of the kernel", NOT_READ)];
+const TIMER: &[Field] = &[maybe(
+    "timeout_ms",
+    Integer,
+    "ms",
+    "what the timer was armed with, true to one tick of the kernel; before 6.10, less by what interrupted the birth",
+    NOT_READ,
+)];
 
 const STATE: &[Field] = &[maybe("substate", Text, SUBSTATES, "state of the minisock", NOT_READ)];
 
@@ -172,63 +184,6 @@ const COUNTERS: &[Field] = &[
     always("filtered", Integer, "", "events that the filters left out"),
     always("lost", Integer, "", "events that found the ring full"),
     always("trouble", Counts, "", "everything else that was lost or could not be known, by name; zeroes are left out"),
-];
-
-const DIFFERENCE: &[Field] = &[
-    always("what", Text, "", "what was compared"),
-    always("expected", Text, "", "what it should be"),
-    always("seen", Text, "", "what it is"),
-];
-const NO_VERDICT: &str = "there was no verdict";
-
-/// The lines of `twtrace lab`, each with the fields of [`HEAD`] before its own.
-pub const LAB: &[Line] = &[
-    Line {
-        kind: "listed",
-        when: "`--list`: one a scenario.",
-        socket: false,
-        own: &[&[
-            always("scenario", Text, "", "its name"),
-            always("shows", Text, "", "what must be seen"),
-            always("slow", Bool, "", "waits until a real TIME_WAIT has run out"),
-            always("needs", ListOf(&[]), "", "capabilities that it needs beside birth and death, by name"),
-        ]],
-    },
-    Line {
-        kind: "scenario",
-        when: "A scenario has ended.",
-        socket: false,
-        own: &[&[
-            always("scenario", Text, "", "its name"),
-            always("result", Text, "passed differs failed not_offered skipped", "what came of it"),
-            maybe("reason", Text, "", "why there was no verdict", "there was one"),
-            always("checks", Integer, "", "comparisons made"),
-            maybe("expected", Text, "", "what was made, in numbers", NO_VERDICT),
-            maybe("seen", Text, "", "what was told, in numbers", NO_VERDICT),
-            maybe("note", Text, "", "what else there is to say of it", "nothing"),
-            maybe("expired_min_ns", Integer, "ns", "shortest life that its timer ended", "there was none"),
-            maybe("expired_max_ns", Integer, "ns", "longest life that its timer ended", "there was none"),
-            always("differ", Integer, "", "comparisons that differ"),
-            always("differences", ListOf(DIFFERENCE), "", "the first of them"),
-            always("duration_ns", Integer, "ns", "how long it took"),
-        ]],
-    },
-    Line {
-        kind: "lab",
-        when: "Last, once.",
-        socket: false,
-        own: &[&[
-            always("kernel", Text, "", "`uname -r`"),
-            always("version", Text, "", "version of twtrace"),
-            always("capabilities", Words, "", "backend by capability, null where it is not offered"),
-            always("self_test", Text, "", "`passed`, or what was wrong"),
-            always("passed", Integer, "", "scenarios in which nothing differs"),
-            always("failed", Integer, "", "scenarios that differ or could not be made"),
-            always("not_offered", Integer, "", "scenarios that this tracer's backend cannot know"),
-            always("skipped", Integer, "", "scenarios that this kernel cannot do"),
-            always("trouble", Counts, "", "what the tracer says itself that it missed; zeroes are left out"),
-        ]],
-    },
 ];
 
 /// Every type of line, in the order in which they are likely to come.
@@ -354,6 +309,13 @@ pub const LINES: &[Line] = &[
             &[
                 maybe("born_per_s", Number, "1/s", "births since the last tick", NO_RATE),
                 maybe("died_per_s", Number, "1/s", "ends since the last tick", NO_RATE),
+                maybe(
+                    "by",
+                    Object(tables::BY),
+                    "",
+                    "the tables, as they are now",
+                    "no `--by`, or not due (`--summary-every`)",
+                ),
             ],
         ],
     },

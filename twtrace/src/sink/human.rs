@@ -5,7 +5,7 @@ use std::fmt;
 use crate::model::event::{Comm, Task};
 
 /// A value, or `?` where the kernel did not say. Honours the width of its place.
-pub(super) struct Known<T>(pub Option<T>);
+pub(crate) struct Known<T>(pub Option<T>);
 
 impl<T: fmt::Display> fmt::Display for Known<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -17,7 +17,7 @@ impl<T: fmt::Display> fmt::Display for Known<T> {
 }
 
 /// A command name, safe for a terminal.
-pub(super) struct Name(pub Comm);
+pub(crate) struct Name(pub Comm);
 
 impl fmt::Display for Name {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -36,7 +36,7 @@ pub(super) fn plain(comm: &Comm) -> Option<&str> {
 }
 
 /// `PID/COMM`.
-pub(super) struct Who(pub Task);
+pub(crate) struct Who(pub Task);
 
 impl fmt::Display for Who {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -45,7 +45,7 @@ impl fmt::Display for Who {
 }
 
 /// A length of time in nanoseconds, to three digits or so, cut and not rounded: 59.9999 s have not been a minute.
-pub(super) struct Span(pub u64);
+pub(crate) struct Span(pub u64);
 
 impl fmt::Display for Span {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -66,7 +66,7 @@ impl fmt::Display for Span {
 }
 
 /// A timeout in milliseconds: `(60s)`, `(2.03s)`, `(500ms)`.
-pub(super) struct Timeout(pub u32);
+pub(crate) struct Timeout(pub u32);
 
 impl fmt::Display for Timeout {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -81,7 +81,7 @@ impl fmt::Display for Timeout {
 }
 
 /// `1 line`, `2 lines`.
-pub(super) struct Many(pub u64, pub &'static str);
+pub(crate) struct Many(pub u64, pub &'static str);
 
 impl fmt::Display for Many {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

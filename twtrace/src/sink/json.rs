@@ -5,8 +5,14 @@ use std::net::IpAddr;
 
 use serde::{Serialize, Serializer, ser::SerializeMap};
 
-use super::{Batch, Clock, Loss, Sink, Tick, clock::Stamp, human::plain};
+use super::{
+    Batch, Clock, Loss, Sink, Tick,
+    by::{By, Reporter},
+    clock::Stamp,
+    human::plain,
+};
 use crate::model::{
+    aggregate::Aggregates,
     event::{Cause, Closer, Comm, Connection, Denial, Detail, Event, Kind, Life, Refusal, Role, Substate, Task},
     report::{Reconciled, Start, Summary, Totals},
 };
@@ -17,6 +23,7 @@ pub const VERSION: u8 = 1;
 /// One line of JSON for everything.
 pub struct JsonSink {
     clock: Clock,
+    by: Option<Reporter>,
     lines: Vec<u8>,
 }
 
@@ -24,7 +31,13 @@ impl JsonSink {
     /// A sink that reads times by this clock.
     #[must_use]
     pub fn new(clock: Clock) -> Self {
-        Self { clock, lines: Vec::new() }
+        Self { clock, by: None, lines: Vec::new() }
+    }
+
+    /// As [`JsonSink::new`], with tables in its `tick` lines.
+    #[must_use]
+    pub fn with_tables(clock: Clock, by: Reporter) -> Self {
+        Self { by: Some(by), ..Self::new(clock) }
     }
 
     fn line(&mut self, kind: &'static str, mono_ns: u64, body: impl Serialize) {
@@ -81,13 +94,18 @@ impl Sink for JsonSink {
         // A rate is for the eye: three digits behind the point.
         let rate = |rate: f64| (rate * 1000.0).round() / 1000.0;
         let (born_per_s, died_per_s) = (tick.born_per_s.map(rate), tick.died_per_s.map(rate));
-        self.line("tick", mono_ns, TickLine { counters: Counters::of(tick.totals), born_per_s, died_per_s });
+        let by = self.by.as_ref().filter(|_| tick.report).map(Reporter::report);
+        self.line("tick", mono_ns, TickLine { counters: Counters::of(tick.totals), born_per_s, died_per_s, by });
     }
 
     fn summary(&mut self, mono_ns: u64, summary: &Summary) {
         let Summary { totals, reconcile, exact, duration_ns } = summary;
         let (counters, exact, duration_ns) = (Counters::of(totals), *exact, *duration_ns);
         self.line("summary", mono_ns, SummaryLine { counters, reconcile, exact, duration_ns });
+    }
+
+    fn aggregates(&mut self) -> Option<&mut Aggregates> {
+        self.by.as_mut().map(|by| &mut by.aggregates)
     }
 
     fn set_clock(&mut self, clock: Clock) {
@@ -296,6 +314,7 @@ struct TickLine<'a> {
     counters: Counters<'a>,
     born_per_s: Option<f64>,
     died_per_s: Option<f64>,
+    by: Option<By>,
 }
 
 #[derive(Serialize)]

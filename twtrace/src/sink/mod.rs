@@ -1,15 +1,21 @@
 //! Where results go. A sink turns what happened into bytes and does nothing else; the [`writer`] carries them away, and
 //! drops what the reader is too slow for.
 
-use crate::model::{
-    event::Event,
-    report::{Start, Summary, Totals},
-};
+use std::time::Duration;
 
+use crate::model::{
+    aggregate::Aggregates,
+    event::Event,
+    report::{Reconciled, Start, Summary, Totals},
+};
+use crate::tui::update::Input;
+
+pub mod by;
 pub mod clock;
+pub mod columns;
 pub mod events_doc;
 pub mod fields;
-mod human;
+pub(crate) mod human;
 pub mod json;
 pub mod notes;
 pub mod text;
@@ -58,6 +64,19 @@ pub struct Tick<'a> {
     pub born_per_s: Option<f64>,
     /// Ends per second since the last tick; `None` on the first.
     pub died_per_s: Option<f64>,
+    /// The kernel's counters held against twtrace's so far; empty if they were not looked at.
+    pub reconcile: &'a [Reconciled],
+    /// The tables are due, if there are any.
+    pub report: bool,
+}
+
+/// What somebody at the keyboard asks of the run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Steer {
+    /// End.
+    End,
+    /// Tick this often.
+    Interval(Duration),
 }
 
 /// Formats what happened into a buffer of its own. `mono_ns` is `CLOCK_MONOTONIC` at the time. Everything handed in is
@@ -73,6 +92,16 @@ pub trait Sink: Send {
     fn tick(&mut self, mono_ns: u64, tick: &Tick<'_>);
     /// The run is over.
     fn summary(&mut self, mono_ns: u64, summary: &Summary);
+    /// The tables that this sink shows; they are fed before it is told of an event.
+    fn aggregates(&mut self) -> Option<&mut Aggregates>;
+    /// A key was pressed, or the terminal changed. Returns what the run has to do for it.
+    fn input(&mut self, _: Input) -> Option<Steer> {
+        None
+    }
+    /// What it shows is worth nothing a moment later: while the output is slow, events are taken all the same.
+    fn is_live(&self) -> bool {
+        false
+    }
     /// The wall clock was set, or the machine slept: read times by this clock from now on.
     fn set_clock(&mut self, clock: Clock);
     /// Bytes formatted and not yet taken.

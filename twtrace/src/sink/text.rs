@@ -6,10 +6,12 @@ use jiff::{Timestamp, tz::TimeZone};
 
 use super::{
     Batch, Clock, Loss, Sink, Tick,
+    by::Reporter,
     human::{Known, Name, Span, Timeout, Who},
     notes,
 };
 use crate::model::{
+    aggregate::Aggregates,
     event::{Closer, Detail, Event, Life, Tuple},
     report::{Start, Summary},
 };
@@ -42,13 +44,20 @@ pub struct TextSink {
     lines: Vec<u8>,
     notes: String,
     has_header: bool,
+    by: Option<Reporter>,
 }
 
 impl TextSink {
     /// A sink that shows times by this clock, as they are in this time zone.
     #[must_use]
     pub fn new(clock: Clock, zone: TimeZone) -> Self {
-        Self { clock, zone, lines: Vec::new(), notes: String::new(), has_header: false }
+        Self { clock, zone, lines: Vec::new(), notes: String::new(), has_header: false, by: None }
+    }
+
+    /// As [`TextSink::new`], with tables between the events.
+    #[must_use]
+    pub fn with_tables(clock: Clock, zone: TimeZone, by: Reporter) -> Self {
+        Self { by: Some(by), ..Self::new(clock, zone) }
     }
 
     fn header(&mut self) {
@@ -62,39 +71,33 @@ impl TextSink {
 impl Sink for TextSink {
     fn start(&mut self, _: u64, start: &Start) {
         self.notes.push_str(&notes::start(start));
-        self.header();
+        // Between tables a heading comes with the first event, and may have to come again.
+        if self.by.is_none() {
+            self.header();
+        }
     }
 
     fn event(&mut self, event: &Event) {
         self.header();
-        let Event { mono_ns, life, detail, .. } = event;
-        let at = WallClock { at: self.clock.wall(*mono_ns), zone: &self.zone };
-        let tuple = life.tuple;
-        let pid = Known(life.closer.map(|closer| closer.task.pid));
-        row(
-            &mut self.lines,
-            [
-                &at,
-                &event.kind(),
-                &Known(tuple.map(|tuple| tuple.laddr)),
-                &PortOf(tuple),
-                &Known(tuple.map(|tuple| tuple.raddr)),
-                &Known(tuple.map(|tuple| tuple.rport)),
-                &StateOf(life, detail),
-                &CauseOf(detail),
-                &LifeOf(detail),
-                &pid,
-                &CommOf(life.closer, detail),
-            ],
-        );
+        write_line(&mut self.lines, event, self.clock, &self.zone);
     }
 
     fn lost(&mut self, _: u64, loss: Loss, count: u64) {
         self.notes.push_str(&notes::lost(loss, count));
     }
 
-    /// Text has no lines for it: what happened stands there already.
-    fn tick(&mut self, _: u64, _: &Tick<'_>) {}
+    /// The tables, if there are any: for the rest, what happened stands there already.
+    fn tick(&mut self, mono_ns: u64, tick: &Tick<'_>) {
+        if let Some(by) = self.by.as_ref().filter(|_| tick.report) {
+            let at = WallClock { at: self.clock.wall(mono_ns), zone: &self.zone };
+            self.lines.extend_from_slice(by.text(&at, tick).as_bytes());
+            self.has_header = false;
+        }
+    }
+
+    fn aggregates(&mut self) -> Option<&mut Aggregates> {
+        self.by.as_mut().map(|by| &mut by.aggregates)
+    }
 
     fn summary(&mut self, _: u64, summary: &Summary) {
         self.notes.push_str(&notes::summary(summary));
@@ -115,6 +118,77 @@ impl Sink for TextSink {
     fn notes(&mut self) -> String {
         std::mem::take(&mut self.notes)
     }
+}
+
+/// The line of an event, its end included.
+#[must_use]
+pub fn line(event: &Event, clock: Clock, zone: &TimeZone) -> String {
+    let mut line = Vec::new();
+    write_line(&mut line, event, clock, zone);
+    String::from_utf8_lossy(&line).into_owned()
+}
+
+/// The heading above such lines.
+#[must_use]
+pub fn heading() -> String {
+    let mut line = Vec::new();
+    row(&mut line, COLUMNS.each_ref().map(|(name, ..)| name as &dyn fmt::Display));
+    String::from_utf8_lossy(&line).into_owned()
+}
+
+/// Columns that [`line`] needs with IPv4 addresses and a name.
+pub const WIDTH: u16 = 118;
+/// [`line`] or [`narrow_line`].
+pub type LineOf = fn(&Event, Clock, &TimeZone) -> String;
+
+/// As [`line`], in 80 columns: without the local address, the state and the process id.
+#[must_use]
+pub fn narrow_line(event: &Event, clock: Clock, zone: &TimeZone) -> String {
+    let Event { mono_ns, life, detail, .. } = event;
+    let tuple = life.tuple;
+    let time = zone.to_datetime(clock.wall(*mono_ns)).time();
+    let remote = format!("{}:{}", Known(tuple.map(|tuple| tuple.raddr)), Known(tuple.map(|tuple| tuple.rport)));
+    format!(
+        "{:02}:{:02}:{:02} {:<7} {:>5} {remote:<21} {:<12} {:>8} {}",
+        time.hour(),
+        time.minute(),
+        time.second(),
+        event.kind(),
+        PortOf(tuple),
+        CauseOf(detail),
+        LifeOf(detail),
+        CommOf(life.closer, detail),
+    )
+}
+
+/// The heading above those.
+#[must_use]
+pub fn narrow_heading() -> String {
+    let [time, kind, port, remote, cause, life] = ["TIME", "EVENT", "LPORT", "REMOTE", "CAUSE", "LIFE"];
+    format!("{time:<8} {kind:<7} {port:>5} {remote:<21} {cause:<12} {life:>8} COMM")
+}
+
+fn write_line(lines: &mut Vec<u8>, event: &Event, clock: Clock, zone: &TimeZone) {
+    let Event { mono_ns, life, detail, .. } = event;
+    let at = WallClock { at: clock.wall(*mono_ns), zone };
+    let tuple = life.tuple;
+    let pid = Known(life.closer.map(|closer| closer.task.pid));
+    row(
+        lines,
+        [
+            &at,
+            &event.kind(),
+            &Known(tuple.map(|tuple| tuple.laddr)),
+            &PortOf(tuple),
+            &Known(tuple.map(|tuple| tuple.raddr)),
+            &Known(tuple.map(|tuple| tuple.rport)),
+            &StateOf(life, detail),
+            &CauseOf(detail),
+            &LifeOf(detail),
+            &pid,
+            &CommOf(life.closer, detail),
+        ],
+    );
 }
 
 /// Writes one line. Memory takes whatever is written to it, so there is no error to look at.

@@ -4,6 +4,7 @@
 mod cases;
 mod connects;
 mod guest;
+mod headroom;
 mod inside;
 mod lab;
 mod manners;
@@ -11,6 +12,7 @@ mod occupancy;
 mod parse;
 mod passive;
 mod scene;
+mod screen;
 mod seeds;
 mod summary;
 mod tracer;
@@ -149,6 +151,7 @@ fn trials(offered: &Backends, scale: Scale, guest: bool, tally: &Arc<Mutex<Tally
             ("two_and_kill", Box::new(cases::two_and_kill)),
             ("seeds", Box::new(seeds::seeds)),
             ("passive", Box::new(passive::passive)),
+            ("headroom", Box::new(headroom::headroom)),
         ];
         for (name, case) in cases {
             let skip = match refusal {
@@ -179,6 +182,12 @@ fn trials(offered: &Backends, scale: Scale, guest: bool, tally: &Arc<Mutex<Tally
         ("poller", occupancy::poller),
     ];
     trials.extend(once.map(|(name, case)| trial(name, "any", tally, move |_| case())));
+    let no_tmux = screen::missing();
+    let screens: [(&str, Once); 2] = [("screen", screen::screen), ("screen_is_left", screen::screen_is_left)];
+    trials.extend(screens.map(|(name, case)| match &no_tmux {
+        Some(reason) => skipped(name, "any", reason, tally),
+        None => trial(name, "any", tally, move |_| case()),
+    }));
     trials
 }
 

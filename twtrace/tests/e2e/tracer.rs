@@ -7,7 +7,7 @@ use std::{
     path::PathBuf,
     process::{Child, ChildStdout, Command, Stdio},
     sync::{
-        PoisonError, RwLock, RwLockReadGuard,
+        PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
         mpsc::{Receiver, channel},
     },
     thread::{self, JoinHandle},
@@ -45,6 +45,11 @@ pub fn nobody_forks() -> RwLockReadGuard<'static, ()> {
     FORKING.read().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// As long as this is held, no traffic is made: to start a child that is none of twtrace's.
+pub fn forking() -> RwLockWriteGuard<'static, ()> {
+    FORKING.write().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Makes traffic inside a namespace, while no child is being started.
 pub fn traffic<T: Send>(netns: &Netns, work: impl FnOnce() -> io::Result<T> + Send) -> Result<T, String> {
     let _nobody_forks = nobody_forks();
@@ -53,7 +58,7 @@ pub fn traffic<T: Send>(netns: &Netns, work: impl FnOnce() -> io::Result<T> + Se
 
 /// A command for the binary, started inside a namespace.
 pub fn spawn(netns: &Netns, args: &[&str], set_up: impl FnOnce(&mut Command) + Send) -> Result<Child, String> {
-    let _no_traffic = FORKING.write().unwrap_or_else(PoisonError::into_inner);
+    let _no_traffic = forking();
     netns
         .run(|| {
             let mut command = Command::new(binary());

@@ -4,12 +4,13 @@ use std::{io, path::Path, time::Duration};
 
 use insta::assert_snapshot;
 use twtrace::cli::{
-    self, Backend, Cli, Command, EbpfLog, Format,
+    self, Backend, Cli, Command, EbpfLog, RunFormat,
     exit::{Code, Exit},
     filter::{FilterSpec, NetnsSpec},
     parse,
     resolve::{Place, Resolver},
 };
+use twtrace::sink::by::Group;
 
 fn run(words: &[&str]) -> cli::Run {
     match parse(["twtrace", "run"].iter().chain(words)).map(|cli| cli.command) {
@@ -54,7 +55,11 @@ fn without_options() {
     assert_eq!(
         run(&[]),
         cli::Run {
-            format: Format::Text,
+            format: None,
+            by: vec![],
+            summary_every: None,
+            top: 20,
+            ascii: false,
             duration: None,
             interval: Duration::from_secs(1),
             hooks: cli::Hooks { backend: Backend::Auto, btf: None },
@@ -75,13 +80,25 @@ fn with_options() {
     let run = run(&words.split_whitespace().collect::<Vec<_>>());
     assert_eq!(
         (run.format, run.duration, run.interval),
-        (Format::Json, Some(Duration::from_secs(5400)), Duration::from_millis(100))
+        (Some(RunFormat::Json), Some(Duration::from_secs(5400)), Duration::from_millis(100))
     );
     assert_eq!((run.hooks.backend, run.hooks.btf.as_deref()), (Backend::Kprobe, Some(Path::new("/tmp/b"))));
     assert_eq!((run.demo, run.ebpf_log, run.ring_size), (true, EbpfLog::Warn, 512 << 10));
     assert_eq!((run.max_lives, run.max_conns), (Some(1 << 20), Some(16 << 20)));
     assert_eq!(run.hooks.backend.forced(), Some("kprobe"));
     assert_eq!(run.ebpf_log.level(), log::LevelFilter::Warn);
+}
+
+#[test]
+fn tables_are_asked_for() {
+    let tables = |words: &str| {
+        let run = run(&words.split_whitespace().collect::<Vec<_>>());
+        (run.by, run.summary_every)
+    };
+    assert_eq!(tables("--by port,owner"), (vec![Group::Port, Group::Owner], None));
+    assert_eq!(tables("--by dest --by port"), (vec![Group::Destination, Group::Port], None));
+    assert_eq!(tables("--summary-every 2s"), (Group::ALL.to_vec(), Some(Duration::from_secs(2))));
+    assert_eq!(tables(""), (vec![], None));
 }
 
 #[test]
@@ -105,7 +122,11 @@ fn complaints() {
         "--wibble",
         "run --port",
         "run --format",
-        "run --format tui",
+        "run --format html",
+        "run --format tui --by port",
+        "run --by nothing",
+        "run --summary-every 1",
+        "run --top 0",
         "run --format text --format json",
         "run --demo=yes",
         "run --backend ebpf",

@@ -5,13 +5,15 @@ use std::fmt;
 use insta::assert_snapshot;
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::Value;
+use twtrace::model::aggregate::Aggregates;
 use twtrace::sink::{
     JsonSink, Loss, Sink, Tick,
+    by::{Group, Reporter},
     fields::{Field, LINES, Shape},
     json,
 };
 
-use crate::fixture;
+use crate::{fixture, stream};
 
 /// An object as it is written: keys in order.
 struct Object(Vec<(String, Value)>);
@@ -57,12 +59,32 @@ fn reports() -> String {
             sink.lost(3, loss, 12);
         }
         let (first, later) = (fixture::uncompared(), fixture::exact());
-        sink.tick(4, &Tick { totals: &first.totals, born_per_s: None, died_per_s: Some(f64::NAN) });
-        sink.tick(5, &Tick { totals: &later.totals, born_per_s: Some(0.0), died_per_s: Some(1234.56789) });
+        let tick =
+            |totals, born_per_s, died_per_s| Tick { totals, born_per_s, died_per_s, reconcile: &[], report: true };
+        sink.tick(4, &tick(&first.totals, None, Some(f64::NAN)));
+        sink.tick(5, &tick(&later.totals, Some(0.0), Some(1234.56789)));
         for summary in [fixture::exact(), fixture::inexact(), fixture::uncompared()] {
             sink.summary(6_000_000_000, &summary);
         }
     })
+}
+
+/// Ticks with tables: those of a recorded run, and those before it.
+fn tables() -> String {
+    let by = |groups: &[Group]| Reporter { aggregates: Aggregates::default(), groups: groups.to_vec(), top: 2 };
+    let mut text = String::new();
+    for (groups, seconds) in [(&Group::ALL[..], 3), (&[Group::Port], 1), (&[Group::Owner], 1)] {
+        let mut sink = JsonSink::with_tables(fixture::CLOCK, by(groups));
+        stream::play(&mut sink, seconds);
+        let lines = String::from_utf8_lossy(sink.take().bytes()).into_owned();
+        text.extend(lines.lines().filter(|line| line.contains("\"tick\"")).map(|line| format!("{line}\n")));
+    }
+    text
+}
+
+#[test]
+fn every_table() {
+    assert_snapshot!(tables());
 }
 
 fn events() -> Vec<(&'static str, String)> {
@@ -86,7 +108,7 @@ fn every_report() {
 /// shape, and null only where the table says what that means.
 #[test]
 fn lines_are_as_their_tables_say() {
-    let all: Vec<_> = events().into_iter().map(|(_, lines)| lines).chain([reports()]).collect();
+    let all: Vec<_> = events().into_iter().map(|(_, lines)| lines).chain([reports(), tables()]).collect();
     let mut kinds = Vec::new();
     let (mut null, mut not_null) = (Vec::new(), Vec::new());
     for text in all.iter().flat_map(|lines| lines.lines()) {
@@ -118,6 +140,7 @@ fn check(field: &Field, value: &Value, line: &str) {
         (Shape::Integer, Value::Number(number)) => number.is_u64() || number.is_i64(),
         (Shape::Number, Value::Number(_)) | (Shape::Text, Value::String(_)) | (Shape::Bool, Value::Bool(_)) => true,
         (Shape::Counts, Value::Object(counts)) => counts.values().all(Value::is_u64),
+        (Shape::Object(fields), inner @ Value::Object(_)) => has(fields, inner, line),
         (Shape::MapOf(fields), Value::Object(map)) => map.values().all(|inner| has(fields, inner, line)),
         (Shape::ListOf(fields), Value::Array(list)) => list.iter().all(|inner| has(fields, inner, line)),
         _ => false,

@@ -5,4 +5,6 @@
 mod cli;
 mod fixture;
 mod json;
+mod stream;
 mod text;
+mod tui;

@@ -3,11 +3,15 @@
 use insta::assert_snapshot;
 use jiff::tz::{Offset, TimeZone};
 use twtrace::{
-    model::report::Summary,
-    sink::{Loss, Sink, TextSink, Tick, events_doc, notes},
+    model::{aggregate::Aggregates, report::Summary},
+    sink::{
+        Loss, Sink, TextSink, Tick,
+        by::{Group, Reporter},
+        events_doc, notes,
+    },
 };
 
-use crate::fixture;
+use crate::{fixture, stream};
 
 fn sink(zone: TimeZone) -> TextSink {
     TextSink::new(fixture::CLOCK, zone)
@@ -91,10 +95,18 @@ fn remarks_are_no_lines() {
     let mut sink = sink(TimeZone::UTC);
     let summary = fixture::exact();
     sink.lost(0, Loss::Ring, 5);
-    sink.tick(0, &Tick { totals: &summary.totals, born_per_s: None, died_per_s: None });
+    sink.tick(0, &Tick { totals: &summary.totals, born_per_s: None, died_per_s: None, reconcile: &[], report: true });
     sink.summary(0, &summary);
     assert!(sink.take().is_empty());
     assert_eq!(sink.notes(), notes::lost(Loss::Ring, 5) + &notes::summary(&summary));
+}
+
+#[test]
+fn tables_stand_between_the_events() {
+    let by = Reporter { aggregates: Aggregates::default(), groups: Group::ALL.to_vec(), top: 3 };
+    let mut sink = TextSink::with_tables(fixture::CLOCK, TimeZone::UTC, by);
+    stream::play(&mut sink, 2);
+    assert_snapshot!("tables", String::from_utf8_lossy(sink.take().bytes()));
 }
 
 #[test]

@@ -1,0 +1,121 @@
+//! Where a run shows itself: lines, or the live view.
+
+use std::io::{self, IsTerminal as _};
+
+use tokio::sync::mpsc;
+
+use super::internal;
+use crate::{
+    cli::{
+        EbpfLog, Run, RunFormat,
+        exit::{Code, Complaint, Exit},
+    },
+    host::clock,
+    model::aggregate::Aggregates,
+    pipeline::{Options, Shown},
+    sink::{Clock, JsonSink, Sink, TextSink, by::Reporter},
+    tui::{
+        screen::Screen,
+        state::{About, State},
+        terminal::{self, Taken},
+        update::Input,
+    },
+};
+
+/// How often tables come in text if nobody says.
+const TABLES_EVERY: std::time::Duration = std::time::Duration::from_secs(5);
+
+/// What a run is shown by.
+pub(super) struct Front {
+    /// The sink.
+    pub sink: Box<dyn Sink>,
+    /// The keyboard, if there is one.
+    pub inputs: Option<mpsc::Receiver<Input>>,
+    _terminal: Option<Taken>,
+}
+
+impl Front {
+    /// Opens what was asked for. `own_netns`: whose buckets the live view shows.
+    pub fn open(asked: &Run, own_netns: u32) -> Result<Self, Exit> {
+        let clock = Clock { offset_ns: clock::wall_offset_ns().into() };
+        let zone = jiff::tz::TimeZone::system();
+        let reporter = (!asked.by.is_empty()).then(|| Reporter {
+            aggregates: Aggregates::default(),
+            groups: asked.by.clone(),
+            top: asked.top,
+        });
+        let sink: Box<dyn Sink> = match (format(asked), reporter) {
+            (RunFormat::Tui, _) => return live_view(asked, clock, zone, own_netns),
+            (RunFormat::Text, None) => Box::new(TextSink::new(clock, zone)),
+            (RunFormat::Text, Some(by)) => Box::new(TextSink::with_tables(clock, zone, by)),
+            (RunFormat::Json, None) => Box::new(JsonSink::new(clock)),
+            (RunFormat::Json, Some(by)) => Box::new(JsonSink::with_tables(clock, by)),
+        };
+        Ok(Self { sink, inputs: None, _terminal: None })
+    }
+}
+
+fn live_view(asked: &Run, clock: Clock, zone: jiff::tz::TimeZone, own_netns: u32) -> Result<Front, Exit> {
+    const REMEDY: &str = "run it on a terminal, or with --format text or json";
+    let failed = |error: io::Error| Exit::error(Code::Usage, Complaint::new("--format tui", error.to_string(), REMEDY));
+    if !io::stdout().is_terminal() {
+        return Err(failed(io::Error::other("standard output is no terminal")));
+    }
+    if asked.ebpf_log != EbpfLog::Off && io::stderr().is_terminal() {
+        let remedy = "send standard error to a file (2>log), or write --format text";
+        let why = "the programs' log would be written across the live view";
+        return Err(Exit::error(Code::Usage, Complaint::new("--ebpf-log", why, remedy)));
+    }
+    let size = terminal::size().map_err(failed)?;
+    let about = About {
+        host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+        own_netns,
+        filtered: asked.filter != Default::default(),
+        ascii: asked.ascii,
+        // https://no-color.org: set and not empty.
+        plain: std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty()),
+    };
+    let state = State::new(about, clock, zone, asked.interval, size);
+    let sink = Box::new(Screen::new(state).map_err(|error| internal("the screen", &error))?);
+    let terminal = Taken::take().map_err(failed)?;
+    let inputs = terminal::inputs().map_err(|error| internal("the keyboard", &error))?;
+    Ok(Front { sink, inputs: Some(inputs), _terminal: Some(terminal) })
+}
+
+/// The format that was asked for, or that fits the output.
+fn format(asked: &Run) -> RunFormat {
+    let dumb = std::env::var_os("TERM").is_none_or(|term| term.is_empty() || term == "dumb");
+    let wants_tables = !asked.by.is_empty();
+    let logs_here = asked.ebpf_log != EbpfLog::Off && io::stderr().is_terminal();
+    asked.format.unwrap_or(if io::stdout().is_terminal() && !dumb && !wants_tables && !logs_here {
+        RunFormat::Tui
+    } else {
+        RunFormat::Text
+    })
+}
+
+/// True if the run shows tables of some kind.
+pub(super) fn has_tables(asked: &Run) -> bool {
+    !asked.by.is_empty() || format(asked) == RunFormat::Tui
+}
+
+/// How the run is told what to show, and how often.
+pub(super) fn options(asked: &Run) -> Options {
+    let (mut interval, mut tables_every) = (asked.interval, 1);
+    if !asked.by.is_empty() {
+        match format(asked) {
+            // Text says nothing at a tick but its tables.
+            RunFormat::Text => interval = asked.summary_every.unwrap_or(TABLES_EVERY),
+            _ => {
+                let every = asked.summary_every.unwrap_or(asked.interval).as_secs_f64();
+                tables_every = (every / asked.interval.as_secs_f64()).round().max(1.0) as u32;
+            }
+        }
+    }
+    Options {
+        duration: asked.duration,
+        interval,
+        tables_every,
+        shown: Shown { kinds: asked.filter.kinds.clone(), causes: asked.filter.causes.clone() },
+    }
+}

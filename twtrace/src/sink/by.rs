@@ -1,0 +1,130 @@
+//! The tables as a report: what `--by` adds to text and JSON.
+
+use std::fmt::{Display, Write};
+
+use serde::Serialize;
+
+use super::{
+    Tick,
+    columns::{Row, table},
+    human::Known,
+};
+use crate::model::aggregate::{Aggregates, CgroupName, DestinationRow, OwnerRow, PortRow, ProcessName};
+
+/// What a table is by: the words of `--by`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Group {
+    /// Service ports.
+    Port,
+    /// Destinations.
+    Destination,
+    /// Processes, and cgroups.
+    Owner,
+}
+
+impl Group {
+    /// Every one.
+    pub const ALL: [Self; 3] = [Self::Port, Self::Destination, Self::Owner];
+
+    /// The word on the command line.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Port => "port",
+            Self::Destination => "dest",
+            Self::Owner => "owner",
+        }
+    }
+}
+
+/// Tables, and what is shown of them.
+#[derive(Debug)]
+pub struct Reporter {
+    /// The tables.
+    pub aggregates: Aggregates,
+    /// Which of them are shown.
+    pub groups: Vec<Group>,
+    /// How many rows of each.
+    pub top: usize,
+}
+
+/// The JSON field `by`; a table that was not asked for is null.
+#[derive(Debug, Serialize)]
+pub struct By {
+    /// By service port.
+    pub ports: Option<Part<PortRow>>,
+    /// By destination.
+    pub destinations: Option<Part<DestinationRow>>,
+    /// By process that closed.
+    pub processes: Option<Part<OwnerRow<ProcessName>>>,
+    /// By cgroup of it.
+    pub cgroups: Option<Part<OwnerRow<CgroupName>>>,
+}
+
+/// The first rows of a table.
+#[derive(Debug, Serialize)]
+pub struct Part<R> {
+    /// As they are sorted: the largest first.
+    pub rows: Vec<R>,
+    /// How many rows there are.
+    pub total: usize,
+    /// How many had to go, because the table was full.
+    pub evicted: u64,
+}
+
+impl<R: Row> Part<R> {
+    fn of(mut rows: Vec<R>, top: usize, evicted: u64) -> Self {
+        let total = rows.len();
+        R::sort(&mut rows, R::SORTED_BY, true);
+        rows.truncate(top);
+        Self { rows, total, evicted }
+    }
+
+    fn text(&self) -> String {
+        let evicted = if self.evicted > 0 { format!(", {} evicted", self.evicted) } else { String::new() };
+        format!("{}: {} of {}{evicted}\n{}", R::NAME, self.rows.len(), self.total, table(&self.rows))
+    }
+}
+
+impl Reporter {
+    /// The tables as they are.
+    #[must_use]
+    pub fn report(&self) -> By {
+        let (all, top, evicted) = (&self.aggregates, self.top, self.aggregates.evicted());
+        let wants = |group| self.groups.contains(&group);
+        By {
+            ports: wants(Group::Port).then(|| Part::of(all.port_rows(), top, evicted.ports)),
+            destinations: wants(Group::Destination)
+                .then(|| Part::of(all.destination_rows(), top, evicted.destinations)),
+            processes: wants(Group::Owner).then(|| Part::of(all.process_rows(), top, evicted.processes)),
+            cgroups: wants(Group::Owner).then(|| Part::of(all.cgroup_rows(), top, evicted.cgroups)),
+        }
+    }
+
+    /// The same for the eye, under a line of totals.
+    pub(super) fn text(&self, at: &dyn Display, tick: &Tick<'_>) -> String {
+        let By { ports, destinations, processes, cgroups } = self.report();
+        let rate = |rate: Option<f64>| Known(rate.map(|rate| format!("{rate:.1}"))).to_string();
+        let totals = tick.totals;
+        let refused = totals.refused.as_deref().map(|by| by.iter().map(|(_, count)| count).sum::<u64>());
+        let mut text = format!(
+            "\n-- {at}: {} live, {} born/s, {} died/s, {} refused, {} no port, {} lost\n",
+            Known(totals.live),
+            rate(tick.born_per_s),
+            rate(tick.died_per_s),
+            Known(refused),
+            Known(totals.no_port),
+            totals.lost,
+        );
+        let parts = [
+            ports.map(|part| part.text()),
+            destinations.map(|part| part.text()),
+            processes.map(|part| part.text()),
+            cgroups.map(|part| part.text()),
+        ];
+        for part in parts.into_iter().flatten() {
+            let _ = writeln!(text, "{part}");
+        }
+        text
+    }
+}

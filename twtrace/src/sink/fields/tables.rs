@@ -1,0 +1,141 @@
+//! The tables in `tick` lines.
+
+use super::{
+    CAUSES, Field, NO_RATE, NOT_READ,
+    Shape::{Bool, Counts, Integer, ListOf, Number, Object, Text},
+    always, maybe,
+};
+
+const NONE_YET: &str = "there was none yet";
+const NOT_ASKED: &str = "not asked for";
+const NOT_LOOKED: &str = "the namespace could not be looked into";
+
+/// The field `by`.
+pub(super) const BY: &[Field] = &[
+    maybe("ports", Object(PORTS), "", "`--by port`: service ports, most minisocks first", NOT_ASKED),
+    maybe("destinations", Object(DESTINATIONS), "", "`--by dest`: destinations, fullest first", NOT_ASKED),
+    maybe("processes", Object(PROCESSES), "", "`--by owner`: who closed, most minisocks first", NOT_ASKED),
+    maybe("cgroups", Object(CGROUPS), "", "`--by owner`: the same by cgroup", NOT_ASKED),
+];
+
+/// A table: its rows are `$fields`.
+macro_rules! part {
+    ($fields:ident) => {
+        &[
+            always("rows", ListOf($fields), "", "the first `--top` rows"),
+            always("total", Integer, "", "how many rows there are"),
+            always("evicted", Integer, "", "how many rows had to go, because the table was full"),
+        ]
+    };
+}
+
+const PORTS: &[Field] = part!(PORT);
+const DESTINATIONS: &[Field] = part!(DESTINATION);
+const PROCESSES: &[Field] = part!(PROCESS);
+const CGROUPS: &[Field] = part!(CGROUP);
+
+const PARTIAL: Field = always("partial", Bool, "", "counts may lack what an evicted row held");
+const LIVE: Field = always("live", Integer, "", "minisocks alive, older ones included");
+const BORN: Field = always("born", Integer, "", "births");
+const BORN_PER_S: Field = maybe("born_per_s", Number, "1/s", "births since the last table", NO_RATE);
+const REFUSED: Field = always("refused", Integer, "", "births refused");
+const NO_PORTS: Field = always("no_port", Integer, "", "connect() calls that found no port");
+
+const PORT: &[Field] = &[
+    always(
+        "role",
+        Text,
+        "client server",
+        "whether this host opened or accepted; of older connections, by whether somebody listened on their local port",
+    ),
+    always("port", Integer, "port", "remote port of what was opened, local port of what was accepted"),
+    LIVE,
+    BORN,
+    BORN_PER_S,
+    always("died", Counts, CAUSES, "ends by cause; every cause is there, `?` for not known"),
+    REFUSED,
+    maybe("closes_first", Number, "0 to 1", "share of connections that this side closed first", NONE_YET),
+    maybe("life_p50_ns", Integer, "ns", "median life of a minisock, to 1 %", NONE_YET),
+    maybe("life_p99_ns", Integer, "ns", "99 % lived no longer", NONE_YET),
+    maybe("age_p50_ns", Integer, "ns", "median age of a connection at its close, to 1 %", NONE_YET),
+    maybe("age_p99_ns", Integer, "ns", "99 % were no older", NONE_YET),
+    PARTIAL,
+];
+
+const DESTINATION: &[Field] = &[
+    maybe("netns", Integer, "inode number", "network namespace", NOT_READ),
+    always("laddr", Text, "address", "local address"),
+    always("raddr", Text, "address", "remote address"),
+    always("rport", Integer, "port", "remote port"),
+    always("time_wait", Integer, "ports", "held by minisocks now"),
+    always("established", Integer, "ports", "held by established connections, at the last look"),
+    always("other", Integer, "ports", "held by sockets in other states, at the last look"),
+    always("in_use", Integer, "ports", "all three"),
+    maybe(
+        "available",
+        Integer,
+        "ports",
+        "that connect() may choose: ip_local_port_range less ip_local_reserved_ports and listeners",
+        NOT_LOOKED,
+    ),
+    maybe("headroom", Integer, "ports", "available - in_use, not below 0", NOT_LOOKED),
+    BORN,
+    BORN_PER_S,
+    maybe(
+        "limit_per_s",
+        Number,
+        "1/s",
+        "connections that can go on for ever: available / length of a TIME_WAIT",
+        NOT_LOOKED,
+    ),
+    maybe(
+        "exhausted_in_s",
+        Number,
+        "s",
+        "until no port is left, as births and headroom go now; 0: none is left",
+        "never, or not known yet",
+    ),
+    REFUSED,
+    NO_PORTS,
+    maybe(
+        "connect_p50_ns",
+        Integer,
+        "ns",
+        "median of connect() in the last 10 to 20 s, to 10 %: search for a port, and handshake",
+        NONE_YET,
+    ),
+    maybe("connect_p99_ns", Integer, "ns", "99 % took no longer", NONE_YET),
+    always("with_timestamps", Integer, "", "births and refusals of connections with TCP timestamps"),
+    always("without_timestamps", Integer, "", "births and refusals of connections without"),
+    maybe(
+        "reuse",
+        Text,
+        "on off no_timestamps",
+        "whether tcp_tw_reuse can help: it is on for this destination; it is off and would; it cannot",
+        NONE_YET,
+    ),
+    PARTIAL,
+];
+
+const PROCESS: &[Field] = &[
+    always("pid", Integer, "", "process, in the initial pid namespace"),
+    always("comm", Text, "", "name of the thread that closed"),
+    LIVE,
+    BORN,
+    BORN_PER_S,
+    REFUSED,
+    NO_PORTS,
+    PARTIAL,
+];
+
+const CGROUP: &[Field] = &[
+    always("cgroup_id", Integer, "inode number", "cgroup v2"),
+    maybe("path", Text, "path", "below the root of the cgroup tree", "gone, or not looked up yet"),
+    maybe("unit", Text, "", "the container or systemd unit that the path names", "it names none"),
+    LIVE,
+    BORN,
+    BORN_PER_S,
+    REFUSED,
+    NO_PORTS,
+    PARTIAL,
+];

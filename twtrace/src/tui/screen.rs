@@ -1,0 +1,199 @@
+//! The live view as a sink: frames are bytes like any other, so a slow terminal misses frames and holds nobody up.
+
+use std::{
+    fs::File,
+    io::{self, Write},
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use ratatui::{Terminal, TerminalOptions, Viewport, backend::CrosstermBackend, layout::Rect};
+
+use super::{
+    sieve::Sieve,
+    state::{State, Tab},
+    terminal,
+    update::{self, Effect, Input},
+    view,
+};
+use crate::{
+    cli::resolve::Resolver,
+    model::{
+        aggregate::Aggregates,
+        event::Event,
+        report::{Start, Summary},
+    },
+    sink::{Batch, Clock, Loss, Sink, Steer, Tick, notes},
+};
+
+/// Between two frames: at most 20 a second.
+const FRAME: Duration = Duration::from_millis(50);
+/// Between two frames of events that scroll by: nobody reads faster.
+const SCROLL: Duration = Duration::from_millis(250);
+
+/// Bytes on their way to the terminal; ratatui writes, [`Sink::take`] takes.
+#[derive(Clone, Default)]
+struct Bytes(Arc<Mutex<Vec<u8>>>);
+
+impl Bytes {
+    fn with<T>(&self, act: impl FnOnce(&mut Vec<u8>) -> T) -> T {
+        act(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Write for Bytes {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.with(|waiting| waiting.extend_from_slice(bytes));
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The screen.
+pub struct Screen {
+    state: State,
+    terminal: Terminal<CrosstermBackend<Bytes>>,
+    bytes: Bytes,
+    /// What is drawn differs from the state.
+    stale: bool,
+    /// The same, but only by events that scroll by.
+    scrolled: bool,
+    drawn: Option<Instant>,
+    notes: String,
+    is_over: bool,
+}
+
+impl Screen {
+    /// A screen for this state.
+    ///
+    /// # Errors
+    /// None that a buffer in memory can have.
+    pub fn new(state: State) -> io::Result<Self> {
+        let bytes = Bytes::default();
+        let viewport = Viewport::Fixed(area(state.size));
+        let backend = CrosstermBackend::new(bytes.clone());
+        let terminal = Terminal::with_options(backend, TerminalOptions { viewport })?;
+        Ok(Self {
+            state,
+            terminal,
+            bytes,
+            stale: true,
+            scrolled: false,
+            drawn: None,
+            notes: String::new(),
+            is_over: false,
+        })
+    }
+
+    fn is_due(&self) -> bool {
+        let since = self.drawn.map_or(Duration::MAX, |drawn| drawn.elapsed());
+        (self.stale && since >= FRAME) || (self.scrolled && since >= SCROLL)
+    }
+
+    fn draw(&mut self) {
+        // Memory takes whatever is written to it.
+        let _ = self.terminal.draw(|frame| view::draw(frame, &self.state));
+        (self.stale, self.scrolled, self.drawn) = (false, false, Some(Instant::now()));
+    }
+
+    fn carry_out(&mut self, effect: Effect) -> Option<Steer> {
+        match effect {
+            Effect::Quit => return Some(Steer::End),
+            Effect::Interval(interval) => return Some(Steer::Interval(interval)),
+            Effect::Copy(text) => self.bytes.with(|bytes| bytes.extend(terminal::clipboard(&text))),
+            Effect::Write(name, json) => {
+                let message = write(name, &json).map_or_else(
+                    |error| format!("the table could not be written: {error}"),
+                    |path| format!("written to {}", path.display()),
+                );
+                self.state.message = Some(message);
+            }
+            Effect::Filter(words) => {
+                update::filter(&mut self.state, Sieve::read(&words, &Resolver::default()));
+            }
+        }
+        None
+    }
+}
+
+fn area((width, height): (u16, u16)) -> Rect {
+    Rect { x: 0, y: 0, width, height }
+}
+
+/// Writes a table into a new file of the working directory.
+fn write(name: &str, json: &str) -> io::Result<PathBuf> {
+    let now = jiff::Zoned::now().strftime("%Y%m%d-%H%M%S");
+    let path = std::env::current_dir()?.join(format!("twtrace-{name}-{now}.json"));
+    File::create_new(&path)?.write_all(json.as_bytes())?;
+    Ok(path)
+}
+
+impl Sink for Screen {
+    fn start(&mut self, mono_ns: u64, start: &Start) {
+        self.state.start(mono_ns, start);
+        self.stale = true;
+    }
+
+    fn event(&mut self, event: &Event) {
+        self.state.event(event);
+        self.scrolled |= self.state.tab == Tab::Events && !self.state.paused;
+    }
+
+    /// The header has it with the next tick.
+    fn lost(&mut self, _: u64, _: Loss, _: u64) {}
+
+    fn tick(&mut self, mono_ns: u64, tick: &Tick<'_>) {
+        self.state.tick(mono_ns, tick);
+        self.stale = true;
+    }
+
+    fn summary(&mut self, _: u64, summary: &Summary) {
+        self.is_over = true;
+        self.notes = notes::summary(summary);
+        if let Some(bytes) = terminal::leave() {
+            self.bytes.with(|waiting| waiting.extend(bytes));
+        }
+    }
+
+    fn aggregates(&mut self) -> Option<&mut Aggregates> {
+        Some(&mut self.state.aggregates)
+    }
+
+    fn input(&mut self, input: Input) -> Option<Steer> {
+        self.stale = true;
+        if let Input::Resize(width, height) = input {
+            // As above: nothing but memory is written to.
+            let _ = self.terminal.resize(area((width, height)));
+        }
+        let effect = update::update(&mut self.state, input)?;
+        self.carry_out(effect)
+    }
+
+    fn is_live(&self) -> bool {
+        true
+    }
+
+    fn set_clock(&mut self, clock: Clock) {
+        self.state.clock = clock;
+    }
+
+    fn pending(&self) -> usize {
+        let waiting = self.bytes.with(|bytes| bytes.len());
+        if !self.is_over && self.is_due() { waiting + 1 } else { waiting }
+    }
+
+    fn take(&mut self) -> Batch {
+        if !self.is_over && self.is_due() {
+            self.draw();
+        }
+        self.bytes.with(std::mem::take).into()
+    }
+
+    fn notes(&mut self) -> String {
+        std::mem::take(&mut self.notes)
+    }
+}

@@ -1,0 +1,170 @@
+//! The filter of the screen: the words of the command line, held against events and rows in user space.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use crate::{
+    cli::{
+        self, Command,
+        exit::Exit,
+        few::Few,
+        filter::{Family, FilterSpec, Resolved},
+        ports::Ports,
+        resolve::Resolver,
+    },
+    model::{
+        aggregate::{CgroupName, DestinationRow, OwnerRow, PortRow, ProcessName, Side},
+        event::{Closer, Detail, Event, Role, Tuple},
+    },
+};
+
+/// A filter. Values of one kind are alternatives, kinds add up; what is not known does not match.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Sieve {
+    /// As it was typed.
+    pub words: String,
+    spec: FilterSpec,
+    resolved: Resolved,
+}
+
+impl Sieve {
+    /// Reads `lport:443 comm:nginx cause:reused`: names and values are those of the command line's filters and of
+    /// `--events`; `family:4` stands for `-4`. Looks up the names in it with `resolver`.
+    ///
+    /// # Errors
+    /// What is wrong with the first wrong word, for the eye.
+    pub fn read(words: &str, resolver: &Resolver) -> Result<Self, String> {
+        let mut args = vec!["twtrace".to_owned(), "run".to_owned()];
+        for word in words.split_whitespace() {
+            let Some((name, value)) = word.split_once(':') else {
+                return Err(format!("{word}: write NAME:VALUE, e.g. lport:443 comm:nginx cause:reused"));
+            };
+            match (name, value) {
+                ("family", "4" | "6") => args.push(format!("-{value}")),
+                _ if cli::filter_names().contains(&name) => args.push(format!("--{name}={value}")),
+                _ => {
+                    return Err(format!(
+                        "{name}: there is no such filter; there are {}",
+                        cli::filter_names().join(", ")
+                    ));
+                }
+            }
+        }
+        let said = |exit: Exit| exit.stderr.trim().trim_start_matches("twtrace: ").to_owned();
+        let Command::Run(run) = cli::parse(args).map_err(said)?.command else {
+            return Err("this is no filter".to_owned());
+        };
+        let resolved = resolver.resolve(&run.filter).map_err(said)?;
+        Ok(Self { words: words.trim().to_owned(), spec: run.filter, resolved })
+    }
+
+    /// True if nothing is filtered out.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.words.is_empty()
+    }
+
+    /// The verdict on an event.
+    #[must_use]
+    pub fn event(&self, event: &Event) -> bool {
+        let spec = &self.spec;
+        let life = &event.life;
+        let cause = match event.detail {
+            Detail::Died { cause, .. } => Some(cause),
+            _ => None,
+        };
+        spec.kinds.contains(&event.kind())
+            && (spec.causes.is_empty()
+                || cause.is_some_and(|cause| spec.causes.iter().any(|c| c.word() == cause.word())))
+            && spec.role.is_none_or(|role| life.role == Some(role))
+            && self.netns(life.netns)
+            && self.tuple(life.tuple)
+            && self.closer(life.closer)
+    }
+
+    fn tuple(&self, tuple: Option<Tuple>) -> bool {
+        let spec = &self.spec;
+        let either = |ports: &Ports, tuple: Tuple| ports.contains(tuple.lport) || ports.contains(tuple.rport);
+        spec.family.is_none_or(|family| tuple.is_some_and(|tuple| tuple.family() == number(family)))
+            && holds(spec.lport.as_ref(), tuple, |ports, tuple| ports.contains(tuple.lport))
+            && holds(spec.rport.as_ref(), tuple, |ports, tuple| ports.contains(tuple.rport))
+            && holds(spec.port.as_ref(), tuple, either)
+            && within(&spec.laddr, tuple.map(|tuple| tuple.laddr))
+            && within(&spec.raddr, tuple.map(|tuple| tuple.raddr))
+    }
+
+    fn netns(&self, netns: Option<u32>) -> bool {
+        self.resolved.netns.is_empty() || netns.is_some_and(|netns| self.resolved.netns.contains(&netns))
+    }
+
+    fn closer(&self, closer: Option<Closer>) -> bool {
+        let task = closer.map(|closer| closer.task);
+        one_of(&self.spec.pid, |pid| task.is_some_and(|task| task.pid == *pid))
+            && one_of(&self.spec.comm, |comm| task.is_some_and(|task| comm.is(&task.comm)))
+            && one_of(&self.resolved.cgroups, |id| closer.is_some_and(|closer| closer.cgroup_id == *id))
+    }
+
+    /// The verdict on a service port: by `port`, `lport` or `rport` as the side has it, and `role`.
+    #[must_use]
+    pub fn port(&self, row: &PortRow) -> bool {
+        let spec = &self.spec;
+        let own = match row.role {
+            Side::Client => &spec.rport,
+            Side::Server => &spec.lport,
+        };
+        self.side(row.role) && [own, &spec.port].into_iter().flatten().all(|ports| ports.contains(row.port))
+    }
+
+    fn side(&self, side: Side) -> bool {
+        self.spec.role.is_none_or(|role| match side {
+            Side::Client => role == Role::Client,
+            Side::Server => role == Role::Server,
+        })
+    }
+
+    /// The verdict on a destination: by addresses, remote port and namespace.
+    #[must_use]
+    pub fn destination(&self, row: &DestinationRow) -> bool {
+        let spec = &self.spec;
+        let family = if row.raddr.is_ipv4() { 4 } else { 6 };
+        self.side(Side::Client)
+            && spec.family.is_none_or(|wanted| number(wanted) == family)
+            && [&spec.rport, &spec.port].into_iter().flatten().all(|ports| ports.contains(row.rport))
+            && within(&spec.laddr, Some(row.laddr))
+            && within(&spec.raddr, Some(row.raddr))
+            && self.netns(row.netns)
+    }
+
+    /// The verdict on a process: by id and name.
+    #[must_use]
+    pub fn process(&self, row: &OwnerRow<ProcessName>) -> bool {
+        one_of(&self.spec.pid, |pid| row.who.pid == *pid)
+            && one_of(&self.spec.comm, |comm| comm.printable() == row.who.comm)
+    }
+
+    /// The verdict on a cgroup.
+    #[must_use]
+    pub fn cgroup(&self, row: &OwnerRow<CgroupName>) -> bool {
+        one_of(&self.resolved.cgroups, |id| row.who.cgroup_id == *id)
+    }
+}
+
+fn number(family: Family) -> u8 {
+    match family {
+        Family::V4 => 4,
+        Family::V6 => 6,
+    }
+}
+
+fn holds<T>(wanted: Option<&T>, tuple: Option<Tuple>, is: impl Fn(&T, Tuple) -> bool) -> bool {
+    wanted.is_none_or(|wanted| tuple.is_some_and(|tuple| is(wanted, tuple)))
+}
+
+fn within(nets: &Few<IpNet>, address: Option<IpAddr>) -> bool {
+    one_of(nets, |net| address.is_some_and(|address| net.contains(&address)))
+}
+
+fn one_of<T>(wanted: &Few<T>, is: impl Fn(&T) -> bool) -> bool {
+    wanted.is_empty() || wanted.iter().any(is)
+}

@@ -1,0 +1,241 @@
+//! From keys to a changed state, and to what somebody else has to do.
+
+use std::time::Duration;
+
+use super::{
+    keys::{Action, Key, action},
+    listing::Listing,
+    sieve::Sieve,
+    state::{Detail, Grouping, State, Tab},
+    view,
+};
+use crate::{
+    model::aggregate::{PortKey, Process, Side},
+    sink::text,
+};
+
+/// What comes in from the terminal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Input {
+    /// A key.
+    Key(Key),
+    /// The terminal has another size: columns, lines.
+    Resize(u16, u16),
+    /// The terminal is gone.
+    Gone,
+}
+
+/// What a key asks of others.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// End the run.
+    Quit,
+    /// Put this into the clipboard.
+    Copy(String),
+    /// Write this table to a file: its name and its JSON.
+    Write(&'static str, String),
+    /// Tick this often from now on.
+    Interval(Duration),
+    /// Read this filter, and give it to [`filter`].
+    Filter(String),
+}
+
+/// Intervals that + and - step through, milliseconds.
+const INTERVALS_MS: [u64; 7] = [100, 250, 500, 1_000, 2_000, 5_000, 10_000];
+/// Characters of a filter that may be typed.
+const PROMPT: usize = 200;
+
+/// Changes the state by what came in.
+pub fn update(state: &mut State, input: Input) -> Option<Effect> {
+    match input {
+        Input::Gone => Some(Effect::Quit),
+        Input::Resize(columns, lines) => {
+            state.size = (columns, lines);
+            None
+        }
+        Input::Key(Key::Control('c')) => Some(Effect::Quit),
+        Input::Key(key) if state.prompt.is_some() => typed(state, key),
+        Input::Key(key) => {
+            state.message = None;
+            act(state, action(key)?)
+        }
+    }
+}
+
+/// What became of a filter.
+pub fn filter(state: &mut State, read: Result<Sieve, String>) {
+    match read {
+        Ok(sieve) => {
+            state.sieve = sieve;
+            state.refresh();
+            state.select(0);
+        }
+        Err(why) => state.message = Some(why),
+    }
+}
+
+/// A key while a filter is typed.
+fn typed(state: &mut State, key: Key) -> Option<Effect> {
+    let prompt = state.prompt.as_mut()?;
+    match key {
+        Key::Char(c) if prompt.chars().count() < PROMPT && !c.is_control() => prompt.push(c),
+        Key::Backspace => {
+            prompt.pop();
+        }
+        Key::Control('u') => prompt.clear(),
+        Key::Escape => state.prompt = None,
+        Key::Enter => return state.prompt.take().map(Effect::Filter),
+        _ => {}
+    }
+    None
+}
+
+fn act(state: &mut State, action: Action) -> Option<Effect> {
+    match action {
+        Action::Quit => return Some(Effect::Quit),
+        Action::Help => state.help = if state.help.is_some() { None } else { Some(0) },
+        Action::Tab(index) => tab(state, index),
+        Action::NextTab => tab(state, (state.tab.index() + 1) % Tab::ALL.len()),
+        Action::PreviousTab => tab(state, (state.tab.index() + Tab::ALL.len() - 1) % Tab::ALL.len()),
+        Action::Up => step(state, |row, _, _| row.saturating_sub(1)),
+        Action::Down => step(state, |row, _, last| (row + 1).min(last)),
+        Action::PageUp => step(state, |row, page, _| row.saturating_sub(page)),
+        Action::PageDown => step(state, |row, page, last| (row + page).min(last)),
+        Action::First => step(state, |_, _, _| 0),
+        Action::Last => step(state, |_, _, last| last),
+        Action::Open => open(state),
+        Action::Back => back(state),
+        Action::SortNext => {
+            let columns = state.rows.as_ref().map_or(1, |rows| rows.heads().len());
+            let next = (state.sorted_by() + 1) % columns;
+            state.place_mut().sort = Some(next);
+            state.sort();
+        }
+        Action::SortTurn => {
+            state.place_mut().ascending ^= true;
+            state.sort();
+        }
+        Action::Group => {
+            state.grouping = match state.grouping {
+                Grouping::Process => Grouping::Cgroup,
+                Grouping::Cgroup => Grouping::Process,
+            };
+            if state.tab == Tab::Owners {
+                state.detail = None;
+                state.refresh();
+            }
+        }
+        Action::Filter => state.prompt = Some(state.sieve.words.clone()),
+        Action::Pause => pause(state),
+        Action::Reset => {
+            state.aggregates.reset();
+            state.history.clear();
+            state.refresh();
+            state.message = Some("counting anew; what is alive stays".to_owned());
+        }
+        Action::Slower => return Some(interval(state, |now| INTERVALS_MS.into_iter().find(|&ms| ms > now))),
+        Action::Faster => return Some(interval(state, |now| INTERVALS_MS.into_iter().rfind(|&ms| ms < now))),
+        Action::Copy => return copy(state),
+        Action::Write => return write(state),
+    }
+    None
+}
+
+fn tab(state: &mut State, index: usize) {
+    if let Some(&tab) = Tab::ALL.get(index) {
+        (state.tab, state.detail, state.help) = (tab, None, None);
+        state.refresh();
+    }
+}
+
+/// Moves the selection, or what is scrolled above it: from where it is, the page, and the last row.
+fn step(state: &mut State, to: impl Fn(usize, usize, usize) -> usize) {
+    let page = state.page();
+    if let Some(line) = state.help {
+        state.help = Some(to(line, page, view::help_lines().saturating_sub(page)));
+    } else if let Some((_, line)) = state.detail {
+        let last = view::detail_lines(state).saturating_sub(page);
+        if let Some((_, at)) = &mut state.detail {
+            *at = to(line, page, last);
+        }
+    } else {
+        let row = to(state.selected(), page, state.len().saturating_sub(1));
+        state.select(row);
+    }
+}
+
+fn open(state: &mut State) {
+    let selected = state.selected();
+    let Some(id) = state.rows.as_ref().and_then(|rows| rows.id(selected)) else { return };
+    let detail = match (state.tab, state.grouping) {
+        (Tab::Ports, _) => port_of(state, &id).map(Detail::Histograms),
+        (Tab::Owners, Grouping::Process) => process_of(state, &id).map(Detail::OfProcess),
+        (Tab::Owners, Grouping::Cgroup) => id.parse().ok().map(Detail::OfCgroup),
+        _ => Some(Detail::Fields(id)),
+    };
+    state.detail = detail.map(|detail| (detail, 0));
+}
+
+fn port_of(state: &State, id: &str) -> Option<PortKey> {
+    use super::listing::Identity;
+    let row = state.aggregates.port_rows().into_iter().find(|row| row.id() == id)?;
+    let side = if row.role == Side::Server { Side::Server } else { Side::Client };
+    Some(PortKey { side, port: row.port })
+}
+
+fn process_of(state: &State, id: &str) -> Option<Process> {
+    let named = |process: &Process| format!("{}/{}", process.pid, process.comm.printable()) == id;
+    state.aggregates.processes().find(|process| named(process))
+}
+
+fn back(state: &mut State) {
+    if state.help.take().is_some() || state.detail.take().is_some() {
+        return;
+    }
+    if !state.sieve.is_empty() {
+        state.sieve = Sieve::default();
+        state.refresh();
+    }
+}
+
+fn pause(state: &mut State) {
+    state.paused ^= true;
+    state.log.hold(state.paused);
+    if !state.paused {
+        state.refresh();
+    }
+}
+
+fn interval(state: &mut State, next: impl Fn(u64) -> Option<u64>) -> Effect {
+    let now = u64::try_from(state.interval.as_millis()).unwrap_or(u64::MAX);
+    state.interval = Duration::from_millis(next(now).unwrap_or(now));
+    state.message = Some(format!("interval {:?}", state.interval));
+    Effect::Interval(state.interval)
+}
+
+fn copy(state: &mut State) -> Option<Effect> {
+    let selected = state.selected();
+    let line = match state.tab {
+        Tab::Events => state.shown_events().nth(selected).map(|event| text::line(event, state.clock, &state.zone)),
+        Tab::Notes => state.notes.get(selected).map(|note| note.text.clone()),
+        _ => state.rows.as_deref().filter(|rows| selected < rows.len()).map(|rows| cells(rows, selected)),
+    }?;
+    state.message = Some("copied".to_owned());
+    Some(Effect::Copy(line.trim_end().to_owned()))
+}
+
+/// All columns of a row, those that have no room on the screen too.
+fn cells(rows: &dyn Listing, row: usize) -> String {
+    let cells: Vec<_> = (0..rows.heads().len()).map(|column| rows.text(row, column)).collect();
+    cells.join(" ")
+}
+
+fn write(state: &mut State) -> Option<Effect> {
+    let Some(rows) = &state.rows else {
+        state.message = Some("only tables are written; for events, run with --format json".to_owned());
+        return None;
+    };
+    let mut text = rows.json().to_string();
+    text.push('\n');
+    Some(Effect::Write(rows.name(), text))
+}
