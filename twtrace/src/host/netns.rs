@@ -175,6 +175,20 @@ pub fn places(host: &Host) -> BTreeMap<u32, PathBuf> {
     found
 }
 
+/// Those that this process holds open itself, such as the demo's: no process is in them as its main thread.
+#[must_use]
+pub fn held(host: &Host) -> BTreeMap<u32, PathBuf> {
+    let descriptors = fs::read_dir(host.path("proc/self/fd")).into_iter().flatten();
+    let path = |entry: io::Result<fs::DirEntry>| {
+        let path = entry.ok()?.path();
+        let target = fs::read_link(&path).ok()?;
+        // `net:[4026531840]`
+        let inum = target.to_str()?.strip_prefix("net:[")?.strip_suffix(']')?.parse().ok()?;
+        Some((inum, path))
+    };
+    descriptors.filter_map(path).take(MOST).collect()
+}
+
 /// Where namespaces may be found: processes first, by their ids, then names.
 fn files(host: &Host) -> impl Iterator<Item = PathBuf> {
     let processes = fs::read_dir(host.path("proc")).into_iter().flatten().filter_map(|entry| {

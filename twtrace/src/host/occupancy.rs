@@ -57,7 +57,8 @@ impl Places {
     }
 
     fn search(&mut self, host: &Host, wanted: &[u32]) {
-        self.found = netns::places(host);
+        self.found = netns::held(host);
+        self.found.append(&mut netns::places(host));
         self.absent = wanted.iter().copied().filter(|inum| !self.found.contains_key(inum)).collect();
         self.searched = Some(Instant::now());
     }

@@ -113,7 +113,7 @@ impl Row for PortRow {
         number("RECYCLED", 8, 4, |row| died(row, &[Cause::Recycled]), |a, b| by_cause(a, b, &[Cause::Recycled])),
         number("OTHER", 6, 6, |row| died(row, &OTHER), |a, b| by_cause(a, b, &OTHER)),
         number("REFUSED", 7, 2, |row| row.refused.to_string(), |a, b| a.refused.cmp(&b.refused)),
-        number("1ST", 4, 2, |row| percent(row.closes_first), |a, b| by_float(a.closes_first, b.closes_first)),
+        number("FIRST", 5, 2, |row| percent(row.closes_first), |a, b| by_float(a.closes_first, b.closes_first)),
         number("LIFE P50", 9, 1, |row| span(row.life_p50_ns), |a, b| a.life_p50_ns.cmp(&b.life_p50_ns)),
         number("LIFE P99", 9, 3, |row| span(row.life_p99_ns), |a, b| a.life_p99_ns.cmp(&b.life_p99_ns)),
         number("AGE P50", 9, 1, |row| span(row.age_p50_ns), |a, b| a.age_p50_ns.cmp(&b.age_p50_ns)),
@@ -218,9 +218,15 @@ impl Row for OwnerRow<CgroupName> {
     const NAME: &'static str = "cgroups";
     const SORTED_BY: usize = 3;
     const COLUMNS: &'static [Column<Self>] = owner_columns![
-        words("UNIT", 24, 0, |row| Known(row.who.unit.clone()).to_string(), |a, b| a.who.unit.cmp(&b.who.unit)),
+        words("UNIT", 24, 0, unit, |a, b| a.who.unit.cmp(&b.who.unit)),
         words("CGROUP", 30, 2, cgroup, |a, b| a.who.path.cmp(&b.who.path))
     ];
+}
+
+/// `-` if the path names none, `?` if there is no path to ask.
+fn unit(row: &OwnerRow<CgroupName>) -> String {
+    let none = || row.who.path.as_ref().map_or("?", |_| "-").to_owned();
+    row.who.unit.clone().unwrap_or_else(none)
 }
 
 fn cgroup(row: &OwnerRow<CgroupName>) -> String {

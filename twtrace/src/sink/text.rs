@@ -136,12 +136,12 @@ pub fn heading() -> String {
     String::from_utf8_lossy(&line).into_owned()
 }
 
-/// Columns that [`line`] needs with IPv4 addresses and a name.
+/// Columns that [`line()`] needs with IPv4 addresses and a name.
 pub const WIDTH: u16 = 118;
-/// [`line`] or [`narrow_line`].
+/// [`line()`] or [`narrow_line`].
 pub type LineOf = fn(&Event, Clock, &TimeZone) -> String;
 
-/// As [`line`], in 80 columns: without the local address, the state and the process id.
+/// As [`line()`], in 80 columns: without the local address, the state and the process id.
 #[must_use]
 pub fn narrow_line(event: &Event, clock: Clock, zone: &TimeZone) -> String {
     let Event { mono_ns, life, detail, .. } = event;

@@ -181,6 +181,13 @@ fn losses(all: &Aggregates, numbers: &Numbers, say: &mut impl FnMut(Urgency, Str
         );
         say(Urgency::Warning, text);
     }
+    for row in numbers.reconcile.iter().filter(|row| row.diff != 0) {
+        let text = format!(
+            "{} moved by {} in the kernel, and by {} as twtrace has it: {} apart.",
+            row.counter, row.kernel, row.twtrace, row.diff
+        );
+        say(Urgency::Warning, text);
+    }
     for (name, count) in &numbers.totals.trouble {
         say(
             Urgency::Warning,

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     model::{
-        aggregate::{Aggregates, DestinationRow, PortKey, PortRow, Process},
+        aggregate::{Aggregates, DestinationRow, Live, PortKey, PortRow, Process},
         event::Event,
         report::{Reconciled, Start, Totals},
     },
@@ -119,6 +119,8 @@ pub struct Numbers {
     pub died_per_s: Option<f64>,
     /// The kernel's word on them.
     pub reconcile: Vec<Reconciled>,
+    /// Minisocks alive that the filters of the command line let through.
+    pub live: Live,
 }
 
 /// The state of the screen.
@@ -224,6 +226,7 @@ impl State {
             born_per_s: tick.born_per_s,
             died_per_s: tick.died_per_s,
             reconcile: tick.reconcile.to_vec(),
+            live: self.aggregates.live(),
         };
         if let Some(rate) = tick.born_per_s {
             if self.history.len() >= HISTORY {

@@ -13,7 +13,7 @@ const DIFFERENCE: &[Field] = &[
 ];
 const NO_VERDICT: &str = "there was no verdict";
 
-/// The lines of `twtrace lab`, each with the fields of [`HEAD`] before its own.
+/// The lines of `twtrace lab`, each with the fields of [`HEAD`](super::HEAD) before its own.
 pub const LAB: &[Line] = &[
     Line {
         kind: "listed",

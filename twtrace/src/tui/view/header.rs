@@ -52,11 +52,16 @@ fn about<'a>(state: &State, theme: &Theme, width: u16) -> Line<'a> {
 /// Minisocks alive, and how full the namespace's buckets are.
 fn live<'a>(state: &State, theme: &Theme) -> Line<'a> {
     let totals = &state.numbers.totals;
-    let live = state.aggregates.live();
-    let part = |count: i64| count.max(0);
+    let (time_wait, fin_wait2) = (state.numbers.live.time_wait.max(0), state.numbers.live.fin_wait2.max(0));
+    // The counter knows nothing of filters.
+    let (live, of) = if state.about.filtered {
+        ((time_wait + fin_wait2).to_string(), format!(" of {}", Known(totals.live)))
+    } else {
+        (Known(totals.live).to_string(), String::new())
+    };
     let mut spans = vec![
-        Span::styled(format!("live {}", Known(totals.live)), theme.heading),
-        Span::raw(format!(" (time_wait {}, fin_wait2 {})  buckets ", part(live.time_wait), part(live.fin_wait2))),
+        Span::styled(format!("live {live}"), theme.heading),
+        Span::raw(format!("{of} (time_wait {time_wait}, fin_wait2 {fin_wait2})  buckets ")),
     ];
     let used = state.numbers.reconcile.iter().find(|row| row.counter == SOCKSTAT_TW);
     let used = used.and_then(|row| u64::try_from(row.kernel).ok());
@@ -91,6 +96,7 @@ fn flow<'a>(state: &State, theme: &Theme) -> Line<'a> {
     spans.push(match numbers.reconcile.as_slice() {
         [] => Span::styled("kernel: ?  ", theme.quiet),
         _ if apart == 0 => Span::styled("kernel: diff 0  ", theme.good),
+        // The notes say of what.
         _ => Span::styled(format!("kernel: DIFF {apart}!  "), theme.bad),
     });
     let line = theme.sparkline(state.history.iter().copied(), SPARKLINE);
