@@ -1,8 +1,10 @@
 //! The run itself: from the ring through the decoder into the sink, until somebody or something ends it.
 
 mod feed;
+mod options;
 
 pub use feed::Feed;
+pub use options::{Options, Shown};
 
 use std::{
     io,
@@ -21,7 +23,7 @@ use crate::{
     decode::decode,
     host::{Host, clock},
     model::{
-        event::{Cause, Detail, Event, Kind},
+        event::Event,
         reconcile::{Look, Rest, reconcile},
         report::{Start, Summary, Totals},
         totals::{Beside, totals},
@@ -46,39 +48,6 @@ const DRAIN: Duration = Duration::from_millis(40);
 const AUDIT: Duration = Duration::from_secs(25);
 /// Records taken at once, so that signals and timers get their turn.
 const AT_ONCE: usize = 8192;
-/// What a run is asked for, beyond its programs and filters.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// When to end by itself.
-    pub duration: Option<Duration>,
-    /// How often counters are told.
-    pub interval: Duration,
-    /// Tables come with every so many of them; at least one.
-    pub tables_every: u32,
-    /// Events that the sink shows; its tables are told of all.
-    pub shown: Shown,
-}
-
-/// Which events are shown.
-#[derive(Clone, Debug, Default)]
-pub struct Shown {
-    /// Of these kinds.
-    pub kinds: Vec<Kind>,
-    /// Of ends, those of these causes; empty for all.
-    pub causes: Vec<Cause>,
-}
-
-impl Shown {
-    fn has(&self, event: &Event) -> bool {
-        let wanted = |cause: Cause| self.causes.is_empty() || self.causes.iter().any(|c| c.word() == cause.word());
-        self.kinds.contains(&event.kind())
-            && match event.detail {
-                Detail::Died { cause, .. } => wanted(cause),
-                _ => true,
-            }
-    }
-}
-
 /// Why a run ended in error.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
@@ -448,54 +417,4 @@ fn died(totals: &Totals) -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use twtrace_common::record::{Death, flag, kind};
-
-    use super::*;
-    use crate::sink::JsonSink;
-
-    /// Records made up beforehand.
-    struct Made(std::collections::VecDeque<Vec<u8>>);
-
-    impl Source for Made {
-        fn drain(&mut self, most: usize, take: &mut dyn FnMut(&[u8])) -> usize {
-            let count = most.min(self.0.len());
-            self.0.drain(..count).for_each(|bytes| take(&bytes));
-            count
-        }
-    }
-
-    fn death(flags: u8) -> Vec<u8> {
-        let mut bytes = vec![0; size_of::<Death>()];
-        bytes[8] = kind::DIED;
-        bytes[9] = twtrace_common::ABI;
-        bytes[16 + std::mem::offset_of!(twtrace_common::record::Life, flags)] = flags;
-        bytes
-    }
-
-    #[test]
-    fn garbage_is_counted_and_the_rest_goes_on() {
-        let garbage = [Vec::new(), b"garbage".to_vec(), vec![0xff; 4096], death(0)[..50].to_vec(), vec![0; 136]];
-        let mut records = vec![death(0)];
-        records.extend(garbage.clone());
-        records.push(death(0));
-        let (mut source, mut sink) = (Made(records.into()), JsonSink::new(Clock { offset_ns: 0 }));
-        let (mut counted, mut uncertain) = (0, Vec::new());
-        assert_eq!(
-            intake(&mut source, &mut |event| sink.event(event), &mut counted, &mut uncertain),
-            2 + garbage.len()
-        );
-        assert_eq!((counted, uncertain.len()), (garbage.len() as u64, 0));
-        assert_eq!(sink.take().lines(), 2);
-        assert_eq!(intake(&mut source, &mut |event| sink.event(event), &mut counted, &mut uncertain), 0);
-    }
-
-    #[test]
-    fn the_self_test_is_for_nobody_s_eyes_and_order_is_kept() {
-        let records = vec![death(flag::SELF_TEST), death(0), death(flag::UNKNOWN_BIRTH), death(0)];
-        let (mut source, mut sink) = (Made(records.into()), JsonSink::new(Clock { offset_ns: 0 }));
-        let (mut counted, mut uncertain) = (0, Vec::new());
-        intake(&mut source, &mut |event| sink.event(event), &mut counted, &mut uncertain);
-        assert_eq!((sink.take().lines(), uncertain.len(), counted), (1, 2, 0));
-    }
-}
+mod tests;

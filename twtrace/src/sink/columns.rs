@@ -58,24 +58,16 @@ pub trait Row: Sized + 'static {
     }
 }
 
-const fn words<R>(
-    title: &'static str,
-    width: u16,
-    rank: u8,
-    text: fn(&R) -> String,
-    order: fn(&R, &R) -> Ordering,
-) -> Column<R> {
+/// What a column shows, and how it sorts.
+type Text<R> = fn(&R) -> String;
+type Order<R> = fn(&R, &R) -> Ordering;
+
+const fn words<R>(title: &'static str, width: u16, rank: u8, text: Text<R>, order: Order<R>) -> Column<R> {
     Column { title, width, side: Side::Left, rank, text, order, share: None }
 }
 
-const fn number<R>(
-    title: &'static str,
-    width: u16,
-    rank: u8,
-    text: fn(&R) -> String,
-    order: fn(&R, &R) -> Ordering,
-) -> Column<R> {
-    Column { title, width, side: Side::Right, rank, text, order, share: None }
+const fn number<R>(title: &'static str, width: u16, rank: u8, text: Text<R>, order: Order<R>) -> Column<R> {
+    Column { side: Side::Right, ..words(title, width, rank, text, order) }
 }
 
 /// A rate: three digits or so.

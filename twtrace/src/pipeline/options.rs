@@ -1,0 +1,38 @@
+//! What a run is asked for, beyond its programs and filters.
+
+use std::time::Duration;
+
+use crate::model::event::{Cause, Detail, Event, Kind};
+
+/// What a run is asked for, beyond its programs and filters.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// When to end by itself.
+    pub duration: Option<Duration>,
+    /// How often counters are told.
+    pub interval: Duration,
+    /// Tables come with every so many of them; at least one.
+    pub tables_every: u32,
+    /// Events that the sink shows; its tables are told of all.
+    pub shown: Shown,
+}
+
+/// Which events are shown.
+#[derive(Clone, Debug, Default)]
+pub struct Shown {
+    /// Of these kinds.
+    pub kinds: Vec<Kind>,
+    /// Of ends, those of these causes; empty for all.
+    pub causes: Vec<Cause>,
+}
+
+impl Shown {
+    pub(super) fn has(&self, event: &Event) -> bool {
+        let wanted = |cause: Cause| self.causes.is_empty() || self.causes.iter().any(|c| c.word() == cause.word());
+        self.kinds.contains(&event.kind())
+            && match event.detail {
+                Detail::Died { cause, .. } => wanted(cause),
+                _ => true,
+            }
+    }
+}
