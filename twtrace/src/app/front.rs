@@ -70,7 +70,8 @@ fn live_view(asked: &Run, clock: Clock, zone: jiff::tz::TimeZone, own_netns: u32
     let about = About {
         host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
         own_netns,
-        filtered: asked.filter != Default::default(),
+        // The demo is shown alone.
+        filtered: asked.demo || asked.filter != Default::default(),
         ascii: asked.ascii,
         // https://no-color.org: set and not empty.
         plain: std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty()),
