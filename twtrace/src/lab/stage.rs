@@ -4,6 +4,7 @@ use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream},
     sync::atomic::{AtomicU16, Ordering::Relaxed},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -363,6 +364,21 @@ fn becomes_minisock(tuple: &Tuple, count: u64) -> io::Result<bool> {
         }
     }
     Err(io::Error::other(format!("{tuple:?} is neither a minisock nor a socket in FIN_WAIT2")))
+}
+
+/// Waits until a minisock is in TIME_WAIT, by sock_diag.
+///
+/// # Errors
+/// If that takes too long.
+pub fn await_time_wait(tuple: &Tuple) -> io::Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    while !diag::minisocks()?.contains(&(*tuple, Substate::TimeWait)) {
+        if Instant::now() > deadline {
+            return Err(io::Error::other(format!("{tuple:?} does not come into TIME_WAIT")));
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+    Ok(())
 }
 
 /// Waits until the namespace has this many minisocks, by sockstat.

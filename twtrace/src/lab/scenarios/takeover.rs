@@ -11,7 +11,7 @@ use socket2::{Domain, Socket, Type};
 
 use super::super::{
     lives, oracle,
-    stage::{Family, First, Link, Outcome, PATIENCE, Stage},
+    stage::{Family, First, Link, Outcome, PATIENCE, Stage, await_time_wait},
     want::{End, Is, SOME_TIME, Turn, WantDenied},
 };
 use crate::{
@@ -134,7 +134,9 @@ pub fn reuse_denied(stage: &mut Stage<'_>) -> Outcome {
 fn refused_port(stage: &mut Stage<'_>, listener: &TcpListener, reason: Denial) -> io::Result<()> {
     one_port(stage)?;
     let link = stage.connect(listener, None)?;
-    stage.close(link, First::Client)?;
+    let tuple = stage.close(link, First::Client)?.tuple;
+    // On a busy machine the peer's FIN may still be on its way, and then FIN_WAIT2 is the reason.
+    await_time_wait(&tuple)?;
     let taken = takes(stage, listener, reason)?;
     stage.check(&format!("connect() took a minisock that is {reason}"), false, taken);
     Ok(())
