@@ -17,6 +17,7 @@ use crate::{
         aggregate::{CgroupName, DestinationRow, OwnerRow, PortRow, ProcessName, Side},
         event::{Closer, Detail, Event, Role, Tuple},
     },
+    sink::columns::Row,
 };
 
 /// A filter. Values of one kind are alternatives, kinds add up; what is not known does not match.
@@ -63,6 +64,20 @@ impl Sieve {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.words.is_empty()
+    }
+
+    /// Words of the filter that a table cannot answer, which has no such column: all of its rows pass them.
+    #[must_use]
+    pub fn idle(&self, table: &str) -> Vec<&str> {
+        let answers: &[&str] = match table {
+            PortRow::NAME => &["port", "lport", "rport", "role"],
+            DestinationRow::NAME => &["port", "rport", "laddr", "raddr", "netns", "role", "family"],
+            <OwnerRow<ProcessName> as Row>::NAME => &["pid", "comm"],
+            <OwnerRow<CgroupName> as Row>::NAME => &["cgroup"],
+            _ => return Vec::new(),
+        };
+        let names = self.words.split_whitespace().filter_map(|word| word.split_once(':'));
+        names.map(|(name, _)| name).filter(|name| !answers.contains(name)).collect()
     }
 
     /// The verdict on an event.
@@ -167,4 +182,102 @@ fn within(nets: &Few<IpNet>, address: Option<IpAddr>) -> bool {
 
 fn one_of<T>(wanted: &Few<T>, is: impl Fn(&T) -> bool) -> bool {
     wanted.is_empty() || wanted.iter().any(is)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::model::event::{Cause, Comm, Life, Substate, Task};
+
+    fn died() -> Event {
+        let mut comm = [0; 16];
+        // What a longer name left behind the first NUL is not the name.
+        comm[..9].copy_from_slice(b"curl\0rest");
+        let tuple = Tuple { laddr: [10, 0, 0, 5].into(), lport: 40_000, raddr: [192, 0, 2, 9].into(), rport: 443 };
+        Event {
+            mono_ns: 1,
+            life: Life {
+                id: Some(1),
+                netns: Some(77),
+                tuple: Some(tuple),
+                substate: Some(Substate::TimeWait),
+                role: Some(Role::Client),
+                closer: Some(Closer { task: Task { pid: 42, comm: Comm(comm) }, cgroup_id: 9 }),
+                preexisting: Some(false),
+            },
+            detail: Detail::Died { cause: Cause::Reused, life_ns: None, taker: None },
+            self_test: false,
+        }
+    }
+
+    fn read(words: &str) -> Result<Sieve, String> {
+        Sieve::read(words, &Resolver::default())
+    }
+
+    #[test]
+    fn words_are_those_of_the_command_line() {
+        for (words, wanted) in [
+            ("", true),
+            ("rport:443", true),
+            ("rport:80,400-500", true),
+            ("lport:443", false),
+            ("port:443", true),
+            ("laddr:10.0.0.0/8 raddr:192.0.2.9", true),
+            ("raddr:10.0.0.0/8", false),
+            ("pid:42 comm:curl", true),
+            ("comm:curl,wget", true),
+            ("comm:cur", false),
+            ("netns:77", true),
+            ("netns:78", false),
+            ("cause:reused", true),
+            ("cause:expired", false),
+            ("events:born", false),
+            ("events:died", true),
+            ("role:client", true),
+            ("role:server", false),
+            ("family:4", true),
+            ("family:6", false),
+        ] {
+            assert_eq!(read(words).map(|sieve| sieve.event(&died())), Ok(wanted), "{words}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_known_does_not_match() {
+        let known = died();
+        let life = Life { netns: None, tuple: None, role: None, closer: None, ..known.life };
+        let unknown = Event { life, ..known };
+        for words in ["rport:443", "netns:77", "role:client", "pid:42", "comm:curl", "family:4", "laddr:0.0.0.0/0"] {
+            assert_eq!(read(words).map(|sieve| sieve.event(&unknown)), Ok(false), "{words}");
+        }
+    }
+
+    #[test]
+    fn a_wrong_word_is_named() {
+        for (words, part) in [
+            ("curl", "write NAME:VALUE"),
+            ("duration:1s", "there is no such filter"),
+            ("rport:x", "--rport x"),
+            ("format:json", "there is no such filter"),
+            ("cause:murdered", "murdered is no cause"),
+        ] {
+            let said = read(words).unwrap_err();
+            assert!(said.contains(part), "{words}: {said}");
+            assert!(!said.contains('\n'), "{said}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_words_panic(words: String) {
+            let _ = read(&words);
+        }
+
+        #[test]
+        fn nearly_right_words_do_not_panic(words in "((lport|cause|comm|netns|family|events|x):[a-z0-9,/.:-]{0,8} ?){0,4}") {
+            let _ = read(&words).map(|sieve| sieve.event(&died()));
+        }
+    }
 }

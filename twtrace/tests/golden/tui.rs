@@ -172,7 +172,9 @@ fn keys_help_filter_and_hold() {
     assert_snapshot!("filter_ports", rig.screen());
     rig.press("4");
     assert_snapshot!("filter_events", rig.screen());
-    rig.press("/x");
+    rig.press("3");
+    assert!(rig.screen().contains("filter role:server (not for this table: role)"), "{}", rig.screen());
+    rig.press("4/x");
     rig.key(Key::Enter);
     assert_snapshot!("filter_wrong", rig.screen());
     rig.key(Key::Escape);

@@ -179,7 +179,9 @@ fn footer<'a>(state: &State, theme: &Theme) -> Line<'a> {
     }
     let mut spans = Vec::new();
     if !state.sieve.is_empty() {
-        spans.push(Span::styled(format!("filter {}  ", state.sieve.words), theme.warning));
+        let idle = state.rows.as_ref().map_or_else(Vec::new, |rows| state.sieve.idle(rows.name()));
+        let idle = if idle.is_empty() { String::new() } else { format!(" (not for this table: {})", idle.join(" ")) };
+        spans.push(Span::styled(format!("filter {}{idle}  ", state.sieve.words), theme.warning));
     }
     spans.push(Span::styled(text, theme.quiet));
     Line::from(spans)
