@@ -296,6 +296,23 @@ impl<'a> Stage<'a> {
         Ok(())
     }
 
+    /// Waits until the peer's FIN has turned the last life into a TIME_WAIT: as long as that is under way, its being
+    /// FIN_WAIT2 is why a connect() may not have it.
+    ///
+    /// # Errors
+    /// If it does not, or if netlink does not tell.
+    pub fn turns(&mut self) -> io::Result<()> {
+        let waits = (self.last()?.tuple, Substate::FinWait2);
+        let deadline = Instant::now() + PATIENCE;
+        while diag::minisocks()?.contains(&waits) {
+            if Instant::now() > deadline {
+                return Err(io::Error::other(format!("{waits:?} does not turn")));
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Ok(())
+    }
+
     /// Writes down that this thread's connect() to a listener found no port.
     ///
     /// # Errors

@@ -26,6 +26,7 @@ pub fn reuse(stage: &mut Stage<'_>) -> Outcome {
     one_port(stage)?;
     let link = stage.connect(&listener, None)?;
     stage.close(link, First::Client)?;
+    stage.turns()?;
     let deadline = Instant::now() + PATIENCE;
     while !takes(stage, &listener, Denial::TooYoung)? {
         if Instant::now() > deadline {
@@ -113,6 +114,7 @@ pub fn reuse_denied(stage: &mut Stage<'_>) -> Outcome {
         one_port(stage)?;
         let link = stage.connect(&listener, None)?;
         stage.close(link, First::Client)?;
+        stage.turns()?;
         young = !takes(stage, &listener, Denial::TooYoung)?;
         if young {
             break;
@@ -135,6 +137,7 @@ fn refused_port(stage: &mut Stage<'_>, listener: &TcpListener, reason: Denial) -
     one_port(stage)?;
     let link = stage.connect(listener, None)?;
     stage.close(link, First::Client)?;
+    stage.turns()?;
     let taken = takes(stage, listener, reason)?;
     stage.check(&format!("connect() took a minisock that is {reason}"), false, taken);
     Ok(())
