@@ -297,6 +297,23 @@ impl<'a> Stage<'a> {
         Ok(())
     }
 
+    /// Waits until the last life is a TIME_WAIT, by sock_diag: on a busy machine the peer's FIN may be under way for long, and
+    /// meanwhile FIN_WAIT2 is why a connect() may not have it.
+    ///
+    /// # Errors
+    /// If that takes too long, or if netlink does not tell.
+    pub fn turns(&mut self) -> io::Result<()> {
+        let wanted = (self.last()?.tuple, Substate::TimeWait);
+        let deadline = Instant::now() + PATIENCE;
+        while !diag::minisocks()?.contains(&wanted) {
+            if Instant::now() > deadline {
+                return Err(io::Error::other(format!("{wanted:?} is not to be found")));
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
+        Ok(())
+    }
+
     /// Writes down that this thread's connect() to a listener found no port.
     ///
     /// # Errors
@@ -364,21 +381,6 @@ fn becomes_minisock(tuple: &Tuple, count: u64) -> io::Result<bool> {
         }
     }
     Err(io::Error::other(format!("{tuple:?} is neither a minisock nor a socket in FIN_WAIT2")))
-}
-
-/// Waits until a minisock is in TIME_WAIT, by sock_diag.
-///
-/// # Errors
-/// If that takes too long.
-pub fn await_time_wait(tuple: &Tuple) -> io::Result<()> {
-    let deadline = Instant::now() + PATIENCE;
-    while !diag::minisocks()?.contains(&(*tuple, Substate::TimeWait)) {
-        if Instant::now() > deadline {
-            return Err(io::Error::other(format!("{tuple:?} does not come into TIME_WAIT")));
-        }
-        thread::sleep(Duration::from_millis(5));
-    }
-    Ok(())
 }
 
 /// Waits until the namespace has this many minisocks, by sockstat.

@@ -4,20 +4,17 @@
 use std::{
     io,
     net::{SocketAddr, TcpListener},
-    thread,
-    time::Duration,
 };
 
 use rustix::process::Signal;
 use serde_json::Value;
 use twtrace::{
     lab::{
-        diag,
         lives::{self, sysctl},
         stage::{Family, First, Stage},
         want::{End, Is, SOME_TIME, WantDenied, WantNoPort, between},
     },
-    model::event::{Cause, Denial, Detail, Event, Kind, Substate, Tuple},
+    model::event::{Cause, Denial, Detail, Event, Kind, Tuple},
 };
 
 use crate::{
@@ -114,10 +111,7 @@ fn until_none_is_left(stage: &mut Stage<'_>, listener: &TcpListener) -> io::Resu
             older.end = End::taken(Cause::Reused, taker);
         }
         stage.close(link, First::Client)?;
-        // As long as the FIN is under way, that would be the reason.
-        while diag::minisocks()?.contains(&(tuple, Substate::FinWait2)) {
-            thread::sleep(Duration::from_millis(1));
-        }
+        stage.turns()?;
     }
     Err(io::Error::other("50 connections from two ports"))
 }

@@ -11,7 +11,7 @@ use socket2::{Domain, Socket, Type};
 
 use super::super::{
     lives, oracle,
-    stage::{Family, First, Link, Outcome, PATIENCE, Stage, await_time_wait},
+    stage::{Family, First, Link, Outcome, PATIENCE, Stage},
     want::{End, Is, SOME_TIME, Turn, WantDenied},
 };
 use crate::{
@@ -26,6 +26,7 @@ pub fn reuse(stage: &mut Stage<'_>) -> Outcome {
     one_port(stage)?;
     let link = stage.connect(&listener, None)?;
     stage.close(link, First::Client)?;
+    stage.turns()?;
     let deadline = Instant::now() + PATIENCE;
     while !takes(stage, &listener, Denial::TooYoung)? {
         if Instant::now() > deadline {
@@ -113,6 +114,7 @@ pub fn reuse_denied(stage: &mut Stage<'_>) -> Outcome {
         one_port(stage)?;
         let link = stage.connect(&listener, None)?;
         stage.close(link, First::Client)?;
+        stage.turns()?;
         young = !takes(stage, &listener, Denial::TooYoung)?;
         if young {
             break;
@@ -134,9 +136,8 @@ pub fn reuse_denied(stage: &mut Stage<'_>) -> Outcome {
 fn refused_port(stage: &mut Stage<'_>, listener: &TcpListener, reason: Denial) -> io::Result<()> {
     one_port(stage)?;
     let link = stage.connect(listener, None)?;
-    let tuple = stage.close(link, First::Client)?.tuple;
-    // On a busy machine the peer's FIN may still be on its way, and then FIN_WAIT2 is the reason.
-    await_time_wait(&tuple)?;
+    stage.close(link, First::Client)?;
+    stage.turns()?;
     let taken = takes(stage, listener, reason)?;
     stage.check(&format!("connect() took a minisock that is {reason}"), false, taken);
     Ok(())
