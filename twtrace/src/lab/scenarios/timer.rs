@@ -50,6 +50,8 @@ pub fn rearm(stage: &mut Stage<'_>) -> Outcome {
     let (at, there) = (segment::sequence(&link.pair.client)?, listener.local_addr()?);
     let began = Instant::now();
     stage.close(link, First::Client)?;
+    // An ACK before the peer's FIN would arm nothing.
+    stage.turns()?;
     let born = Instant::now();
     thread::sleep(PAUSE);
     let sent = Instant::now();
