@@ -97,6 +97,15 @@ vocabulary! {
     }
 }
 
+impl Cause {
+    /// True if these causes are wanted and this is one of them; none named means all. Integers without a word are one
+    /// cause, as they are for `--cause`.
+    #[must_use]
+    pub fn is_wanted(self, wanted: &[Self]) -> bool {
+        wanted.is_empty() || wanted.iter().any(|cause| cause.word() == self.word())
+    }
+}
+
 vocabulary! {
     /// `tw_substate`: both kinds of minisock have the state TIME_WAIT, and both count against the buckets.
     Substate {

@@ -65,6 +65,14 @@ pub struct Totals {
     pub trouble: Vec<(&'static str, u64)>,
 }
 
+impl Totals {
+    /// Births refused, whatever the reason; `None` if not watched.
+    #[must_use]
+    pub fn all_refused(&self) -> Option<u64> {
+        Some(self.refused.as_ref()?.iter().fold(0, |sum, (_, count)| sum.saturating_add(*count)))
+    }
+}
+
 /// One of the kernel's own counters held against twtrace's.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Reconciled {

@@ -28,10 +28,9 @@ pub struct Shown {
 
 impl Shown {
     pub(super) fn has(&self, event: &Event) -> bool {
-        let wanted = |cause: Cause| self.causes.is_empty() || self.causes.iter().any(|c| c.word() == cause.word());
         self.kinds.contains(&event.kind())
             && match event.detail {
-                Detail::Died { cause, .. } => wanted(cause),
+                Detail::Died { cause, .. } => cause.is_wanted(&self.causes),
                 _ => true,
             }
     }

@@ -106,7 +106,7 @@ impl Reporter {
         let By { ports, destinations, processes, cgroups } = self.report();
         let rate = |rate: Option<f64>| Known(rate.map(|rate| format!("{rate:.1}"))).to_string();
         let totals = tick.totals;
-        let refused = totals.refused.as_deref().map(|by| by.iter().map(|(_, count)| count).sum::<u64>());
+        let refused = totals.all_refused();
         let mut text = format!(
             "\n-- {at}: {} live, {} born/s, {} died/s, {} refused, {} no port, {} lost\n",
             Known(totals.live),

@@ -12,7 +12,7 @@ use super::{
     human::plain,
 };
 use crate::model::{
-    aggregate::Aggregates,
+    aggregate::{Aggregates, rate::thousandths},
     event::{Cause, Closer, Comm, Connection, Denial, Detail, Event, Kind, Life, Refusal, Role, Substate, Task},
     report::{Reconciled, Start, Summary, Totals},
 };
@@ -91,9 +91,7 @@ impl Sink for JsonSink {
     }
 
     fn tick(&mut self, mono_ns: u64, tick: &Tick<'_>) {
-        // A rate is for the eye: three digits behind the point.
-        let rate = |rate: f64| (rate * 1000.0).round() / 1000.0;
-        let (born_per_s, died_per_s) = (tick.born_per_s.map(rate), tick.died_per_s.map(rate));
+        let (born_per_s, died_per_s) = (tick.born_per_s.map(thousandths), tick.died_per_s.map(thousandths));
         let by = self.by.as_ref().filter(|_| tick.report).map(Reporter::report);
         self.line("tick", mono_ns, TickLine { counters: Counters::of(tick.totals), born_per_s, died_per_s, by });
     }

@@ -72,7 +72,7 @@ pub fn summary(summary: &Summary) -> String {
     for (cause, count) in totals.died.iter().filter(|(_, count)| *count > 0) {
         block.row(&format!("  {cause}"), count);
     }
-    block.row("refused", Known(totals.refused.as_deref().map(sum)));
+    block.row("refused", Known(totals.all_refused()));
     for (reason, count) in totals.refused.iter().flatten().filter(|(_, count)| *count > 0) {
         block.row(&format!("  {reason}"), count);
     }

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use crate::{
-    model::aggregate::{CgroupName, DestinationRow, OwnerRow, PortRow, ProcessName},
+    model::aggregate::{CgroupName, DestinationRow, OwnerRow, PortRow, Process, ProcessName},
     sink::columns::{Row, Side},
 };
 
@@ -69,8 +69,19 @@ impl Identity for DestinationRow {
 
 impl Identity for OwnerRow<ProcessName> {
     fn id(&self) -> Id {
-        format!("{}/{}", self.who.pid, self.who.comm)
+        process(self.who.pid, &self.who.comm)
     }
+}
+
+/// That of its row.
+impl Identity for Process {
+    fn id(&self) -> Id {
+        process(self.pid, &self.comm.printable())
+    }
+}
+
+fn process(pid: u32, comm: &str) -> Id {
+    format!("{pid}/{comm}")
 }
 
 impl Identity for OwnerRow<CgroupName> {

@@ -90,8 +90,7 @@ impl Sieve {
             _ => None,
         };
         spec.kinds.contains(&event.kind())
-            && (spec.causes.is_empty()
-                || cause.is_some_and(|cause| spec.causes.iter().any(|c| c.word() == cause.word())))
+            && (spec.causes.is_empty() || cause.is_some_and(|cause| cause.is_wanted(&spec.causes)))
             && spec.role.is_none_or(|role| life.role == Some(role))
             && self.netns(life.netns)
             && self.tuple(life.tuple)

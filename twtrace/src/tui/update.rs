@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use super::{
     keys::{Action, Key, action},
-    listing::Listing,
+    listing::{Identity as _, Listing},
     sieve::Sieve,
     state::{Detail, Grouping, State, Tab},
     view,
 };
 use crate::{
-    model::aggregate::{PortKey, Process, Side},
+    model::aggregate::{PortKey, Process},
     sink::text,
 };
 
@@ -177,15 +177,12 @@ fn open(state: &mut State) {
 }
 
 fn port_of(state: &State, id: &str) -> Option<PortKey> {
-    use super::listing::Identity;
     let row = state.aggregates.port_rows().into_iter().find(|row| row.id() == id)?;
-    let side = if row.role == Side::Server { Side::Server } else { Side::Client };
-    Some(PortKey { side, port: row.port })
+    Some(PortKey { side: row.role, port: row.port })
 }
 
 fn process_of(state: &State, id: &str) -> Option<Process> {
-    let named = |process: &Process| format!("{}/{}", process.pid, process.comm.printable()) == id;
-    state.aggregates.processes().find(|process| named(process))
+    state.aggregates.processes().find(|process| process.id() == id)
 }
 
 fn back(state: &mut State) {

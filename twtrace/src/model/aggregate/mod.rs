@@ -10,7 +10,7 @@ mod bounded;
 pub mod destination;
 pub mod owner;
 pub mod port;
-mod rate;
+pub(crate) mod rate;
 pub mod times;
 pub mod trend;
 
@@ -154,6 +154,7 @@ impl Aggregates {
     /// Something happened.
     pub fn event(&mut self, event: &Event) {
         let Event { life, detail, .. } = event;
+        let place = self.place(life);
         match *detail {
             Detail::Born { ref connection, timeout_ms } => {
                 self.count(life, 1);
@@ -163,12 +164,12 @@ impl Aggregates {
                     // Some vendors' kernels have another length. The kernel counts in ticks: a second is near enough.
                     self.time_wait_s = (f64::from(ms) / 1000.0).round().max(1.0);
                 }
-                self.owned(life, |owner, target| {
+                self.owned(life, |owner| {
                     owner.live += 1;
                     owner.born.add();
-                    target.into_iter().for_each(|target| *owner.targets.touch(target, |_| 0) += 1);
+                    owner.went(place);
                 });
-                let Some(place) = self.place(life) else { return };
+                let Some(place) = place else { return };
                 self.port(place.port).born(connection);
                 if let Some(destination) = self.destination(place.destination) {
                     destination.born(connection);
@@ -181,29 +182,27 @@ impl Aggregates {
             Detail::Rearmed { .. } => {}
             Detail::Died { cause, life_ns, .. } => {
                 self.count(life, -1);
-                self.owned(life, |owner, _| owner.live -= 1);
-                let Some(place) = self.place(life) else { return };
+                self.owned(life, |owner| owner.live -= 1);
+                let Some(place) = place else { return };
                 self.port(place.port).died(cause, life_ns);
                 if let Some(destination) = self.destination(place.destination) {
                     destination.minisocks -= 1;
                 }
             }
             Detail::Refused { ref connection, .. } => {
-                self.owned(life, |owner, target| {
+                self.owned(life, |owner| {
                     owner.refused += 1;
-                    target.into_iter().for_each(|target| *owner.targets.touch(target, |_| 0) += 1);
+                    owner.went(place);
                 });
-                let Some(place) = self.place(life) else { return };
+                let Some(place) = place else { return };
                 self.port(place.port).refused(connection);
                 if let Some(destination) = self.destination(place.destination) {
                     destination.refused(connection);
                 }
             }
             Detail::NoPort { .. } => {
-                self.owned(life, |owner, _| owner.no_port += 1);
-                if let Some(Place { destination: Some(key), .. }) = self.place(life)
-                    && let Some(destination) = self.destination(Some(key))
-                {
+                self.owned(life, |owner| owner.no_port += 1);
+                if let Some(destination) = self.destination(place.and_then(|place| place.destination)) {
                     destination.no_port += 1;
                 }
             }
@@ -229,11 +228,14 @@ impl Aggregates {
                 self.destinations.touch(key, Destination::new).held = *held;
             }
         }
-        self.namespaces.clone_from(&occupancy.namespaces);
-        for space in self.namespaces.values_mut() {
-            // They are in the rows now.
-            space.held = HashMap::new();
-        }
+        // What is held is in the rows now.
+        let limits = |space: &Namespace| Namespace {
+            range: space.range.clone(),
+            listeners: space.listeners.clone(),
+            held: HashMap::new(),
+            ..*space
+        };
+        self.namespaces = occupancy.namespaces.iter().map(|(&netns, space)| (netns, limits(space))).collect();
     }
 
     /// Connections that the peer closed first.
@@ -382,13 +384,10 @@ impl Aggregates {
     }
 
     /// Tells the process and the cgroup that closed.
-    fn owned(&mut self, life: &Life, mut tell: impl FnMut(&mut Owner, Option<Target>)) {
+    fn owned(&mut self, life: &Life, mut tell: impl FnMut(&mut Owner)) {
         let Some(Closer { task, cgroup_id }) = life.closer else { return };
-        let target = self
-            .place(life)
-            .map(|place| Target { port: place.port, raddr: place.destination.map(|destination| destination.raddr) });
-        tell(self.processes.touch(Process { pid: task.pid, comm: task.comm }, Owner::new), target);
-        tell(self.cgroups.touch(cgroup_id, Owner::new), target);
+        tell(self.processes.touch(Process { pid: task.pid, comm: task.comm }, Owner::new));
+        tell(self.cgroups.touch(cgroup_id, Owner::new));
     }
 
     /// Which rows a life belongs to.
@@ -417,6 +416,7 @@ impl Aggregates {
 }
 
 /// The rows of a life.
+#[derive(Clone, Copy)]
 struct Place {
     port: PortKey,
     destination: Option<DestinationKey>,

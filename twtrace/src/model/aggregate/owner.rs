@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use serde::Serialize;
 
-use super::{bounded::Bounded, port::PortKey, rate::Rate};
+use super::{Place, bounded::Bounded, port::PortKey, rate::Rate};
 use crate::model::event::Comm;
 
 /// Destinations and ports that are kept of one owner.
@@ -48,6 +48,13 @@ pub struct Owner {
 impl Owner {
     pub(super) fn new(partial: bool) -> Self {
         Self { live: 0, born: Rate::default(), refused: 0, no_port: 0, targets: Bounded::new(TARGETS), partial }
+    }
+
+    /// One more connection of this owner's was closed; `None`: where it led was not read.
+    pub(super) fn went(&mut self, to: Option<Place>) {
+        let target =
+            to.map(|place| Target { port: place.port, raddr: place.destination.map(|destination| destination.raddr) });
+        target.into_iter().for_each(|target| *self.targets.touch(target, |_| 0) += 1);
     }
 
     pub(super) fn reset(&mut self) {

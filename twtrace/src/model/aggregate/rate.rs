@@ -36,6 +36,6 @@ impl Rate {
 }
 
 /// For the eye: three digits behind the point.
-pub(super) fn thousandths(value: f64) -> f64 {
+pub(crate) fn thousandths(value: f64) -> f64 {
     (value * 1000.0).round() / 1000.0
 }

@@ -65,12 +65,6 @@ impl<const DIGITS: u8, C: Counter> Times<DIGITS, C> {
         Some(histogram.median_equivalent(value).saturating_mul(STEP_NS))
     }
 
-    /// The longest, nanoseconds, to 1 %.
-    #[must_use]
-    pub fn longest(&self) -> Option<u64> {
-        self.quantile(1.0)
-    }
-
     /// The counts in at most `most` bars whose widths grow by one factor, the finest that fits; from the first that is
     /// not empty to the last.
     #[must_use]
@@ -120,7 +114,7 @@ mod tests {
     #[test]
     fn nothing_entered_is_not_zero() {
         let times = <Times>::default();
-        assert_eq!((times.count(), times.quantile(0.5), times.longest()), (0, None, None));
+        assert_eq!((times.count(), times.quantile(0.5), times.quantile(1.0)), (0, None, None));
         assert_eq!(times.bars(10), []);
     }
 
@@ -135,7 +129,7 @@ mod tests {
         assert!(median.abs_diff(60_480_000_000) < 600_000_000, "{median}");
         let p99 = times.quantile(0.99).unwrap();
         assert!(p99.abs_diff(60_480_000_000) < 600_000_000, "{p99}");
-        assert!(times.longest().unwrap().abs_diff(64_000_000_000) < 640_000_000);
+        assert!(times.quantile(1.0).unwrap().abs_diff(64_000_000_000) < 640_000_000);
     }
 
     #[test]

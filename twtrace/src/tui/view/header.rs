@@ -85,7 +85,7 @@ fn flow<'a>(state: &State, theme: &Theme) -> Line<'a> {
     let numbers = &state.numbers;
     let totals = &numbers.totals;
     let rate = |rate: Option<f64>| Known(rate.map(|rate| format!("{rate:.1}"))).to_string();
-    let refused = totals.refused.as_deref().map(|by| by.iter().map(|(_, count)| count).sum::<u64>());
+    let refused = totals.all_refused();
     let mut spans = vec![
         Span::raw(format!("born {}/s died {}/s  ", rate(numbers.born_per_s), rate(numbers.died_per_s))),
         alarm("refused", refused, theme),
