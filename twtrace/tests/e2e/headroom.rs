@@ -42,10 +42,13 @@ pub fn headroom(backend: &str) -> Result<(), String> {
 /// False if the connections could not be made as steadily as they should.
 fn attempt(backend: &str) -> Result<bool, String> {
     let netns = fresh()?;
+    // Before the tracer looks: on a slow machine it rests long after a look, and would go by the limits of the first.
+    traffic(&netns, || {
+        sysctl("tcp_tw_reuse", "0")?;
+        sysctl("ip_local_port_range", "20000 20199")
+    })?;
     let tracer = Tracer::start(&netns, backend, &["--by", "dest", "--interval", "1s"])?;
     let (failed_at, steady, port) = traffic(&netns, || {
-        sysctl("tcp_tw_reuse", "0")?;
-        sysctl("ip_local_port_range", "20000 20199")?;
         let listener = lives::listen(([127, 0, 0, 1], 8000).into())?;
         let (mut due, mut steady) = (Instant::now(), true);
         let failed_at = loop {
