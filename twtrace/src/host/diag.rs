@@ -5,12 +5,12 @@ use std::io;
 
 use netlink_packet_core::{
     NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, NetlinkBuffer, NetlinkHeader, NetlinkMessage,
-    NetlinkPayload, NetlinkSerializable, Parseable,
+    NetlinkPayload, NetlinkSerializable, NlasIterator, Parseable,
 };
 pub use netlink_packet_sock_diag::inet::StateFlags;
 use netlink_packet_sock_diag::{
     SockDiagMessage,
-    constants::{AF_INET, AF_INET6, IPPROTO_TCP, SOCK_DIAG_BY_FAMILY},
+    constants::{AF_INET, AF_INET6, INET_DIAG_INFO, INET_DIAG_SKMEMINFO, IPPROTO_TCP, SOCK_DIAG_BY_FAMILY},
     inet::{ExtensionFlags, InetRequest, InetResponseHeader, SocketId, Timer},
 };
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_SOCK_DIAG};
@@ -21,8 +21,27 @@ use crate::model::event::Tuple;
 pub(crate) const NO_COOKIE: [u8; 8] = [0xff; 8];
 /// What is read at once, bytes: the most that the kernel puts into one packet of a dump (netlink_recvmsg).
 const PACKET: usize = 32 << 10;
+/// Size of `struct inet_diag_msg`, and where in it the time of the timer lies, which the crate drops for TIME_WAIT.
+const HEADER: usize = 72;
+const EXPIRES: usize = 52;
+/// Where `tcpi_bytes_acked` and `tcpi_bytes_received` lie in `struct tcp_info` (include/uapi/linux/tcp.h).
+const BYTES_ACKED: usize = 120;
+const BYTES_RECEIVED: usize = 128;
+/// Where SK_MEMINFO_DROPS lies: the ninth of the u32s (include/uapi/linux/sock_diag.h).
+const DROPS: usize = 32;
+/// TCP_LISTEN of include/net/tcp_states.h.
+const LISTEN: u8 = 10;
 /// How often a dump is made before it is given up.
 const ATTEMPTS: usize = 4;
+
+/// What is asked about each socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Detail {
+    /// What the header of an answer holds: cheap.
+    Header,
+    /// Also what the kernel has to gather: 300 bytes more for each full socket.
+    Everything,
+}
 
 /// One socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +52,41 @@ pub struct Entry {
     pub state: u8,
     /// It is a minisock: in TIME_WAIT or, as one, in FIN_WAIT2.
     pub minisock: bool,
+    /// AF_INET or AF_INET6: a socket of the latter can have v4-mapped addresses.
+    pub family: u8,
+    /// Until its timer is due, milliseconds: 0 while a TIME_WAIT is in the slack of the timer wheel, and without a timer.
+    pub left_ms: u32,
+    /// Of a listener: connections in its accept queue.
+    pub receive_queue: u32,
+    /// Of a listener: how many it may hold (`sk_max_ack_backlog`). The queue is full with one more.
+    pub send_queue: u32,
+    /// Of its file; 0 if no process has it, as of minisocks and requests.
+    pub inode: u32,
+    /// Bytes of the stream so far, in both directions (tcpi_bytes_acked, tcpi_bytes_received); `None`: not asked for, or
+    /// no connection.
+    pub bytes: Option<u64>,
+    /// What the kernel dropped here (`sk_drops`): of a listener, SYNs and connections. `None`: not asked for.
+    pub drops: Option<u32>,
+}
+
+impl Entry {
+    /// A socket of which nothing else is known.
+    #[must_use]
+    pub fn of(tuple: Tuple, state: u8, minisock: bool) -> Self {
+        let family = if tuple.laddr.is_ipv4() { AF_INET } else { AF_INET6 };
+        Self {
+            tuple,
+            state,
+            minisock,
+            family,
+            left_ms: 0,
+            receive_queue: 0,
+            send_queue: 0,
+            inode: 0,
+            bytes: None,
+            drops: None,
+        }
+    }
 }
 
 /// Goes through the TCP sockets of the calling thread's namespace that are in one of these states, of both families. A
@@ -43,13 +97,29 @@ pub struct Entry {
 ///
 /// # Errors
 /// Those of netlink; ENOENT if the kernel has no tcp_diag; EINTR if it was interrupted each time.
-pub fn dump<T>(states: &StateFlags, new: impl Fn() -> T, mut each: impl FnMut(&mut T, &Entry)) -> io::Result<T> {
+pub fn dump<T>(
+    states: &StateFlags,
+    detail: Detail,
+    new: impl Fn() -> T,
+    mut each: impl FnMut(&mut T, &Entry),
+) -> io::Result<T> {
+    let extensions = match detail {
+        Detail::Header => ExtensionFlags::empty(),
+        Detail::Everything => ExtensionFlags::INFO | ExtensionFlags::SKMEMINFO,
+    };
+    let request = |family, id| InetRequest {
+        family,
+        protocol: IPPROTO_TCP,
+        extensions: extensions.clone(),
+        states: states.clone(),
+        socket_id: SocketId { cookie: NO_COOKIE, ..id },
+    };
     let mut buffer = Vec::with_capacity(PACKET);
     for _ in 0..ATTEMPTS {
         let mut value = new();
         let mut see = |entry: &Entry| each(&mut value, entry);
-        let whole = family(SocketId::new_v4(), AF_INET, states, &mut buffer, &mut see)?
-            && match family(SocketId::new_v6(), AF_INET6, states, &mut buffer, &mut see) {
+        let whole = family(request(AF_INET, SocketId::new_v4()), &mut buffer, &mut see)?
+            && match family(request(AF_INET6, SocketId::new_v6()), &mut buffer, &mut see) {
                 // Without IPv6 nobody answers for it.
                 Err(error) if error.raw_os_error() == Some(libc::ENOENT) => true,
                 other => other?,
@@ -62,21 +132,8 @@ pub fn dump<T>(states: &StateFlags, new: impl Fn() -> T, mut each: impl FnMut(&m
 }
 
 /// One family's sockets. `false`: the dump was interrupted.
-fn family(
-    id: SocketId,
-    family: u8,
-    states: &StateFlags,
-    buffer: &mut Vec<u8>,
-    each: &mut dyn FnMut(&Entry),
-) -> io::Result<bool> {
-    let request = SockDiagMessage::InetRequest(InetRequest {
-        family,
-        protocol: IPPROTO_TCP,
-        extensions: ExtensionFlags::empty(),
-        states: states.clone(),
-        socket_id: SocketId { cookie: NO_COOKIE, ..id },
-    });
-    let socket = ask(NLM_F_REQUEST | NLM_F_DUMP, request)?;
+fn family(request: InetRequest, buffer: &mut Vec<u8>, each: &mut dyn FnMut(&Entry)) -> io::Result<bool> {
+    let socket = ask(NLM_F_REQUEST | NLM_F_DUMP, SockDiagMessage::InetRequest(request))?;
     loop {
         receive(&socket, buffer)?;
         match packet(buffer, each)? {
@@ -177,7 +234,32 @@ fn entry(payload: &[u8]) -> io::Result<Entry> {
         raddr: id.destination_address.to_canonical(),
         rport: id.destination_port,
     };
-    Ok(Entry { tuple, state: header.state, minisock: header.timer == Some(Timer::TimeWait) })
+    let left = payload.get(EXPIRES..).and_then(<[u8]>::first_chunk);
+    let mut entry = Entry {
+        family: header.family,
+        left_ms: left.copied().map_or(0, u32::from_ne_bytes),
+        receive_queue: header.recv_queue,
+        send_queue: header.send_queue,
+        inode: header.inode,
+        ..Entry::of(tuple, header.state, header.timer == Some(Timer::TimeWait))
+    };
+    for attribute in NlasIterator::new(payload.get(HEADER..).unwrap_or_default()) {
+        // What is behind a broken one cannot be found.
+        let Ok(attribute) = attribute else { break };
+        match attribute.kind() {
+            INET_DIAG_INFO if header.state != LISTEN => {
+                let info = attribute.value();
+                let part = |at| info.get(at..).and_then(<[u8]>::first_chunk).copied().map(u64::from_ne_bytes);
+                entry.bytes = part(BYTES_ACKED).zip(part(BYTES_RECEIVED)).map(|(out, back)| out.saturating_add(back));
+            }
+            INET_DIAG_SKMEMINFO => {
+                let drops = attribute.value().get(DROPS..).and_then(<[u8]>::first_chunk);
+                entry.drops = drops.copied().map(u32::from_ne_bytes);
+            }
+            _ => {}
+        }
+    }
+    Ok(entry)
 }
 
 fn strange(what: &str) -> io::Error {

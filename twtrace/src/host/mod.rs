@@ -10,6 +10,7 @@ pub mod ksyms;
 pub mod netns;
 pub mod occupancy;
 pub mod privilege;
+pub mod sockets;
 
 use std::{
     fs, io,

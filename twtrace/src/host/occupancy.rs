@@ -14,7 +14,7 @@ use std::{
 
 use super::{
     Host, clock,
-    diag::{self, Entry, StateFlags},
+    diag::{self, Detail, Entry, StateFlags},
     netns::{self, Netns},
 };
 use crate::model::occupancy::{Destination, Held, Namespace, Occupancy, choosable};
@@ -94,11 +94,11 @@ fn look_into(host: &Host) -> io::Result<Namespace> {
     let text = sysctl("ip_local_port_range").map_err(io::Error::other)?;
     let range = range(&text).ok_or_else(|| io::Error::other(format!("ip_local_port_range is {text:?}")))?;
     let reserved = sysctl("ip_local_reserved_ports").map(|text| ranges(&text)).unwrap_or_default();
-    let listeners = diag::dump(&StateFlags::LISTEN, BTreeSet::new, |listeners, entry| {
+    let listeners = diag::dump(&StateFlags::LISTEN, Detail::Header, BTreeSet::new, |listeners, entry| {
         listeners.insert(entry.tuple.lport);
     })?;
     let others = StateFlags::all().difference(StateFlags::LISTEN | StateFlags::TIME_WAIT);
-    let held = diag::dump(&others, HashMap::new, |held, entry| {
+    let held = diag::dump(&others, Detail::Header, HashMap::new, |held, entry| {
         if range.contains(&entry.tuple.lport) && !listeners.contains(&entry.tuple.lport) {
             hold(held, entry);
         }

@@ -10,7 +10,7 @@ use netlink_packet_sock_diag::{
 };
 
 use crate::{
-    host::diag::{Entry, NO_COOKIE, StateFlags, ask, dump},
+    host::diag::{Detail, Entry, NO_COOKIE, StateFlags, ask, dump},
     model::event::{Substate, Tuple},
 };
 
@@ -70,8 +70,8 @@ pub fn minisocks() -> io::Result<Vec<(Tuple, Substate)>> {
 /// # Errors
 /// As [`minisocks`].
 pub fn listed() -> io::Result<Vec<Listed>> {
-    dump(&(StateFlags::TIME_WAIT | StateFlags::FIN_WAIT2), Vec::new, |found, entry| {
-        let Entry { tuple, state, minisock } = *entry;
+    dump(&(StateFlags::TIME_WAIT | StateFlags::FIN_WAIT2), Detail::Header, Vec::new, |found, entry| {
+        let Entry { tuple, state, minisock, .. } = *entry;
         found.push(Listed { tuple, state: Substate::from_raw(state), minisock });
     })
 }

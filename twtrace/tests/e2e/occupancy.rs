@@ -12,7 +12,7 @@ use socket2::{Domain, Socket, Type};
 use twtrace::{
     host::{
         Host,
-        diag::{self, Entry, StateFlags},
+        diag::{self, Detail, Entry, StateFlags},
         netns::Netns,
         occupancy::{Answer, Places, Poller, Request, look},
     },
@@ -185,10 +185,10 @@ fn ours(pair: &Pair) -> io::Result<Tuple> {
 
 /// Waits until one end is in this state.
 fn becomes(tuple: &Tuple, state: u8, minisock: bool) -> io::Result<()> {
-    let wanted = Entry { tuple: *tuple, state, minisock };
+    let is_wanted = |it: &Entry| (it.tuple, it.state, it.minisock) == (*tuple, state, minisock);
     let deadline = Instant::now() + Duration::from_secs(2);
     loop {
-        let found = diag::dump(&StateFlags::all(), || false, |found, entry| *found |= *entry == wanted)?;
+        let found = diag::dump(&StateFlags::all(), Detail::Header, || false, |found, entry| *found |= is_wanted(entry))?;
         if found {
             return Ok(());
         }

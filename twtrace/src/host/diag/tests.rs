@@ -57,6 +57,41 @@ fn sockets_are_read_to_the_end() {
     assert_eq!(read(&bytes).0.unwrap(), Packet::Done);
 }
 
+/// An attribute (struct nlattr): its length, its kind, its value.
+fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
+    let mut bytes = (4 + value.len() as u16).to_ne_bytes().to_vec();
+    bytes.extend(kind.to_ne_bytes());
+    bytes.extend(value);
+    bytes.resize(bytes.len().next_multiple_of(4), 0);
+    bytes
+}
+
+#[test]
+fn queues_timers_and_attributes_are_read() {
+    let mut bytes = socket(AF_INET, 1, 3, "10.0.0.1", 40_000, "10.0.0.2", 443);
+    for (at, value) in [(EXPIRES, 59_000_u32), (EXPIRES + 4, 2), (EXPIRES + 8, 1), (EXPIRES + 16, 4711)] {
+        bytes[at..at + 4].copy_from_slice(&value.to_ne_bytes());
+    }
+    let mut info = vec![0; BYTES_RECEIVED];
+    info.extend(7_u64.to_ne_bytes());
+    info[BYTES_ACKED..BYTES_ACKED + 8].copy_from_slice(&5_u64.to_ne_bytes());
+    let mut memory = vec![0; DROPS];
+    memory.extend(3_u32.to_ne_bytes());
+    bytes.extend(attribute(INET_DIAG_SKMEMINFO, &memory));
+    bytes.extend(attribute(INET_DIAG_INFO, &info));
+    let told = |bytes: &[u8]| read(&message(SOCK_DIAG_BY_FAMILY, 2, bytes)).1[0];
+    let it = told(&bytes);
+    assert_eq!((it.left_ms, it.receive_queue, it.send_queue, it.inode), (59_000, 2, 1, 4711));
+    assert_eq!((it.bytes, it.drops), (Some(12), Some(3)));
+    // Of a listener tcp_info holds something else; an old kernel's is shorter; a broken attribute ends the reading.
+    bytes[1] = LISTEN;
+    assert_eq!(told(&bytes).bytes, None);
+    let mut old = socket(AF_INET, 1, 0, "10.0.0.1", 1, "10.0.0.2", 2);
+    old.extend(attribute(INET_DIAG_INFO, &info[..BYTES_RECEIVED]));
+    old.extend([200, 0, 7, 0]);
+    assert_eq!((told(&old).bytes, told(&old).drops), (None, None));
+}
+
 #[test]
 fn errors_keep_their_number_and_interruptions_are_none() {
     let enoent = (-libc::ENOENT).to_ne_bytes();
