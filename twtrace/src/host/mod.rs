@@ -11,6 +11,9 @@ pub mod netns;
 pub mod occupancy;
 pub mod privilege;
 
+#[cfg(test)]
+mod recorded;
+
 use std::{
     fs, io,
     path::{Path, PathBuf},
