@@ -4,6 +4,7 @@
 pub mod btf;
 pub mod cgroup;
 pub mod clock;
+pub mod conntrack;
 pub mod counters;
 pub mod diag;
 pub mod ksyms;
