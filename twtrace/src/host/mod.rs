@@ -8,9 +8,11 @@ pub mod conntrack;
 pub mod counters;
 pub mod diag;
 pub mod ksyms;
+pub mod meminfo;
 pub mod netns;
 pub mod occupancy;
 pub mod privilege;
+pub mod slab;
 
 #[cfg(test)]
 mod recorded;
