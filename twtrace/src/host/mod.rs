@@ -13,6 +13,7 @@ pub mod netns;
 pub mod occupancy;
 pub mod privilege;
 pub mod slab;
+pub mod sysctl_files;
 
 #[cfg(test)]
 mod recorded;
