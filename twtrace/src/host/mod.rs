@@ -12,6 +12,7 @@ pub mod meminfo;
 pub mod netns;
 pub mod occupancy;
 pub mod privilege;
+pub mod processes;
 pub mod slab;
 pub mod sysctl_files;
 
