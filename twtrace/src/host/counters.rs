@@ -1,6 +1,15 @@
-//! The kernel's own counters of one network namespace: what twtrace reconciles itself against.
+//! The kernel's own counters of one network namespace: what twtrace reconciles itself against, and what a look at the
+//! machine is made of.
+
+use std::collections::HashMap;
 
 use super::{Host, HostError};
+
+// /proc/net is the namespace of the main thread; a worker may have entered another.
+const NETSTAT: &str = "proc/thread-self/net/netstat";
+const SNMP: &str = "proc/thread-self/net/snmp";
+const SOCKSTAT: &str = "proc/thread-self/net/sockstat";
+const SOCKSTAT6: &str = "proc/thread-self/net/sockstat6";
 
 /// TcpExt and sockstat, as they stand. Namespace of the reading thread.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -23,74 +32,125 @@ impl KernelCounters {
     /// # Errors
     /// If a file cannot be read or lacks a counter.
     pub fn read(host: &Host) -> Result<Self, HostError> {
-        // /proc/net is the namespace of the main thread; a worker may have entered another.
-        let (netstat, sockstat) = ("proc/thread-self/net/netstat", "proc/thread-self/net/sockstat");
-        let text = host.read(netstat)?;
+        let text = host.read(NETSTAT)?;
         let ext = |name: &str| {
             value(&text, "TcpExt", name).ok_or_else(|| HostError::Strange {
-                path: host.path(netstat),
+                path: host.path(NETSTAT),
                 what: format!("no counter TcpExt {name}"),
             })
         };
-        let stat = host.read(sockstat)?;
+        let stat = host.read(SOCKSTAT)?;
         Ok(Self {
             tw: ext("TW")?,
             tw_killed: ext("TWKilled")?,
             tw_recycled: ext("TWRecycled")?,
             overflow: ext("TCPTimeWaitOverflow")?,
-            sockstat_tw: sockstat_tw(&stat).ok_or_else(|| HostError::Strange {
-                path: host.path(sockstat),
-                what: "no `TCP: .. tw N`".to_owned(),
-            })?,
+            sockstat_tw: word(&stat, "TCP", "tw").ok_or_else(|| no_word(host, "tw"))?,
         })
     }
 }
 
-/// A value of a file of header and value lines (`TcpExt: a b` / `TcpExt: 1 2`).
-pub(crate) fn value(text: &str, group: &str, name: &str) -> Option<u64> {
-    let mut lines = text.lines();
-    while let (Some(names), Some(values)) = (lines.next(), lines.next()) {
-        let Some(names) = names.strip_prefix(group).and_then(|rest| rest.strip_prefix(':')) else { continue };
-        let column = names.split_ascii_whitespace().position(|column| column == name)?;
-        let values = values.strip_prefix(group)?.strip_prefix(':')?;
-        return values.split_ascii_whitespace().nth(column)?.parse().ok();
+/// Every counter of netstat and snmp, as they stand: those of TCP are in the groups `TcpExt` and `Tcp`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Snmp(HashMap<String, HashMap<String, u64>>);
+
+impl Snmp {
+    /// Reads them for the calling thread's namespace.
+    ///
+    /// # Errors
+    /// If a file cannot be read.
+    pub fn read(host: &Host) -> Result<Self, HostError> {
+        let mut counters = Self::default();
+        for file in [NETSTAT, SNMP] {
+            counters.add(&host.read(file)?);
+        }
+        Ok(counters)
     }
-    None
+
+    /// Adds the counters of a file; what is none is passed over.
+    fn add(&mut self, text: &str) {
+        for (group, names, values) in groups(text) {
+            let group = self.0.entry(group.to_owned()).or_default();
+            let values =
+                columns(names, values).filter_map(|(name, value)| Some((name.to_owned(), value.parse().ok()?)));
+            group.extend(values);
+        }
+    }
+
+    /// A counter; `None` if this kernel has none, or it is no count (`Tcp MaxConn` is -1).
+    #[must_use]
+    pub fn get(&self, group: &str, name: &str) -> Option<u64> {
+        self.0.get(group)?.get(name).copied()
+    }
 }
 
-fn sockstat_tw(text: &str) -> Option<u64> {
-    let line = text.lines().find_map(|line| line.strip_prefix("TCP:"))?;
+/// The TCP sockets, as sockstat counts them (net/ipv4/proc.c, sockstat_seq_show).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sockstat {
+    /// IPv4 sockets of the namespace that listen or have a peer; no minisocks.
+    pub inuse: u64,
+    /// The same of IPv6; `None` without IPv6.
+    pub inuse6: Option<u64>,
+    /// Sockets that no process holds any more and that are not closed yet. Of the whole machine.
+    pub orphan: u64,
+    /// Minisocks of the namespace, of both families.
+    pub tw: u64,
+    /// Sockets that are allocated, of both families. Of the whole machine.
+    pub alloc: u64,
+    /// Pages of memory that buffers hold: what net.ipv4.tcp_mem limits. Of the whole machine.
+    pub mem_pages: u64,
+}
+
+impl Sockstat {
+    /// Reads them for the calling thread's namespace.
+    ///
+    /// # Errors
+    /// If sockstat cannot be read or lacks a number.
+    pub fn read(host: &Host) -> Result<Self, HostError> {
+        let text = host.read(SOCKSTAT)?;
+        let tcp = |name: &'static str| word(&text, "TCP", name).ok_or_else(|| no_word(host, name));
+        Ok(Self {
+            inuse: tcp("inuse")?,
+            inuse6: host.read(SOCKSTAT6).ok().and_then(|text| word(&text, "TCP6", "inuse")),
+            orphan: tcp("orphan")?,
+            tw: tcp("tw")?,
+            alloc: tcp("alloc")?,
+            mem_pages: tcp("mem")?,
+        })
+    }
+}
+
+/// A value of a file of header and value lines.
+pub(crate) fn value(text: &str, group: &str, name: &str) -> Option<u64> {
+    let (_, names, values) = groups(text).find(|&(found, ..)| found == group)?;
+    let (_, value) = columns(names, values).find(|&(column, _)| column == name)?;
+    value.parse().ok()
+}
+
+/// The groups of a file of header and value lines (`TcpExt: a b` / `TcpExt: 1 2`): name, names, values.
+fn groups(text: &str) -> impl Iterator<Item = (&str, &str, &str)> {
+    let mut lines = text.lines();
+    std::iter::from_fn(move || Some((lines.next()?, lines.next()?))).filter_map(|(names, values)| {
+        let (group, names) = names.split_once(':')?;
+        Some((group, names, values.strip_prefix(group)?.strip_prefix(':')?))
+    })
+}
+
+fn columns<'a>(names: &'a str, values: &'a str) -> impl Iterator<Item = (&'a str, &'a str)> {
+    names.split_ascii_whitespace().zip(values.split_ascii_whitespace())
+}
+
+/// A number of a file of names and numbers (`TCP: inuse 1 orphan 0`).
+fn word(text: &str, group: &str, name: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(group)?.strip_prefix(':'))?;
     let mut words = line.split_ascii_whitespace();
-    words.find(|&word| word == "tw")?;
+    words.find(|&word| word == name)?;
     words.next()?.parse().ok()
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const NETSTAT: &str =
-        "TcpExt: SyncookiesSent TW TWRecycled TWKilled\nTcpExt: 1 22 3 4\nIpExt: InNoRoutes\nIpExt: 0\n";
-
-    #[test]
-    fn counters_are_found_by_name() {
-        assert_eq!(value(NETSTAT, "TcpExt", "TW"), Some(22));
-        assert_eq!(value(NETSTAT, "TcpExt", "TWKilled"), Some(4));
-        assert_eq!(value(NETSTAT, "IpExt", "InNoRoutes"), Some(0));
-        assert_eq!(value(NETSTAT, "TcpExt", "Nope"), None);
-        assert_eq!(value("TcpExt: TW", "TcpExt", "TW"), None);
-        assert_eq!(value("", "TcpExt", "TW"), None);
-    }
-
-    #[test]
-    fn sockstat_is_read_by_name() {
-        let text = "sockets: used 5\nTCP: inuse 1 orphan 0 tw 17 alloc 2 mem 1\n";
-        assert_eq!(sockstat_tw(text), Some(17));
-        assert_eq!(sockstat_tw("TCP: inuse 1 tw"), None);
-    }
-
-    #[test]
-    fn this_machine_has_them() {
-        KernelCounters::read(&Host::default()).unwrap();
-    }
+fn no_word(host: &Host, name: &str) -> HostError {
+    HostError::Strange { path: host.path(SOCKSTAT), what: format!("no `TCP: .. {name} N`") }
 }
+
+#[cfg(test)]
+mod tests;

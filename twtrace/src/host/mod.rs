@@ -4,13 +4,21 @@
 pub mod btf;
 pub mod cgroup;
 pub mod clock;
+pub mod conntrack;
 pub mod counters;
 pub mod diag;
 pub mod ksyms;
+pub mod meminfo;
 pub mod netns;
 pub mod occupancy;
 pub mod privilege;
+pub mod processes;
+pub mod slab;
 pub mod sockets;
+pub mod sysctl_files;
+
+#[cfg(test)]
+mod recorded;
 
 use std::{
     fs, io,
