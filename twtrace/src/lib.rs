@@ -7,6 +7,7 @@ pub mod app;
 pub mod bpf;
 pub mod cli;
 pub mod decode;
+pub mod doctor;
 pub mod host;
 pub mod lab;
 pub mod model;

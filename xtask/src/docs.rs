@@ -9,7 +9,9 @@ use anyhow::{Context as _, Result, bail};
 use crate::{build, exec, paths, tally::Tally};
 
 const KERNELS: &str = "docs/kernel-support.md";
-const EVENTS: &str = "docs/events.md";
+/// What the program itself prints: files, and what it calls them.
+const PRINTED: [(&str, &str); 3] =
+    [("docs/events.md", "events"), ("docs/doctor.md", "doctor"), ("docs/doctor.schema.json", "doctor-schema")];
 
 #[derive(clap::Args, Default)]
 pub struct Args {
@@ -27,7 +29,9 @@ pub fn verb(args: &Args) -> Result<ExitCode> {
         Ok(page) => write(KERNELS, page)?,
         Err(reason) => println!("left as it is: {KERNELS}: {reason}"),
     }
-    write(EVENTS, &events()?)?;
+    for (page, name) in PRINTED {
+        write(page, &printed(name)?)?;
+    }
     Ok(ExitCode::SUCCESS)
 }
 
@@ -42,10 +46,12 @@ pub fn check() -> Tally {
         }
         Err(error) => failed(KERNELS, &format!("{error:#}")),
     };
-    tally += match events() {
-        Ok(page) => compare(EVENTS, &page),
-        Err(error) => failed(EVENTS, &format!("{error:#}")),
-    };
+    for (page, name) in PRINTED {
+        tally += match printed(name) {
+            Ok(text) => compare(page, &text),
+            Err(error) => failed(page, &format!("{error:#}")),
+        };
+    }
     tally
 }
 
@@ -76,13 +82,13 @@ fn compare(page: &str, generated: &str) -> Tally {
     failed(page, &format!("not what `cargo xtask docs` writes; run it\n{}", difference(&old, &new)))
 }
 
-/// The page of events, from the binary that prints them.
-fn events() -> Result<String> {
+/// A page from the binary that prints it.
+fn printed(name: &str) -> Result<String> {
     let twtrace = build::release()?;
-    let page = exec::capture(Command::new(&twtrace).arg("__events-doc"))
-        .with_context(|| format!("{} cannot print the page of its events", twtrace.display()))?;
+    let page = exec::capture(Command::new(&twtrace).args(["__page", name]))
+        .with_context(|| format!("{} cannot print its page {name}", twtrace.display()))?;
     if page.trim().is_empty() {
-        bail!("`{} __events-doc` printed nothing", twtrace.display());
+        bail!("`{} __page {name}` printed nothing", twtrace.display());
     }
     Ok(page)
 }

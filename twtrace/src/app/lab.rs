@@ -74,7 +74,7 @@ pub(super) fn lab(host: &Host, verbose: u8, asked: &Asked) -> Result<Exit, Exit>
         exit.stderr = logs(&failures);
     }
     if Score::of(&lab.ran).failed > 0 {
-        exit.code = Code::Differs;
+        exit.code = Code::Wrong;
     }
     Ok(exit)
 }

@@ -1,5 +1,6 @@
 //! The commands: what was asked for becomes a tracer, a sink and a run.
 
+mod doctor;
 mod front;
 mod lab;
 mod probe;
@@ -9,9 +10,10 @@ use std::process::ExitCode;
 
 use crate::{
     cli::{
-        Cli, Command,
+        Cli, Command, Page,
         exit::{Code, Complaint, Exit},
     },
+    doctor::report,
     host::{Host, privilege::Privileges},
     lab::hand,
     plan::{Backend, Failure, PlanError, Reason},
@@ -29,7 +31,12 @@ pub fn main(cli: &Cli) -> ExitCode {
         Command::Lab(lab) if lab.list => Ok(lab::list(lab)),
         Command::Lab(lab) => privileged(&host).and_then(|()| lab::lab(&host, cli.verbose, lab)),
         Command::LabHand => lab_hand(),
-        Command::EventsDoc => Ok(Exit::answer(events_doc::render())),
+        Command::Doctor(asked) => doctor::doctor(&host, asked),
+        Command::Page(page) => Ok(Exit::answer(match page {
+            Page::Events => events_doc::render(),
+            Page::Doctor => report::page(),
+            Page::DoctorSchema => report::schema(),
+        })),
     };
     match result {
         Ok(exit) | Err(exit) => exit.report(),

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand};
 
-use super::{Backend, EbpfLog, Format, RunFormat};
+use super::{Backend, EbpfLog, Format, Page, RunFormat};
 use crate::lab::hand;
 
 const EXAMPLES: &str = "\
@@ -15,9 +15,11 @@ Examples:
   twtrace run --duration 30s --port 80,8000-8100   half a minute of web traffic
   twtrace run --cause reused,recycled --format json | jq .
   twtrace probe                                    what this kernel lets twtrace watch
+  twtrace doctor                                   what is wrong with the TIME_WAITs of this machine, if anything
   twtrace lab --quick                              whether what twtrace says is so, on this kernel
 
-Exit codes: 0 done, 1 the lab found a difference, 64 wrong usage, 69 this kernel cannot be watched, 77 no privilege, 70 the rest.";
+Exit codes: 0 done, 1 the lab found a difference or the doctor something to do, 2 the doctor found connections that
+fail, 64 wrong usage, 69 this kernel cannot be watched, 77 no privilege, 70 the rest.";
 
 const RUN_EXAMPLES: &str = "\
 Values of one filter are alternatives, filters add up: --lport 443 --pid 7,9 wants local port 443 and \
@@ -49,6 +51,20 @@ Examples:
   twtrace lab --list
   twtrace lab --scenario reuse,reuse-denied --backend kprobe --format json";
 
+const DOCTOR_EXAMPLES: &str = "\
+Reads /proc, /sys and sock_diag alone: no BPF, and nothing is changed. Without root it sees its own network namespace, \
+and says what it could not see.
+
+Examples:
+  twtrace doctor                                   one verdict, its evidence, one safe next step
+  twtrace doctor --netns /run/netns/blue           in another network namespace
+  twtrace doctor --watch 5s                        again and again
+  twtrace doctor --explain ports.exhausted         the whole story of one finding
+  twtrace run --format json --events born --duration 1m > trace.json
+  twtrace doctor --with-trace trace.json           with what only a trace can tell: timestamps, by peer
+
+Exit codes: 0 nothing has to be done, 1 there is a warning, 2 connections fail.";
+
 /// An exact tracer for TCP TIME_WAIT: which sockets are in it, who put them there, how long each one stays, what ended it,
 /// and what the kernel refused for lack of room.
 #[derive(Debug, Parser)]
@@ -69,15 +85,23 @@ pub(super) enum Verb {
     /// Show what this kernel offers: each capability, its backend, or why not and what to do
     #[command(after_help = PROBE_EXAMPLES)]
     Probe(ProbeArgs),
+    /// Say what is wrong with this machine's TIME_WAITs and with what people blame on them: one verdict, its evidence, one
+    /// safe next step
+    #[command(after_help = DOCTOR_EXAMPLES)]
+    Doctor(DoctorArgs),
     /// Try every way into and out of TIME_WAIT on this kernel, and hold what twtrace says against the kernel
     #[command(after_help = LAB_EXAMPLES)]
     Lab(LabArgs),
     /// Be a helper process of the lab
     #[command(name = hand::COMMAND, hide = true)]
     LabHand,
-    /// Print docs/events.md
-    #[command(name = "__events-doc", hide = true)]
-    EventsDoc,
+    /// Print a page that is generated
+    #[command(name = "__page", hide = true)]
+    Page {
+        /// Which
+        #[arg(value_enum)]
+        page: Page,
+    },
 }
 
 #[derive(Args, Debug)]
@@ -97,6 +121,26 @@ pub(super) struct ProbeArgs {
     pub format: Format,
     #[command(flatten)]
     pub hooks: HookArgs,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct DoctorArgs {
+    /// How to show it
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub format: Format,
+    /// Look into this network namespace alone: self, an inode number, or a file such as /run/netns/blue
+    /// or /proc/PID/ns/net [default: all that can be found]
+    #[arg(long, value_name = "NETNS")]
+    pub netns: Option<String>,
+    /// Look again this often, until Ctrl-C: 1s to 1h
+    #[arg(long, value_name = "TIME")]
+    pub watch: Option<String>,
+    /// Tell the whole story of one finding, and whether it holds here
+    #[arg(long, value_name = "ID", conflicts_with_all = ["watch", "format"])]
+    pub explain: Option<String>,
+    /// Take into account what `twtrace run --format json` wrote
+    #[arg(long, value_name = "FILE")]
+    pub with_trace: Option<PathBuf>,
 }
 
 #[derive(Args, Debug)]

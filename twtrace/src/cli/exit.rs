@@ -6,14 +6,18 @@ use std::{
     process::ExitCode,
 };
 
+use crate::sink::human::Plain;
+
 /// The exit codes, from sysexits.h.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Code {
     /// All is well.
     Success = 0,
-    /// `twtrace lab`: something is not as it should be.
-    Differs = 1,
+    /// `twtrace lab`: something is not as it should be; `twtrace doctor`: there is a warning.
+    Wrong = 1,
+    /// `twtrace doctor`: connections fail.
+    Critical = 2,
     /// The command line makes no sense (EX_USAGE).
     Usage = 64,
     /// This kernel cannot be watched (EX_UNAVAILABLE).
@@ -55,18 +59,6 @@ impl fmt::Display for Complaint {
 }
 
 impl std::error::Error for Complaint {}
-
-/// Text that holds what somebody else wrote: it stays on its line and does not steer the terminal.
-struct Plain<'a>(&'a str);
-
-impl fmt::Display for Plain<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for c in self.0.chars() {
-            if c.is_control() { write!(f, "{}", c.escape_default())? } else { fmt::Write::write_char(f, c)? }
-        }
-        Ok(())
-    }
-}
 
 /// The end of the process, decided but not yet carried out.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -4,13 +4,17 @@ use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 use clap::{CommandFactory, FromArgMatches, ValueEnum};
 
-use args::{HookArgs, LabArgs, ProbeArgs, Root, RunArgs, Verb};
+use args::{DoctorArgs, HookArgs, LabArgs, ProbeArgs, Root, RunArgs, Verb};
 use exit::{Complaint, Exit};
-use filter::FilterSpec;
+use filter::{FilterSpec, NetnsSpec};
 use list::List;
 use value::Given;
 
-use crate::{lab::scenarios::Scenario, sink::by::Group};
+use crate::{
+    doctor::{checks, finding::Story},
+    lab::scenarios::Scenario,
+    sink::by::Group,
+};
 
 mod args;
 pub mod exit;
@@ -42,8 +46,21 @@ pub enum Command {
     Lab(Lab),
     /// Be a helper process of the lab.
     LabHand,
-    /// Print docs/events.md, for `cargo xtask docs`.
-    EventsDoc,
+    /// Say what is wrong.
+    Doctor(Doctor),
+    /// Print a generated page, for `cargo xtask docs`.
+    Page(Page),
+}
+
+/// A page that the program itself writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Page {
+    /// docs/events.md
+    Events,
+    /// docs/doctor.md
+    Doctor,
+    /// docs/doctor.schema.json
+    DoctorSchema,
 }
 
 /// How to watch.
@@ -95,6 +112,21 @@ pub struct Probe {
     pub format: Format,
     /// How to watch.
     pub hooks: Hooks,
+}
+
+/// `twtrace doctor`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Doctor {
+    /// How to show it.
+    pub format: Format,
+    /// The namespace to look into; `None`: all.
+    pub netns: Option<NetnsSpec>,
+    /// How often to look again; `None`: once.
+    pub watch: Option<Duration>,
+    /// What to explain.
+    pub explain: Option<&'static Story>,
+    /// A file of JSON lines.
+    pub with_trace: Option<PathBuf>,
 }
 
 /// `twtrace lab`.
@@ -233,15 +265,40 @@ pub fn parse<T: Into<OsString>>(args: impl IntoIterator<Item = T>) -> Result<Cli
         Verb::Run(args) => Command::Run(Box::new(Run::read(*args)?)),
         Verb::Lab(args) => Command::Lab(Lab::read(args)?),
         Verb::LabHand => Command::LabHand,
-        Verb::EventsDoc => Command::EventsDoc,
+        Verb::Doctor(args) => Command::Doctor(Doctor::read(args)?),
+        Verb::Page { page } => Command::Page(page),
         Verb::Probe(ProbeArgs { format, hooks }) => Command::Probe(Probe { format, hooks: hooks.into() }),
     };
     Ok(Cli { verbose: root.verbose, command })
 }
 
+/// The longest that anything is done only every so often.
+const HOUR: Duration = Duration::from_secs(3600);
+
 impl From<HookArgs> for Hooks {
     fn from(HookArgs { backend, btf }: HookArgs) -> Self {
         Self { backend, btf }
+    }
+}
+
+impl Doctor {
+    fn read(args: DoctorArgs) -> Result<Self, Complaint> {
+        let story = |id: String| {
+            checks::stories().find(|story| story.id == id).ok_or_else(|| {
+                let ids: Vec<&str> = checks::stories().map(|story| story.id).collect();
+                let remedy = format!("write one of {}", ids.join(", "));
+                Complaint::new(format!("--explain {id}"), "there is no such finding", remedy)
+            })
+        };
+        let watch = |text: &String| Given { option: "--watch", text }.time(&(Duration::from_secs(1)..=HOUR), "5s");
+        let netns = List { option: "--netns", example: "/run/netns/blue", values: args.netns.as_slice() };
+        Ok(Self {
+            format: args.format,
+            netns: netns.words(list::netns)?.pop(),
+            watch: args.watch.as_ref().map(watch).transpose()?,
+            explain: args.explain.map(story).transpose()?,
+            with_trace: args.with_trace,
+        })
     }
 }
 
@@ -268,7 +325,6 @@ impl Lab {
 
 impl Run {
     fn read(args: RunArgs) -> Result<Self, Complaint> {
-        const HOUR: Duration = Duration::from_secs(3600);
         let duration =
             |text| Given { option: "--duration", text }.time(&(Duration::from_millis(1)..=10_000 * HOUR), "30s");
         let every = |text| Given { option: "--summary-every", text }.time(&(Duration::from_millis(100)..=HOUR), "5s");

@@ -89,11 +89,7 @@ pub fn look(host: &Host, places: &mut Places, wanted: &[u32]) -> Occupancy {
 
 /// The calling thread's namespace.
 fn look_into(host: &Host) -> io::Result<Namespace> {
-    // /proc/sys/net is the namespace of whoever opens the file.
-    let sysctl = |name: &str| host.read(&format!("proc/sys/net/ipv4/{name}"));
-    let text = sysctl("ip_local_port_range").map_err(io::Error::other)?;
-    let range = range(&text).ok_or_else(|| io::Error::other(format!("ip_local_port_range is {text:?}")))?;
-    let reserved = sysctl("ip_local_reserved_ports").map(|text| ranges(&text)).unwrap_or_default();
+    let (range, reserved) = local_ports(host)?;
     let listeners = diag::dump(&StateFlags::LISTEN, Detail::Header, BTreeSet::new, |listeners, entry| {
         listeners.insert(entry.tuple.lport);
     })?;
@@ -111,6 +107,19 @@ fn look_into(host: &Host) -> io::Result<Namespace> {
         listeners,
         held,
     })
+}
+
+/// `ip_local_port_range` and `ip_local_reserved_ports` of the calling thread's namespace.
+///
+/// # Errors
+/// If the range cannot be read.
+pub fn local_ports(host: &Host) -> io::Result<(RangeInclusive<u16>, Vec<RangeInclusive<u16>>)> {
+    // /proc/sys/net is the namespace of whoever opens the file.
+    let sysctl = |name: &str| host.read(&format!("proc/sys/net/ipv4/{name}"));
+    let text = sysctl("ip_local_port_range").map_err(io::Error::other)?;
+    let range = range(&text).ok_or_else(|| io::Error::other(format!("ip_local_port_range is {text:?}")))?;
+    let reserved = sysctl("ip_local_reserved_ports").map(|text| ranges(&text)).unwrap_or_default();
+    Ok((range, reserved))
 }
 
 /// Counts the port that a full socket holds.

@@ -35,6 +35,18 @@ pub(super) fn plain(comm: &Comm) -> Option<&str> {
     if printable { std::str::from_utf8(name).ok() } else { None }
 }
 
+/// Text that holds what somebody else wrote: it stays on its line and does not steer the terminal.
+pub(crate) struct Plain<'a>(pub &'a str);
+
+impl fmt::Display for Plain<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for c in self.0.chars() {
+            if c.is_control() { write!(f, "{}", c.escape_default())? } else { fmt::Write::write_char(f, c)? }
+        }
+        Ok(())
+    }
+}
+
 /// `PID/COMM`.
 pub(crate) struct Who(pub Task);
 
@@ -80,12 +92,17 @@ impl fmt::Display for Timeout {
     }
 }
 
-/// `1 line`, `2 lines`.
+/// `1 line`, `2 lines`, `2 processes`.
 pub(crate) struct Many(pub u64, pub &'static str);
 
 impl fmt::Display for Many {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}{}", self.0, self.1, if self.0 == 1 { "" } else { "s" })
+        let ending = match self.1 {
+            _ if self.0 == 1 => "",
+            noun if noun.ends_with('s') => "es",
+            _ => "s",
+        };
+        write!(f, "{} {}{ending}", self.0, self.1)
     }
 }
 

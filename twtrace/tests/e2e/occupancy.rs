@@ -188,7 +188,8 @@ fn becomes(tuple: &Tuple, state: u8, minisock: bool) -> io::Result<()> {
     let is_wanted = |it: &Entry| (it.tuple, it.state, it.minisock) == (*tuple, state, minisock);
     let deadline = Instant::now() + Duration::from_secs(2);
     loop {
-        let found = diag::dump(&StateFlags::all(), Detail::Header, || false, |found, entry| *found |= is_wanted(entry))?;
+        let found =
+            diag::dump(&StateFlags::all(), Detail::Header, || false, |found, entry| *found |= is_wanted(entry))?;
         if found {
             return Ok(());
         }

@@ -24,9 +24,8 @@ fn reserved_ports_are_numbers_and_ranges() {
 #[test]
 fn full_sockets_are_counted_by_destination() {
     let (here, there) = (IpAddr::from(Ipv4Addr::LOCALHOST), IpAddr::from(Ipv4Addr::new(10, 0, 0, 1)));
-    let entry = |lport, raddr, state, minisock| {
-        Entry::of(Tuple { laddr: here, lport, raddr, rport: 443 }, state, minisock)
-    };
+    let entry =
+        |lport, raddr, state, minisock| Entry::of(Tuple { laddr: here, lport, raddr, rport: 443 }, state, minisock);
     let mut held = HashMap::new();
     for entry in [
         entry(1, there, ESTABLISHED, false),

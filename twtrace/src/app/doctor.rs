@@ -1,0 +1,132 @@
+//! `twtrace doctor`: look, judge, say.
+
+use std::{
+    io::{self, IsTerminal as _, Write as _},
+    path::Path,
+    thread,
+    time::Duration,
+};
+
+use super::internal;
+use crate::{
+    cli::{
+        Doctor as Asked, Format,
+        exit::{Code, Complaint, Exit},
+        filter::NetnsSpec,
+        resolve::Resolver,
+    },
+    doctor::{
+        checks,
+        facts::{Facts, Trace},
+        finding::{Finding, Severity, Verdict},
+        gather::{Gatherer, WINDOW, Where},
+        report::{self, Report, Style},
+        trace,
+    },
+    host::{Host, clock},
+    sink::clock::Clock,
+};
+
+/// The widest that text is wrapped at, and what is taken where nobody knows.
+const WIDEST: usize = 110;
+
+pub(super) fn doctor(host: &Host, asked: &Asked) -> Result<Exit, Exit> {
+    // Whatever the trace says, it is read first: a wrong file is told at once.
+    let trace = asked.with_trace.as_deref().map(read_trace).transpose()?;
+    let place = match &asked.netns {
+        Some(spec) => Where::One(Resolver::default().netns(spec)?),
+        None => Where::Everywhere,
+    };
+    let blind = |error: &io::Error| unseen(asked.netns.as_ref(), error);
+    let mut gatherer = Gatherer::start(host, place).map_err(|error| blind(&error))?;
+    let mut window = WINDOW;
+    loop {
+        let mut facts = gatherer.look(window).map_err(|error| blind(&error))?;
+        facts.trace.clone_from(&trace);
+        let findings = checks::examine(&facts);
+        let exit = match asked.explain {
+            Some(story) => Exit::answer(report::explain(story, &findings, style())),
+            None => told(host, asked.format, &facts, findings)?,
+        };
+        let Some(watch) = asked.watch else { return Ok(exit) };
+        if !say(&exit.stdout, asked.format) {
+            return Ok(Exit { stdout: String::new(), ..exit });
+        }
+        thread::sleep(watch);
+        // The counters of the last look are old enough.
+        window = Duration::ZERO;
+    }
+}
+
+/// The report, and the exit code of its verdict.
+fn told(host: &Host, format: Format, facts: &Facts, findings: Vec<Finding>) -> Result<Exit, Exit> {
+    let mono_ns = clock::monotonic_ns();
+    let wall = Clock { offset_ns: clock::wall_offset_ns().into() }.wall(mono_ns);
+    let first = facts.namespaces.first();
+    let report = Report {
+        v: 1,
+        kind: "doctor".to_owned(),
+        ts: format!("{wall:.9}"),
+        mono_ns,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        kernel: host.kernel_release(),
+        window_s: first.map_or(0.0, |namespace| namespace.window.as_secs_f64()),
+        namespaces: facts.namespaces.iter().map(|namespace| namespace.inum).collect(),
+        verdict: Verdict::of(&findings),
+        findings,
+        missed: facts.missed.clone(),
+    };
+    let mut exit = Exit::answer(match format {
+        Format::Json => report.json().map_err(|error| internal("the report", &error))? + "\n",
+        Format::Text => report::text(&report, style()),
+    });
+    exit.code = match report.verdict.severity {
+        Severity::Fine | Severity::Note => Code::Success,
+        Severity::Warning => Code::Wrong,
+        Severity::Critical => Code::Critical,
+    };
+    Ok(exit)
+}
+
+/// A report of many. `false`: whoever reads has gone away.
+fn say(text: &str, format: Format) -> bool {
+    let mut out = io::stdout().lock();
+    let end = if format == Format::Text { "\n" } else { "" };
+    write!(out, "{text}{end}").and_then(|()| out.flush()).is_ok()
+}
+
+/// As wide as the terminal, and with colours if it is one and nobody objects (no-color.org).
+fn style() -> Style {
+    let is_terminal = io::stdout().is_terminal();
+    let columns = crossterm::terminal::size().ok().map(|(columns, _)| usize::from(columns)).filter(|_| is_terminal);
+    let objects = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    Style { width: columns.unwrap_or(WIDEST).min(WIDEST), colour: is_terminal && !objects }
+}
+
+fn read_trace(path: &Path) -> Result<Trace, Exit> {
+    let complain = |why: String| {
+        let what = format!("--with-trace {}", path.display());
+        let remedy = "write one: twtrace run --format json --events born --duration 1m > trace.json";
+        Exit::from(Complaint::new(what, why, remedy))
+    };
+    let trace = trace::read(path).map_err(|error| complain(error.to_string()))?;
+    if trace.births == 0 {
+        return Err(complain(format!("no line of it is a birth, {} are none of twtrace's", trace.strange)));
+    }
+    Ok(trace)
+}
+
+/// The namespace that was asked for cannot be looked into.
+fn unseen(netns: Option<&NetnsSpec>, error: &io::Error) -> Exit {
+    let what = match netns {
+        Some(NetnsSpec::Inum(inum)) => format!("--netns {inum}"),
+        Some(NetnsSpec::Path(path)) => format!("--netns {}", path.display()),
+        Some(NetnsSpec::Own) | None => "this network namespace".to_owned(),
+    };
+    let (code, remedy) = match error.kind() {
+        io::ErrorKind::PermissionDenied => (Code::Privilege, "run twtrace as root"),
+        io::ErrorKind::NotFound if netns.is_some() => (Code::Usage, "see lsns -t net for those that there are"),
+        _ => (Code::Unsupported, "twtrace needs /proc, and a kernel with CONFIG_INET_DIAG (module tcp_diag)"),
+    };
+    Exit::error(code, Complaint::new(what, error.to_string(), remedy))
+}

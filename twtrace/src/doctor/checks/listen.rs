@@ -1,0 +1,388 @@
+//! Who listens, and overflows? The accept queue and the SYN queue of each listener.
+
+use std::net::SocketAddr;
+
+use crate::{
+    doctor::{
+        facts::{Facts, Namespace},
+        finding::{Evidence, Finding, Severity, Story},
+    },
+    host::sockets::Listener,
+};
+
+/// Listeners that are shown.
+const TOP: usize = 5;
+/// Up to here a backlog is low: what SOMAXCONN was before 5.4.
+const LOW: u32 = 128;
+/// Up to here it is low for anybody.
+const TINY: u32 = 16;
+/// What programs hand to listen() if nobody tells them otherwise, and where to tell them.
+const DEFAULTS: [(&str, u32, &str); 12] = [
+    ("nginx", 511, "listen 443 ssl backlog=4096;"),
+    ("apache2", 511, "ListenBacklog 4096"),
+    ("httpd", 511, "ListenBacklog 4096"),
+    ("redis-server", 511, "tcp-backlog 4096"),
+    ("php-fpm", 511, "listen.backlog = 4096"),
+    ("node", 511, "server.listen({ port, backlog: 4096 })"),
+    ("python", 5, "socketserver: request_queue_size = 4096"),
+    ("java", 50, "new ServerSocket(port, 4096); Tomcat: acceptCount=\"4096\""),
+    ("uwsgi", 100, "listen = 4096"),
+    ("beam.smp", 128, "RabbitMQ: tcp_listen_options.backlog = 4096"),
+    ("sshd", 128, "(built in; MaxStartups limits it earlier)"),
+    ("lighttpd", 1024, "server.listen-backlog = 4096"),
+];
+
+/// A queue is full now.
+pub const QUEUE_FULL: Story = Story {
+    id: "listen.queue-full",
+    title: "An accept queue is full: connections are dropped until the program calls accept()",
+    why: "A finished handshake waits in the accept queue. While more wait there than the backlog allows, the kernel drops \
+          SYNs and the last ACK of handshakes; clients try again after 1, 3, 7 seconds, and many believe meanwhile that \
+          they are connected.",
+    story: "listen(fd, backlog) sets the limit, net.core.somaxconn (4096 since 5.4) caps it. The queue is full when it \
+            holds more than the limit, so it takes one more than that: a backlog of 1 holds 2. sock_diag tells both, \
+            as Recv-Q and Send-Q of the LISTEN line of ss.\n\n\
+            The queue fills because the program does not call accept() often enough: it is out of CPU, of threads, of \
+            descriptors, or waits for something else. A longer queue carries a burst; it does not help a program \
+            that is too slow at all times.",
+    by_hand: &["ss -ltn     # Recv-Q: waiting, Send-Q: the limit", "nstat -az TcpExtListenOverflows TcpExtListenDrops"],
+    sources: &[
+        "include/net/sock.h: sk_acceptq_is_full",
+        "net/ipv4/tcp_input.c: tcp_conn_request",
+        "net/socket.c: __sys_listen",
+    ],
+};
+
+/// Connections were dropped for lack of room.
+pub const OVERFLOWS: Story = Story {
+    id: "listen.overflows",
+    title: "Accept queues overflowed: connections were dropped",
+    why: "ListenOverflows counts what an accept queue had no room for; ListenDrops all that a listener dropped, those \
+          included.",
+    story: "ListenOverflows moves in two places: when a SYN meets a full accept queue, and when the ACK that ends a \
+            handshake does. In the second case the client believes that it is connected, sends its request, and sends \
+            it again. ListenDrops moves for these and for other reasons (no memory, no route, a full SYN queue \
+            without cookies). Both count since the namespace began: only what moves now is of interest now.\n\n\
+            Each listener has a count of its own, sk_drops: `ss -lmtn` shows it as the d in skmem.",
+    by_hand: &[
+        "nstat -az TcpExtListenOverflows TcpExtListenDrops",
+        "ss -lmtn     # skmem:(..,dN): drops of each listener",
+    ],
+    sources: &[
+        "net/ipv4/tcp_input.c: tcp_conn_request",
+        "net/ipv4/tcp_ipv4.c: tcp_v4_syn_recv_sock",
+        "include/net/tcp.h: tcp_listendrop",
+    ],
+};
+
+/// Handshakes do not end.
+pub const SYN_QUEUE: Story = Story {
+    id: "listen.syn-queue",
+    title: "A SYN queue is full: handshakes do not end",
+    why: "Past the same limit as that of the accept queue, handshakes are answered by SYN cookies, or dropped if \
+          tcp_syncookies is 0.",
+    story: "A connection whose handshake is not finished is a request, listed as SYN-RECV. The SYN queue is full when \
+            there are more of them than the listener's backlog: that is its real limit, and not \
+            net.ipv4.tcp_max_syn_backlog, which matters only with tcp_syncookies = 0, where its last quarter is kept \
+            for peers that are known to be alive.\n\n\
+            With tcp_syncookies = 1, the default, a full queue makes the kernel answer with cookies and remember \
+            nothing: nobody is refused, but window scaling and the like are lost where there are no timestamps. Many \
+            requests are a SYN flood, or clients that our SYN-ACK does not reach. Each is given up after \
+            net.ipv4.tcp_synack_retries (5: 63 seconds).",
+    by_hand: &[
+        "ss -Htan state syn-recv | awk '{print $3}' | sort | uniq -c | sort -n",
+        "nstat -az TcpExtTCPReqQFullDoCookies TcpExtTCPReqQFullDrop TcpExtSyncookiesSent TcpExtSyncookiesFailed",
+    ],
+    sources: &[
+        "net/ipv4/tcp_input.c: tcp_conn_request, tcp_syn_flood_action",
+        "include/net/inet_connection_sock.h: inet_csk_reqsk_queue_is_full",
+    ],
+};
+
+/// Overflow is answered by RST.
+pub const ABORT: Story = Story {
+    id: "listen.abort-on-overflow",
+    title: "tcp_abort_on_overflow resets clients at a burst that would have passed",
+    why: "With 1 the kernel answers the last ACK of a handshake by a RST when the accept queue is full; with 0, the \
+          default, the client's next segment finds room if there is some by then.",
+    story: "The setting turns a short burst into errors at the clients. It never makes room. It is of use only where \
+            clients should go to another server at once, and where that is really what they do on ECONNRESET. The \
+            RSTs are counted in TcpExt EmbryonicRsts.",
+    by_hand: &["sysctl net.ipv4.tcp_abort_on_overflow", "nstat -az TcpExtEmbryonicRsts"],
+    sources: &[
+        "net/ipv4/tcp_minisocks.c: tcp_check_req",
+        "Documentation/networking/ip-sysctl.rst: tcp_abort_on_overflow",
+    ],
+};
+
+/// The backlog is low.
+pub const LOW_BACKLOG: Story = Story {
+    id: "listen.low-backlog",
+    title: "A backlog is low: a short burst fills the accept queue",
+    why: "The limit is the smaller of what the program hands to listen() and net.core.somaxconn; many programs hand over a \
+          number from the time when 128 was the most.",
+    story: "Since 5.4 somaxconn is 4096, so it is mostly the program's own number that limits. Defaults: nginx, Apache, \
+            Redis, PHP-FPM and Node.js 511, Java 50, uWSGI 100, Python's socketserver 5. Go and others read \
+            somaxconn. The number is read at listen(): a higher somaxconn takes effect when the program listens \
+            anew.\n\n\
+            A longer queue costs a few hundred bytes for each connection that waits, and nothing otherwise.",
+    by_hand: &["ss -ltnp     # Send-Q is the limit", "sysctl net.core.somaxconn"],
+    sources: &["net/socket.c: __sys_listen", "net/ipv4/af_inet.c: inet_listen"],
+};
+
+/// They keep up.
+pub const ROOM: Story = Story {
+    id: "listen.room",
+    title: "The listeners keep up",
+    why: "Nothing waits that has no room, and nothing was dropped.",
+    story: "Of each listener the accept queue is held against its limit, the requests (SYN-RECV) against the same limit, \
+            and its drops are read. TcpExt ListenOverflows, ListenDrops, TCPReqQFullDoCookies and TCPReqQFullDrop \
+            tell what happened since the namespace began.",
+    by_hand: &["ss -ltn", "nstat -az | grep -E 'Listen|ReqQ|Syncookies'"],
+    sources: &["net/ipv4/inet_diag.c: inet_diag_dump_icsk", "net/ipv4/tcp_diag.c: tcp_diag_get_info"],
+};
+
+/// What this question can find.
+pub const STORIES: &[Story] = &[QUEUE_FULL, OVERFLOWS, SYN_QUEUE, ABORT, LOW_BACKLOG, ROOM];
+
+/// Judges.
+#[must_use]
+pub fn check(facts: &Facts, namespace: &Namespace) -> Vec<Finding> {
+    let listeners = fullest(namespace);
+    let mut findings: Vec<Finding> = [
+        queue_full(facts, namespace, &listeners),
+        overflows(facts, namespace, &listeners),
+        syn_queue(facts, namespace, &listeners),
+        abort(namespace),
+        low_backlog(facts, namespace, &listeners),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    if findings.iter().all(|finding| finding.severity < Severity::Warning) {
+        findings.push(room(namespace, &listeners));
+    }
+    findings
+}
+
+/// Those whose queue is the nearest to its limit first.
+fn fullest(namespace: &Namespace) -> Vec<&Listener> {
+    let mut listeners: Vec<&Listener> = namespace.sockets.listeners.iter().collect();
+    let share = |it: &Listener| f64::from(it.queue) / (f64::from(it.limit) + 1.0);
+    listeners.sort_by(|a, b| {
+        let (x, y) = (share(a), share(b));
+        y.total_cmp(&x).then(b.drops.cmp(&a.drops)).then((a.port, a.address).cmp(&(b.port, b.address)))
+    });
+    listeners
+}
+
+fn place(listener: &Listener) -> SocketAddr {
+    (listener.address, listener.port).into()
+}
+
+/// Its name, and whose it is.
+fn name(facts: &Facts, listener: &Listener) -> String {
+    match facts.machine.owner(listener.inode) {
+        Some((comm, pid)) => format!("{} of {comm} ({pid})", place(listener)),
+        None => place(listener).to_string(),
+    }
+}
+
+fn queue(facts: &Facts, listener: &Listener) -> Vec<Evidence> {
+    let name = name(facts, listener);
+    vec![
+        Evidence::new(format!("accept queue of {name}"), listener.queue, format!("of {}", listener.limit), "sock_diag"),
+        Evidence::new(format!("requests at {}", place(listener)), listener.requests, "SYN_RECV", "sock_diag"),
+        Evidence::new(
+            format!("drops at {}", place(listener)),
+            listener.drops,
+            "since it listens",
+            "sock_diag skmeminfo",
+        ),
+    ]
+}
+
+fn overflow_counters(namespace: &Namespace) -> Vec<Evidence> {
+    ["ListenOverflows", "ListenDrops"].into_iter().flat_map(|name| namespace.counted("TcpExt", name)).collect()
+}
+
+fn cookie_counters(namespace: &Namespace) -> Vec<Evidence> {
+    ["TCPReqQFullDoCookies", "TCPReqQFullDrop", "SyncookiesSent", "SyncookiesRecv", "SyncookiesFailed"]
+        .into_iter()
+        .flat_map(|name| namespace.counted("TcpExt", name))
+        .collect()
+}
+
+/// How to hand a higher number to listen().
+fn raise(facts: &Facts, namespace: &Namespace, listener: &Listener) -> String {
+    let cap = namespace.sysctl("core/somaxconn").unwrap_or(4096);
+    let comm = facts.machine.owner(listener.inode).map(|(comm, _)| comm).unwrap_or_default();
+    let setting = DEFAULTS.iter().find(|(program, ..)| !comm.is_empty() && comm.starts_with(program));
+    let how = setting.map_or_else(String::new, |(program, _, setting)| format!(", in {program}: {setting}"));
+    if u64::from(listener.limit) >= cap {
+        format!(
+            "raise net.core.somaxconn (now {cap}) and the backlog at {}{how}; it takes effect at the next listen()",
+            place(listener)
+        )
+    } else {
+        format!("raise the backlog at {} (now {}; somaxconn allows {cap}){how}", place(listener), listener.limit)
+    }
+}
+
+fn queue_full(facts: &Facts, namespace: &Namespace, listeners: &[&Listener]) -> Option<Finding> {
+    let full: Vec<&&Listener> = listeners.iter().filter(|listener| listener.is_full()).collect();
+    let worst = full.first()?;
+    let more = match full.len() {
+        1 => String::new(),
+        count => format!(", and those of {} others", count - 1),
+    };
+    let sentence = format!(
+        "the accept queue of {} is full{more}: {} connections wait, {} may",
+        name(facts, worst),
+        worst.queue,
+        worst.limit
+    );
+    Some(
+        Finding::new(&QUEUE_FULL, Severity::Critical, sentence)
+            .shown_by(full.iter().take(TOP).flat_map(|listener| queue(facts, listener)))
+            .shown_by(overflow_counters(namespace))
+            .shown_by([namespace.set("core/somaxconn")])
+            .to_do([
+                "find out why the program does not call accept(): CPU, threads, descriptors, or something it waits for"
+                    .to_owned(),
+                raise(facts, namespace, worst),
+            ])
+            .avoid(["do not set tcp_abort_on_overflow: it turns the delay into errors"]),
+    )
+}
+
+fn overflows(facts: &Facts, namespace: &Namespace, listeners: &[&Listener]) -> Option<Finding> {
+    let total = namespace.total("TcpExt", "ListenOverflows").unwrap_or_default();
+    let drops = namespace.total("TcpExt", "ListenDrops").unwrap_or_default();
+    let now = namespace.moved("TcpExt", "ListenDrops").unwrap_or_default();
+    if total == 0 && drops == 0 {
+        return None;
+    }
+    let (severity, sentence) = if now > 0 {
+        let seconds = namespace.window.as_secs_f64();
+        (Severity::Critical, format!("listeners dropped {now} connections in {seconds:.1} s"))
+    } else {
+        (Severity::Note, format!("listeners have dropped {drops} connections so far, none of them now"))
+    };
+    let mut dropping: Vec<&&Listener> = listeners.iter().filter(|listener| listener.drops.unwrap_or(0) > 0).collect();
+    dropping.sort_by(|a, b| b.drops.cmp(&a.drops));
+    let finding = Finding::new(&OVERFLOWS, severity, sentence)
+        .shown_by(overflow_counters(namespace))
+        .shown_by(dropping.iter().take(TOP).flat_map(|listener| queue(facts, listener)));
+    let Some(worst) = dropping.first().filter(|_| now > 0) else { return Some(finding) };
+    Some(
+        finding
+            .to_do([
+                format!("find out why {} does not call accept() often enough", name(facts, worst)),
+                raise(facts, namespace, worst),
+            ])
+            .avoid(["do not set tcp_abort_on_overflow: it turns the delay into errors"]),
+    )
+}
+
+fn syn_queue(facts: &Facts, namespace: &Namespace, listeners: &[&Listener]) -> Option<Finding> {
+    let room = |it: &Listener| u64::from(it.limit) * u64::from(it.sharing.max(1));
+    let full: Vec<&&Listener> = listeners.iter().filter(|it| it.requests > room(it)).collect();
+    let moved = |name| namespace.moved("TcpExt", name).unwrap_or_default();
+    let (cookies, dropped) = (moved("TCPReqQFullDoCookies"), moved("TCPReqQFullDrop"));
+    if full.is_empty() && cookies == 0 && dropped == 0 {
+        return None;
+    }
+    let severity = if dropped > 0 { Severity::Critical } else { Severity::Warning };
+    let sentence = match full.first() {
+        Some(worst) => format!(
+            "the SYN queue of {} is full: {} handshakes do not end, {} may wait",
+            name(facts, worst),
+            worst.requests,
+            room(worst)
+        ),
+        None => format!("a SYN queue was full just now: {cookies} SYNs got a cookie, {dropped} were dropped"),
+    };
+    let settings = ["ipv4/tcp_syncookies", "ipv4/tcp_synack_retries", "ipv4/tcp_max_syn_backlog", "core/somaxconn"];
+    let cookies_off = namespace.sysctl("ipv4/tcp_syncookies") == Some(0);
+    let finding = Finding::new(&SYN_QUEUE, severity, sentence)
+        .shown_by(full.iter().take(TOP).flat_map(|listener| queue(facts, listener)))
+        .shown_by(cookie_counters(namespace))
+        .shown_by(settings.map(|name| namespace.set(name)));
+    let finding = if cookies_off {
+        finding
+            .to_do(["switch SYN cookies on: sysctl -w net.ipv4.tcp_syncookies=1 (the default); then nobody is dropped"])
+    } else {
+        finding
+    };
+    Some(
+        finding
+            .to_do([
+                "see who sends the SYNs, and whether our SYN-ACKs reach them: ss -Htan state syn-recv; many strangers \
+                 are a SYN flood",
+            ])
+            .avoid([
+                "do not raise tcp_max_syn_backlog for this: with tcp_syncookies on, the backlog of listen() is the limit",
+                "do not set tcp_syncookies to 2 outside of tests: it sends cookies always",
+            ]),
+    )
+}
+
+fn abort(namespace: &Namespace) -> Option<Finding> {
+    if namespace.sysctl("ipv4/tcp_abort_on_overflow") != Some(1) {
+        return None;
+    }
+    let overflowed = namespace.total("TcpExt", "ListenOverflows").unwrap_or_default() > 0;
+    let severity = if overflowed { Severity::Warning } else { Severity::Note };
+    let sentence = "tcp_abort_on_overflow is 1: clients are reset when an accept queue is full";
+    Some(
+        Finding::new(&ABORT, severity, sentence)
+            .shown_by([namespace.set("ipv4/tcp_abort_on_overflow")])
+            .shown_by(namespace.counted("TcpExt", "ListenOverflows"))
+            .shown_by(namespace.counted("TcpExt", "EmbryonicRsts"))
+            .to_do(["go back to the default, so that bursts pass: sysctl -w net.ipv4.tcp_abort_on_overflow=0"])
+            .avoid(["do not use it to see overflows: ListenOverflows counts them"]),
+    )
+}
+
+/// The limit is what its program hands to listen() if nobody tells it otherwise.
+fn is_default(facts: &Facts, listener: &Listener) -> bool {
+    let Some((comm, _)) = facts.machine.owner(listener.inode) else { return false };
+    DEFAULTS.iter().any(|(program, backlog, _)| comm.starts_with(program) && *backlog == listener.limit)
+}
+
+fn low_backlog(facts: &Facts, namespace: &Namespace, listeners: &[&Listener]) -> Option<Finding> {
+    let cap = namespace.sysctl("core/somaxconn").unwrap_or(4096);
+    let pressed = |it: &Listener| it.drops.unwrap_or(0) > 0 || it.queue > 0 && it.queue * 2 >= it.limit;
+    let low: Vec<&Listener> = listeners
+        .iter()
+        .copied()
+        .filter(|it| u64::from(it.limit) < cap)
+        .filter(|it| it.limit < TINY || is_default(facts, it) || it.limit <= LOW && pressed(it))
+        .collect();
+    let worst = low.iter().find(|it| pressed(it)).or(low.first())?;
+    let severity = if pressed(worst) { Severity::Warning } else { Severity::Note };
+    let sentence = match low.len() {
+        1 => format!("the backlog of {} is low: {}", name(facts, worst), worst.limit),
+        count => format!("{count} listeners have a low backlog, such as {}: {}", name(facts, worst), worst.limit),
+    };
+    Some(
+        Finding::new(&LOW_BACKLOG, severity, sentence)
+            .shown_by(low.iter().take(TOP).flat_map(|listener| queue(facts, listener)))
+            .shown_by([namespace.set("core/somaxconn")])
+            .to_do([raise(facts, namespace, worst)])
+            .avoid(["do not raise somaxconn alone: the program's own number is the lower one"]),
+    )
+}
+
+fn room(namespace: &Namespace, listeners: &[&Listener]) -> Finding {
+    let sentence = match listeners.len() {
+        0 => "nobody listens here".to_owned(),
+        1 => "the one listener keeps up".to_owned(),
+        count => format!("all {count} listeners keep up"),
+    };
+    let settings = ["core/somaxconn", "ipv4/tcp_syncookies", "ipv4/tcp_synack_retries", "ipv4/tcp_max_syn_backlog"];
+    Finding::new(&ROOM, Severity::Fine, sentence)
+        .shown_by(overflow_counters(namespace))
+        .shown_by(settings.map(|name| namespace.set(name)))
+}

@@ -1,0 +1,210 @@
+//! Reads the facts: two looks at the counters, and the sockets between them. Nothing is changed, and what cannot be read
+//! is said.
+
+use std::{
+    collections::{HashMap, HashSet},
+    io, thread,
+    time::{Duration, Instant},
+};
+
+use super::facts::{Facts, Machine, Namespace, SYSCTLS, time_wait_ms};
+use crate::{
+    doctor::finding::Missed,
+    host::{
+        Host, conntrack,
+        counters::{Snmp, Sockstat},
+        meminfo,
+        netns::{self, Netns},
+        occupancy, processes, slab,
+        sockets::{self, Frame, Sockets},
+        sysctl_files,
+    },
+    sink::human::Many,
+};
+
+/// The shortest time between the two looks.
+pub const WINDOW: Duration = Duration::from_millis(500);
+/// How long descriptors may be looked through.
+const CENSUS: Duration = Duration::from_millis(400);
+/// The most sockets whose owner is looked for: listeners, and one of each destination.
+const OWNERS: usize = 4096;
+
+/// Which namespaces are looked into.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Where {
+    /// The caller's, and all others that can be found.
+    Everywhere,
+    /// One, by its inode number.
+    One(u32),
+}
+
+/// Looks, and looks again. No namespace is kept open between two looks, so none lives longer for it.
+#[derive(Debug)]
+pub struct Gatherer<'a> {
+    host: &'a Host,
+    place: Where,
+    /// The counters of the last look, by namespace.
+    last: HashMap<u32, (Instant, Snmp)>,
+}
+
+impl<'a> Gatherer<'a> {
+    /// Takes the first look at the counters.
+    ///
+    /// # Errors
+    /// If the namespace that was asked for is not there, or cannot be looked into.
+    pub fn start(host: &'a Host, place: Where) -> io::Result<Self> {
+        let mut last = HashMap::new();
+        let (namespaces, _) = namespaces(host, place)?;
+        for (index, netns) in namespaces.iter().enumerate() {
+            match netns.run(|| counters(host)) {
+                Ok(counters) => drop(last.insert(netns.inum(), (Instant::now(), counters))),
+                Err(error) if index == 0 => return Err(error),
+                // It is told of at the second look.
+                Err(_) => {}
+            }
+        }
+        Ok(Self { host, place, last })
+    }
+
+    /// Looks at everything else, waits until so much time has passed since the last look at the counters, and looks at
+    /// them again.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn look(&mut self, window: Duration) -> io::Result<Facts> {
+        let (places, mut missed) = namespaces(self.host, self.place)?;
+        let mut seen = Vec::new();
+        for (index, netns) in places.iter().enumerate() {
+            match netns.run(|| look(self.host)) {
+                Ok(look) => seen.push((index, netns, look)),
+                Err(error) if index == 0 => return Err(error),
+                Err(error) => missed.push(unseen(netns.inum(), &error)),
+            }
+        }
+        let machine = machine(self.host, seen.iter().map(|(.., look)| &look.sockets), &mut missed);
+        let oldest = self.last.values().map(|(at, _)| at.elapsed()).max().unwrap_or_default();
+        thread::sleep(window.saturating_sub(oldest));
+        let mut namespaces = Vec::new();
+        let mut last = HashMap::new();
+        for (index, netns, look) in seen {
+            let read = netns.run(|| Ok((counters(self.host)?, Sockstat::read(self.host).ok())));
+            let (after, sockstat) = match read {
+                Ok(read) => read,
+                Err(error) if index == 0 => return Err(error),
+                Err(error) => {
+                    missed.push(unseen(netns.inum(), &error));
+                    continue;
+                }
+            };
+            // One that is new has not moved yet.
+            let (window, before) = match self.last.remove(&netns.inum()) {
+                Some((at, before)) => (at.elapsed(), before),
+                None => (Duration::ZERO, after.clone()),
+            };
+            last.insert(netns.inum(), (Instant::now(), after.clone()));
+            namespaces.push(Namespace { inum: netns.inum(), window, before, after, sockstat, ..look });
+        }
+        self.last = last;
+        Ok(Facts { kernel: self.host.kernel_release(), namespaces, machine, trace: None, missed })
+    }
+}
+
+/// Those of the calling thread's namespace.
+fn counters(host: &Host) -> io::Result<Snmp> {
+    Snmp::read(host).map_err(io::Error::other)
+}
+
+fn unseen(inum: u32, error: &io::Error) -> Missed {
+    Missed {
+        what: format!("network namespace {inum}"),
+        why: error.to_string(),
+        remedy: "run twtrace as root to look into other namespaces".to_owned(),
+    }
+}
+
+/// The one that was asked for, or the caller's and then the others.
+fn namespaces(host: &Host, place: Where) -> io::Result<(Vec<Netns>, Vec<Missed>)> {
+    let own = Netns::current()?;
+    match place {
+        Where::One(inum) if inum == own.inum() => Ok((vec![own], Vec::new())),
+        Where::One(inum) => {
+            let mut places = netns::held(host);
+            places.append(&mut netns::places(host));
+            let gone = || io::Error::new(io::ErrorKind::NotFound, "no process and no name under /run/netns holds it");
+            let netns = Netns::open(places.remove(&inum).ok_or_else(gone)?)?;
+            if netns.inum() == inum { Ok((vec![netns], Vec::new())) } else { Err(gone()) }
+        }
+        Where::Everywhere => {
+            let (mut others, unopened) = netns::all(host);
+            others.remove(&own.inum());
+            let missed = (unopened > 0).then(|| Missed {
+                what: format!("the network namespaces of {}", Many(unopened as u64, "process")),
+                why: "they cannot be opened".to_owned(),
+                remedy: "run twtrace as root to look into other namespaces".to_owned(),
+            });
+            let namespaces = std::iter::once(own).chain(others.into_values()).collect();
+            Ok((namespaces, missed.into_iter().collect()))
+        }
+    }
+}
+
+/// The calling thread's namespace, but for the counters.
+fn look(host: &Host) -> io::Result<Namespace> {
+    let sysctls = SYSCTLS.into_iter().map(|name| (name, host.sysctl(name))).collect();
+    let (range, reserved) = occupancy::local_ports(host)?;
+    let frame = Frame { range: range.clone(), time_wait_ms: time_wait_ms(host.sysctl("net/ipv4/tcp_tw_timeout")) };
+    Ok(Namespace {
+        inum: 0,
+        window: Duration::ZERO,
+        sysctls,
+        range,
+        reserved,
+        before: Snmp::default(),
+        after: Snmp::default(),
+        sockstat: None,
+        sockets: sockets::look(&frame)?,
+        conntrack: conntrack::read(host),
+    })
+}
+
+fn machine<'a>(host: &Host, sockets: impl Iterator<Item = &'a Sockets>, missed: &mut Vec<Missed>) -> Machine {
+    let wanted: HashSet<u32> = sockets
+        .flat_map(|sockets| {
+            let listeners = sockets.listeners.iter().map(|listener| listener.inode);
+            listeners.chain(sockets.opened.values().filter_map(|ends| ends.inode))
+        })
+        .filter(|inode| *inode != 0)
+        .take(OWNERS)
+        .collect();
+    let census = processes::census(host, &wanted, CENSUS);
+    if census.unreadable > 0 {
+        missed.push(Missed {
+            what: format!("the descriptors and sockets of {}", Many(census.unreadable as u64, "process")),
+            why: "they are another user's".to_owned(),
+            remedy: "run twtrace as root".to_owned(),
+        });
+    }
+    if census.cut {
+        missed.push(Missed {
+            what: "the owners of some sockets".to_owned(),
+            why: "there are too many descriptors to go through in time".to_owned(),
+            remedy: "ask for one of them: ss -tnp".to_owned(),
+        });
+    }
+    let slabs = slab::read(host).map_err(|error| {
+        missed.push(Missed {
+            what: "what the kernel's caches of minisocks hold".to_owned(),
+            why: error.to_string(),
+            remedy: "run twtrace as root".to_owned(),
+        });
+    });
+    let files = sysctl_files::read(host);
+    for (file, why) in &files.unread {
+        missed.push(Missed {
+            what: format!("what {} sets at boot", file.display()),
+            why: why.clone(),
+            remedy: "run twtrace as root".to_owned(),
+        });
+    }
+    Machine { memory: meminfo::memory_bytes(host), slabs: slabs.ok(), census, files }
+}

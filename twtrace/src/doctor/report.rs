@@ -1,0 +1,229 @@
+//! What was found, for people and for programs.
+
+use std::fmt::Write as _;
+
+use crossterm::style::Stylize as _;
+use schemars::JsonSchema;
+use serde::Serialize;
+use unicode_width::UnicodeWidthStr as _;
+
+use super::{
+    checks::{self, QUESTIONS},
+    finding::{Evidence, Finding, Missed, Severity, Story, Verdict},
+};
+use crate::sink::human::Plain;
+
+/// One look, as `--format json` writes it: one object in one line.
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+pub struct Report {
+    /// Version of the format: 1.
+    pub v: u8,
+    /// `doctor`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// When, RFC 3339 in UTC.
+    pub ts: String,
+    /// When, nanoseconds of CLOCK_MONOTONIC.
+    pub mono_ns: u64,
+    /// Of twtrace.
+    pub version: String,
+    /// `uname -r`.
+    pub kernel: String,
+    /// Between the two looks at the counters, seconds.
+    pub window_s: f64,
+    /// The network namespaces that were looked into, by inode number; the one that was asked for first.
+    pub namespaces: Vec<u32>,
+    /// All of it in one line.
+    pub verdict: Verdict,
+    /// The worst first.
+    pub findings: Vec<Finding>,
+    /// What could not be looked at.
+    pub missed: Vec<Missed>,
+}
+
+impl Report {
+    /// Its line, without the end.
+    ///
+    /// # Errors
+    /// Never: all of it can be written as JSON.
+    pub fn json(&self) -> serde_json::Result<String> {
+        serde_json::to_string(self)
+    }
+}
+
+/// The JSON Schema of a [`Report`], pretty: docs/doctor.schema.json.
+#[must_use]
+pub fn schema() -> String {
+    let mut schema = schemars::schema_for!(Report);
+    let ids: Vec<&str> = checks::stories().map(|story| story.id).collect();
+    if let Some(id) = schema.pointer_mut("/$defs/Finding/properties/id") {
+        id["enum"] = ids.into();
+    }
+    schema.insert("title".to_owned(), "A line of `twtrace doctor --format json`".into());
+    serde_json::to_string_pretty(&schema).map_or_else(|error| error.to_string(), |text| text + "\n")
+}
+
+/// How to write for people.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Style {
+    /// Columns.
+    pub width: usize,
+    /// Colour is never the only sign.
+    pub colour: bool,
+}
+
+/// Before each line of a finding's parts.
+const MARGIN: &str = "    ";
+
+/// The report for people: the verdict and the next step first.
+#[must_use]
+pub fn text(report: &Report, style: Style) -> String {
+    let mut out = String::new();
+    let places = match report.namespaces.len() {
+        1 => format!("network namespace {}", report.namespaces[0]),
+        count => format!("{count} network namespaces"),
+    };
+    // To the second: the rest is for programs.
+    let at = report.ts.get(..19).unwrap_or(&report.ts).replace('T', " ");
+    let _ = writeln!(out, "twtrace doctor {} on kernel {}: {places}, {at} UTC", report.version, report.kernel);
+    let verdict = &report.verdict;
+    let _ = writeln!(out);
+    paragraph(&mut out, style, &format!("{} ", word(verdict.severity, style)), "", &verdict.sentence);
+    if let Some(next) = &verdict.next {
+        paragraph(&mut out, style, "Next: ", "", next);
+    }
+    let (told, fine): (Vec<&Finding>, Vec<&Finding>) =
+        report.findings.iter().partition(|finding| finding.severity > Severity::Fine);
+    for finding in told {
+        out.push('\n');
+        out.push_str(&one(finding, report.namespaces.len() > 1, style));
+    }
+    if !fine.is_empty() {
+        let _ = writeln!(out, "\nFine:");
+        let ids = fine.iter().map(|finding| finding.id.len()).max().unwrap_or(0);
+        for finding in fine {
+            let first = format!("  {:ids$}  ", finding.id);
+            let rest = " ".repeat(first.len());
+            paragraph(&mut out, style, &first, &rest, &finding.sentence);
+        }
+    }
+    if !report.missed.is_empty() {
+        let _ = writeln!(out, "\nNot looked at:");
+        for Missed { what, why, remedy } in &report.missed {
+            paragraph(&mut out, style, "  ", MARGIN, &format!("{what}: {why}; {remedy}"));
+        }
+    }
+    let _ = writeln!(out, "\nThe whole story of one of them: twtrace doctor --explain {}", verdict.id);
+    out
+}
+
+fn word(severity: Severity, style: Style) -> String {
+    let word = format!("{}:", severity.word().to_uppercase());
+    if !style.colour {
+        return word;
+    }
+    match severity {
+        Severity::Fine => word.green().bold().to_string(),
+        Severity::Note => word.cyan().bold().to_string(),
+        Severity::Warning => word.yellow().bold().to_string(),
+        Severity::Critical => word.red().bold().to_string(),
+    }
+}
+
+/// One finding with all its parts.
+fn one(finding: &Finding, names_netns: bool, style: Style) -> String {
+    let mut out = String::new();
+    let place = match finding.netns {
+        Some(inum) if names_netns => format!(" [namespace {inum}]"),
+        _ => String::new(),
+    };
+    let sentence = format!("{}{place} ({})", finding.sentence, finding.id);
+    paragraph(&mut out, style, &format!("{} ", word(finding.severity, style)), MARGIN, &sentence);
+    evidence(&mut out, &finding.evidence);
+    for (what, steps) in [("do      ", &finding.to_do), ("do not  ", &finding.avoid)] {
+        for step in steps {
+            let step = step.strip_prefix("do not ").unwrap_or(step);
+            paragraph(&mut out, style, &format!("{MARGIN}{what}"), "            ", step);
+        }
+    }
+    paragraph(&mut out, style, &format!("{MARGIN}why     "), "            ", &finding.why);
+    out
+}
+
+/// A table: what, how much, where it was read.
+fn evidence(out: &mut String, evidence: &[Evidence]) {
+    let rows: Vec<[String; 3]> = evidence
+        .iter()
+        .map(|it| {
+            let value = format!("{} {}", it.value, it.unit);
+            [Plain(&it.name).to_string(), Plain(value.trim_end()).to_string(), Plain(&it.source).to_string()]
+        })
+        .collect();
+    let widest = |column: usize| rows.iter().map(|row| row[column].width()).max().unwrap_or(0);
+    let (first, second) = (widest(0), widest(1));
+    for [name, value, source] in &rows {
+        let fill = |text: &str, width: usize| " ".repeat(width.saturating_sub(text.width()));
+        let _ = writeln!(out, "{MARGIN}{name}{}  {value}{}  {source}", fill(name, first), fill(value, second));
+    }
+}
+
+/// Text that was put together of what others wrote, wrapped.
+fn paragraph(out: &mut String, style: Style, first: &str, rest: &str, text: &str) {
+    let text = Plain(text).to_string();
+    let options = textwrap::Options::new(style.width.max(40)).initial_indent(first).subsequent_indent(rest);
+    for line in textwrap::wrap(&text, options.break_words(false)) {
+        let _ = writeln!(out, "{line}");
+    }
+}
+
+/// The whole story of a kind of finding, and below it what holds here and now.
+#[must_use]
+pub fn explain(story: &Story, findings: &[Finding], style: Style) -> String {
+    let mut out = format!("{}: {}\n\n", story.id, story.title);
+    paragraph(&mut out, style, "", "", story.why);
+    for part in story.story.split("\n\n") {
+        out.push('\n');
+        if part.starts_with("    ") {
+            // What is to be copied stays as it is.
+            let _ = writeln!(out, "{part}");
+        } else {
+            paragraph(&mut out, style, "", "", part);
+        }
+    }
+    let _ = writeln!(out, "\nBy hand:");
+    for command in story.by_hand {
+        let _ = writeln!(out, "  {command}");
+    }
+    let _ = writeln!(out, "\nSources:");
+    for source in story.sources {
+        let _ = writeln!(out, "  {source}");
+    }
+    let mut here = findings.iter().filter(|finding| finding.id == story.id).peekable();
+    let _ = writeln!(out, "\nHere and now:");
+    if here.peek().is_none() {
+        let _ = writeln!(out, "  this does not hold");
+    }
+    for finding in here {
+        out.push_str(&one(finding, true, style));
+    }
+    out
+}
+
+/// docs/doctor.md: every question and its stories.
+#[must_use]
+pub fn page() -> String {
+    let mut page = String::from(
+        "<!-- Written by `cargo xtask docs` from twtrace/src/doctor/checks; change it there. -->\n\n# What `twtrace doctor` \
+         finds\n\nEach finding has an id that stays; `twtrace doctor --explain ID` prints what stands here, and whether it \
+         holds on this machine. docs/doctor.schema.json describes the lines of `--format json`.\n",
+    );
+    for question in &QUESTIONS {
+        let _ = writeln!(page, "\n## {}", question.asks);
+        for story in question.stories {
+            let _ = writeln!(page, "\n### {}\n\n**{}.** {}\n\n{}\n", story.id, story.title, story.why, story.story);
+            let _ = writeln!(page, "By hand:\n\n```sh\n{}\n```\n", story.by_hand.join("\n"));
+            let _ = writeln!(page, "Sources: {}.", story.sources.join("; "));
+        }
+    }
+    page
+}
