@@ -2,8 +2,9 @@
 
 mod private;
 pub mod sources;
+mod unpacked;
 
-pub use self::private::Private;
+pub use self::{private::Private, unpacked::unpacked};
 
 use std::{path::Path, process::Command, sync::Once};
 

@@ -1,6 +1,6 @@
 //! `cargo xtask test`: everything, and one line that counts it.
 
-use std::{fs, process::Command, process::ExitCode};
+use std::{env, fs, process::Command, process::ExitCode};
 
 use anyhow::{Context as _, Result};
 
@@ -70,17 +70,34 @@ fn native() -> Result<Tally> {
     if !exec::is_root() {
         return Ok(skip("native", "the end-to-end tests take root; run: sudo -E cargo xtask test"));
     }
-    // The live view is looked at on a terminal. Without one its tests are skipped, and say so.
-    if let Err(error) = apt::install_program("tmux", "tmux") {
-        eprintln!("xtask: warning: {error:#}");
+    // The live view is looked at on a terminal, the doctor's advice is tried on a proxy under load. Without these
+    // programs their tests are skipped, and say so.
+    for program in ["tmux", "wrk"] {
+        if let Err(error) = apt::install_program(program, program) {
+            eprintln!("xtask: warning: {error:#}");
+        }
     }
     let mut cargo = exec::cargo();
     cargo.args(["test", "--release", "--package", "twtrace", "--test", E2E]);
+    if let Err(error) = add_nginx(&mut cargo) {
+        eprintln!("xtask: warning: {error:#}");
+    }
     let (tally, guest) = counted(&mut cargo)?;
     if !guest.verdicts.is_empty() {
         Results { guests: vec![guest] }.write(&paths::target()?.join("e2e/native.json"))?;
     }
     Ok(tally)
+}
+
+/// Puts an nginx on the command's PATH if there is none. It is not installed: that would start it as a service.
+fn add_nginx(command: &mut Command) -> Result<()> {
+    if exec::which("nginx").is_none() {
+        let dir = apt::unpacked("nginx")?.join("usr/sbin");
+        let path = env::var_os("PATH").unwrap_or_default();
+        let path = env::join_paths([dir].into_iter().chain(env::split_paths(&path))).context("adding to PATH")?;
+        command.env("PATH", path);
+    }
+    Ok(())
 }
 
 fn guests(args: &Args) -> Result<Tally> {

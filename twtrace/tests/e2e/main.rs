@@ -8,6 +8,7 @@ mod headroom;
 mod inside;
 mod lab;
 mod manners;
+mod nginx;
 mod occupancy;
 mod parse;
 mod passive;
@@ -74,6 +75,10 @@ fn run(arguments: &Arguments, backends: &[String], scale: Scale, guest: bool) ->
     let mut last = labs(&offered, scale, guest, false, &tally);
     // In this process: nobody may fork beside it, see tracer::FORKING.
     last.push(trial("lab_sabotage", "any", &tally, |_| lab::sabotage(&tracer::binary())));
+    last.push(match nginx::missing() {
+        Some(reason) => skipped("doctor_nginx", "any", &reason, &tally),
+        None => trial("doctor_nginx", "any", &tally, |_| nginx::doctor_nginx()),
+    });
     let labs = libtest_mimic::run(&alone, last);
     let tally = tally.lock().map(|tally| (tally.passed, tally.failed, tally.skipped)).unwrap_or_default();
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();

@@ -1,0 +1,312 @@
+//! The doctor's advice, taken by its word: a proxy that opens a connection for every request, and the lines that end it.
+
+use std::{
+    collections::BTreeSet,
+    env,
+    fs::{self, File},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use twtrace::{host::netns::Netns, lab::oracle};
+
+use crate::tracer::{PATIENCE, forking, spawn};
+
+const FINDING: &str = "keepalive.short-connections";
+const PROXY: &str = "127.0.0.1:8080";
+const UPSTREAM: &str = "127.0.0.1:8081";
+/// What nginx did by itself up to 1.29: a connection is closed after one answer.
+const BY_DEFAULT: &str = "proxy_http_version 1.0; proxy_set_header Connection close;";
+/// So many minisocks are made before the doctor is asked.
+const MANY: u64 = 10_000;
+/// Between two looks at what is waited for.
+const PAUSE: Duration = Duration::from_millis(100);
+/// Longest that a server may take to end in good order.
+const FAREWELL: Duration = Duration::from_secs(10);
+
+/// Why there is no proxy, or nothing that asks it; `None` if there is.
+pub fn missing() -> Option<String> {
+    let runs = |program: &&str| {
+        let mut command = Command::new(program);
+        let asked = command.arg("-v").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
+        // 127: one of its libraries is missing.
+        asked.is_ok_and(|status| status.code() != Some(127))
+    };
+    let absent = ["nginx", "wrk"].into_iter().find(|program| !runs(program))?;
+    Some(format!("there is no {absent} here"))
+}
+
+/// The directives are copied from the finding. Then it is gone, though the old minisocks are still there.
+pub fn doctor_nginx() -> Result<(), String> {
+    let netns = Netns::new().map_err(|error| format!("a network namespace: {error}"))?;
+    let place = Place::new()?;
+    let answers = format!("server {{ listen {UPSTREAM}; location / {{ return 200 \"hello\\n\"; }} }}");
+    let _upstream = Nginx::start(&netns, place.0.join("upstream"), &answers)?;
+    let proxy = Nginx::start(&netns, place.0.join("proxy"), &proxying("", BY_DEFAULT))?;
+
+    let load = Load::start(&netns, &place)?;
+    wait("minisocks", || Ok(births(&netns)? >= MANY))?;
+    let ill = Look::take(&netns, &place, load)?;
+    let finding = ill.finding(&netns).ok_or_else(|| format!("{FINDING} is not found: {}", ill.said))?;
+    if !finding.to_string().contains("8081") {
+        return Err(format!("it does not tell of {UPSTREAM}: {finding}"));
+    }
+    let location = ["proxy_http_version ", "proxy_set_header Connection "].map(|begin| directive(finding, begin));
+    let [version, header] = location;
+    proxy.reload(&proxying(directive(finding, "keepalive ")?, &format!("{} {}", version?, header?)))?;
+
+    let load = Load::start(&netns, &place)?;
+    wait("an end of the births", || {
+        let since = Since::now(&netns)?;
+        thread::sleep(PAUSE);
+        Ok(since.rate(&netns)? < ill.rate / 10.0)
+    })?;
+    let well = Look::take(&netns, &place, load)?;
+    let (before, after) = (ill.rate, well.rate);
+    crate::line(&format!("doctor_nginx: {before:.0} TIME_WAIT/s without upstream keepalive, {after:.0}/s with it"));
+    well.finding(&netns).map_or(Ok(()), |finding| Err(format!("it is still found: {finding}")))
+}
+
+/// Servers of a proxy's configuration: these directives for the upstream, those for the location.
+fn proxying(upstream: &str, location: &str) -> String {
+    format!(
+        "upstream app {{ server {UPSTREAM}; {upstream} }}\n\
+         server {{ listen {PROXY}; location / {{ proxy_pass http://app; {location} }} }}"
+    )
+}
+
+/// A directive that the finding says to write: from its beginning, over one argument, to its semicolon.
+fn directive<'a>(finding: &'a Value, begin: &str) -> Result<&'a str, String> {
+    let lines = finding["do"].as_array().into_iter().flatten().filter_map(Value::as_str);
+    let mut parts = lines.flat_map(|line| line.split_inclusive(';'));
+    let found = parts.find_map(|part| {
+        let directive = part.get(part.rfind(begin)?..)?;
+        let argument = directive.strip_prefix(begin)?.strip_suffix(';')?;
+        (!argument.is_empty() && !argument.contains(char::is_whitespace)).then_some(directive)
+    });
+    found.ok_or_else(|| format!("there is no `{begin}...;` among what is to be done: {finding}"))
+}
+
+/// What the doctor said under load.
+struct Look {
+    said: Value,
+    /// Births of TIME_WAIT per second meanwhile.
+    rate: f64,
+}
+
+impl Look {
+    fn take(netns: &Netns, place: &Place, mut load: Load) -> Result<Self, String> {
+        let since = Since::now(netns)?;
+        let said = doctor(netns, place)?;
+        let rate = since.rate(netns)?;
+        match load.0.try_wait().map_err(|error| error.to_string())? {
+            None => Ok(Self { said, rate }),
+            Some(status) => Err(format!("wrk ended with {status}: {}", place.read("wrk"))),
+        }
+    }
+
+    /// Other namespaces may have their own.
+    fn finding(&self, netns: &Netns) -> Option<&Value> {
+        let is_ours = |finding: &&Value| finding["id"] == FINDING && finding["netns"] == netns.inum();
+        self.said["findings"].as_array()?.iter().find(is_ours)
+    }
+}
+
+/// Runs `twtrace doctor` inside the namespace. Its exit code must be that of its verdict.
+fn doctor(netns: &Netns, place: &Place) -> Result<Value, String> {
+    let (said, errors) = (place.file("doctor")?, place.file("doctor.errors")?);
+    let mut child = spawn(netns, &["doctor", "--format", "json"], |command| {
+        command.stdout(said).stderr(errors);
+    })?;
+    let mut code = None;
+    let ended = wait("the doctor's verdict", || {
+        let status = child.try_wait().map_err(|error| error.to_string())?;
+        code = status.and_then(|status| status.code());
+        Ok(status.is_some())
+    });
+    if ended.is_err() {
+        let _gone = child.kill();
+        let _reaped = child.wait();
+    }
+    ended?;
+    let text = place.read("doctor");
+    let said: Value = serde_json::from_str(&text).map_err(|error| {
+        format!("the doctor ended with {code:?} and no JSON ({error}): {text} {}", place.read("doctor.errors"))
+    })?;
+    let expected = match said["verdict"]["severity"].as_str() {
+        Some("fine" | "note") => 0,
+        Some("warning") => 1,
+        Some("critical") => 2,
+        _ => return Err(format!("no verdict: {said}")),
+    };
+    if code == Some(expected) { Ok(said) } else { Err(format!("exit {code:?}, not {expected}: {said}")) }
+}
+
+/// Births up to a moment.
+struct Since {
+    births: u64,
+    at: Instant,
+}
+
+impl Since {
+    fn now(netns: &Netns) -> Result<Self, String> {
+        Ok(Self { births: births(netns)?, at: Instant::now() })
+    }
+
+    /// Births per second from then on.
+    fn rate(&self, netns: &Netns) -> Result<f64, String> {
+        let now = Self::now(netns)?;
+        Ok((now.births - self.births) as f64 / (now.at - self.at).as_secs_f64())
+    }
+}
+
+/// TcpExt TW and TWKilled; before 5.18 they count expiries.
+fn births(netns: &Netns) -> Result<u64, String> {
+    let counters = netns.run(oracle::counters).map_err(|error| error.to_string())?;
+    Ok(counters.tw + counters.tw_killed)
+}
+
+fn wait(what: &str, mut is_there: impl FnMut() -> Result<bool, String>) -> Result<(), String> {
+    let deadline = Instant::now() + PATIENCE;
+    while !is_there()? {
+        if Instant::now() > deadline {
+            return Err(format!("waited in vain for {what}"));
+        }
+        thread::sleep(PAUSE);
+    }
+    Ok(())
+}
+
+/// A directory that goes away with all that is in it.
+struct Place(PathBuf);
+
+impl Place {
+    fn new() -> Result<Self, String> {
+        let place = Self(env::temp_dir().join(format!("twtrace-e2e-{}-nginx", std::process::id())));
+        fs::create_dir_all(&place.0).map_err(|error| format!("{}: {error}", place.0.display()))?;
+        Ok(place)
+    }
+
+    fn file(&self, name: &str) -> Result<File, String> {
+        File::create(self.0.join(name)).map_err(|error| format!("{name}: {error}"))
+    }
+
+    fn read(&self, name: &str) -> String {
+        fs::read_to_string(self.0.join(name)).unwrap_or_default()
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Eight clients that ask the proxy, as fast as they can, over connections that they keep. They end when this is dropped.
+struct Load(Child);
+
+impl Load {
+    fn start(netns: &Netns, place: &Place) -> Result<Self, String> {
+        let (said, errors) = (place.file("wrk")?, place.file("wrk.errors")?);
+        let seconds = format!("-d{}s", 2 * PATIENCE.as_secs());
+        let mut command = Command::new("wrk");
+        command.args(["-t1", "-c8", &seconds, &format!("http://{PROXY}/")]);
+        command.stdin(Stdio::null()).stdout(said).stderr(errors);
+        started(netns, &mut command).map(Self)
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        let _gone = self.0.kill();
+        let _reaped = self.0.wait();
+    }
+}
+
+/// One nginx, with a directory of its own; it ends when this is dropped.
+struct Nginx {
+    master: Child,
+    dir: PathBuf,
+}
+
+impl Nginx {
+    fn start(netns: &Netns, dir: PathBuf, servers: &str) -> Result<Self, String> {
+        fs::create_dir_all(&dir).map_err(|error| format!("{}: {error}", dir.display()))?;
+        configure(&dir, servers)?;
+        let mut command = Command::new("nginx");
+        command.arg("-p").arg(&dir).args(["-c", "nginx.conf", "-e", "error.log"]);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let mut nginx = Self { master: started(netns, &mut command)?, dir };
+        wait("nginx", || match nginx.master.try_wait().map_err(|error| error.to_string())? {
+            Some(status) => Err(format!("nginx ended with {status}: {}", nginx.log())),
+            // It is written when the ports are open.
+            None => Ok(nginx.dir.join("pid").exists()),
+        })?;
+        Ok(nginx)
+    }
+
+    /// Changes the configuration, and waits until nobody works by the old one.
+    fn reload(&self, servers: &str) -> Result<(), String> {
+        let old = self.workers();
+        configure(&self.dir, servers)?;
+        kill_process(Pid::from_child(&self.master), Signal::HUP).map_err(|error| format!("reloading: {error}"))?;
+        wait("the reloaded nginx", || {
+            let (new, log) = (self.workers(), self.log());
+            if log.contains("[emerg]") {
+                return Err(format!("nginx does not take {servers}: {log}"));
+            }
+            Ok(!new.is_empty() && new.is_disjoint(&old))
+        })
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.dir.join("error.log")).unwrap_or_default()
+    }
+
+    fn workers(&self) -> BTreeSet<i32> {
+        let children = fs::read_to_string(format!("/proc/{0}/task/{0}/children", self.master.id())).unwrap_or_default();
+        children.split_whitespace().filter_map(|pid| pid.parse().ok()).collect()
+    }
+}
+
+impl Drop for Nginx {
+    fn drop(&mut self) {
+        // Workers outlive a master that is killed.
+        let workers = self.workers();
+        let _asked = kill_process(Pid::from_child(&self.master), Signal::TERM);
+        let deadline = Instant::now() + FAREWELL;
+        while matches!(self.master.try_wait(), Ok(None)) {
+            if Instant::now() > deadline {
+                for worker in workers.into_iter().filter_map(Pid::from_raw) {
+                    let _gone = kill_process(worker, Signal::KILL);
+                }
+                let _gone = self.master.kill();
+                let _reaped = self.master.wait();
+                return;
+            }
+            thread::sleep(PAUSE);
+        }
+    }
+}
+
+/// Writes a configuration of which all files are in `dir`.
+fn configure(dir: &Path, servers: &str) -> Result<(), String> {
+    let temporary =
+        ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"].map(|what| format!("{what}_temp_path {what};"));
+    let text = format!(
+        "daemon off; user root; worker_processes 1; pid pid; error_log error.log;\nevents {{}}\n\
+         http {{ access_log off; {}\n{servers} }}\n",
+        temporary.join(" ")
+    );
+    fs::write(dir.join("nginx.conf"), text).map_err(|error| format!("{}: {error}", dir.display()))
+}
+
+/// Starts a program inside the namespace.
+fn started(netns: &Netns, command: &mut Command) -> Result<Child, String> {
+    let _no_traffic = forking();
+    netns.run(|| command.spawn()).map_err(|error| format!("starting {}: {error}", command.get_program().display()))
+}
