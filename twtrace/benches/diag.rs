@@ -13,7 +13,7 @@ use std::{
 
 use twtrace::{
     host::{
-        diag::{self, StateFlags},
+        diag::{self, Detail, StateFlags},
         netns::Netns,
     },
     lab::{lives, oracle::minisocks},
@@ -66,7 +66,7 @@ fn by_ss() -> io::Result<u64> {
 }
 
 fn by_dump() -> io::Result<u64> {
-    diag::dump(&StateFlags::TIME_WAIT, || 0, |count, entry| *count += u64::from(entry.minisock))
+    diag::dump(&StateFlags::TIME_WAIT, Detail::Header, || 0, |count, entry| *count += u64::from(entry.minisock))
 }
 
 fn by_doctor() -> io::Result<()> {

@@ -12,6 +12,7 @@ use crate::{
     host::{
         conntrack::Conntrack,
         counters::{Snmp, Sockstat},
+        openers::Remote,
         processes::Census,
         slab::Slab,
         sockets::{Listener, Sockets},
@@ -72,7 +73,12 @@ impl Machine {
     /// The process that has the socket of this inode: name and id. Of several, the first.
     #[must_use]
     pub fn owner(&self, inode: u32) -> Option<(&str, u32)> {
-        let pid = *self.census.owners.get(&inode)?;
+        self.named(*self.census.owners.get(&inode)?)
+    }
+
+    /// A process with its name.
+    #[must_use]
+    pub fn named(&self, pid: u32) -> Option<(&str, u32)> {
         let process = self.census.processes.iter().find(|process| process.pid == pid)?;
         Some((process.comm.as_str(), pid))
     }
@@ -99,6 +105,8 @@ pub struct Namespace {
     pub sockstat: Option<Sockstat>,
     /// Its sockets, between the looks.
     pub sockets: Sockets,
+    /// Processes that open connections to busy services, whose sockets were gone before they could be found otherwise.
+    pub openers: HashMap<Remote, u32>,
     /// Connection tracking, if it is there.
     pub conntrack: Option<Conntrack>,
 }
@@ -144,6 +152,13 @@ impl Namespace {
         let since = Evidence::new(name, self.total(group, name), "since the namespace began", source.clone());
         let now = format!("{source}, two looks {:.1} s apart", self.window.as_secs_f64());
         [since, Evidence::new(format!("{name} now"), self.per_s(group, name), "1/s", now)]
+    }
+
+    /// The process that opens connections to a service, by one of its sockets there or by those that came and went.
+    #[must_use]
+    pub fn opener<'a>(&self, machine: &'a Machine, remote: Remote, inode: Option<u32>) -> Option<(&'a str, u32)> {
+        let by_socket = inode.and_then(|inode| machine.owner(inode));
+        by_socket.or_else(|| machine.named(*self.openers.get(&remote)?))
     }
 
     /// Ports that connect() may choose towards one destination.

@@ -15,8 +15,10 @@ use crate::{
         counters::{Snmp, Sockstat},
         meminfo,
         netns::{self, Netns},
-        occupancy, processes, slab,
-        sockets::{self, Frame, Sockets},
+        occupancy,
+        openers::{self, Remote},
+        processes, slab,
+        sockets::{self, Ends, Frame, Sockets},
         sysctl_files,
     },
     sink::human::Many,
@@ -26,6 +28,12 @@ use crate::{
 pub const WINDOW: Duration = Duration::from_millis(500);
 /// How long descriptors may be looked through.
 const CENSUS: Duration = Duration::from_millis(400);
+/// How long whoever opens short connections may be looked for.
+const OPENERS: Duration = Duration::from_millis(600);
+/// TIME_WAITs begun in a second that make a service busy.
+const BUSY: u64 = 10;
+/// The most services whose clients are looked for.
+const SERVICES: usize = 16;
 /// The most sockets whose owner is looked for: listeners, and one of each destination.
 const OWNERS: usize = 4096;
 
@@ -82,6 +90,15 @@ impl<'a> Gatherer<'a> {
             }
         }
         let machine = machine(self.host, seen.iter().map(|(.., look)| &look.sockets), &mut missed);
+        let until = Instant::now() + OPENERS;
+        for (_, netns, look) in &mut seen {
+            let wanted = busy(&look.sockets, &machine);
+            let left = until.saturating_duration_since(Instant::now());
+            if !wanted.is_empty() && !left.is_zero() {
+                let find = || openers::find(self.host, &wanted, &machine.census.processes, left);
+                look.openers = netns.run(find).unwrap_or_default();
+            }
+        }
         let oldest = self.last.values().map(|(at, _)| at.elapsed()).max().unwrap_or_default();
         thread::sleep(window.saturating_sub(oldest));
         let mut namespaces = Vec::new();
@@ -163,8 +180,24 @@ fn look(host: &Host) -> io::Result<Namespace> {
         after: Snmp::default(),
         sockstat: None,
         sockets: sockets::look(&frame)?,
+        openers: HashMap::new(),
         conntrack: conntrack::read(host),
     })
+}
+
+/// Services that connections are opened to by somebody here, many of them and short ones, and it is not known by whom.
+fn busy(sockets: &Sockets, machine: &Machine) -> HashSet<Remote> {
+    let is_known = |ends: &Ends| ends.inode.is_some_and(|inode| machine.owner(inode).is_some());
+    let opened = sockets.opened.iter().map(|(to, ends)| ((to.raddr, to.rport), ends));
+    let known: HashSet<Remote> = opened.clone().filter(|(_, ends)| is_known(ends)).map(|(remote, _)| remote).collect();
+    let accepted = sockets.accepted.iter().map(|(service, ends)| ((service.laddr, service.lport), ends));
+    let mut busy: Vec<(u64, Remote)> = opened
+        .chain(accepted)
+        .filter(|(remote, ends)| ends.young >= BUSY && !known.contains(remote))
+        .map(|(remote, ends)| (ends.young, remote))
+        .collect();
+    busy.sort_unstable_by(|a, b| b.cmp(a));
+    busy.into_iter().take(SERVICES).map(|(_, remote)| remote).collect()
 }
 
 fn machine<'a>(host: &Host, sockets: impl Iterator<Item = &'a Sockets>, missed: &mut Vec<Missed>) -> Machine {

@@ -11,6 +11,7 @@ pub mod ksyms;
 pub mod meminfo;
 pub mod netns;
 pub mod occupancy;
+pub mod openers;
 pub mod privilege;
 pub mod processes;
 pub mod slab;

@@ -240,6 +240,14 @@ impl Walk<'_> {
     }
 }
 
+/// The inodes of the sockets that a process holds at the moment; none if that cannot be read.
+#[must_use]
+pub fn sockets(host: &Host, pid: u32) -> HashSet<u32> {
+    let entries = fs::read_dir(host.path(&format!("proc/{pid}/fd"))).into_iter().flatten();
+    let links = entries.filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());
+    links.filter_map(|link| socket(link.as_os_str().as_encoded_bytes())).collect()
+}
+
 /// The inode number in `socket:[123]`.
 fn socket(link: &[u8]) -> Option<u32> {
     let number = link.strip_prefix(b"socket:[")?.strip_suffix(b"]")?;

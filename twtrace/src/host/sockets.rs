@@ -30,6 +30,10 @@ pub const RECENT_MS: u32 = 10_000;
 /// A TIME_WAIT is young if it began within so many milliseconds: connect() does not take it over yet
 /// (`tcp_tw_reuse_delay`; before 6.14 up to a second, by whole seconds).
 const YOUNG_MS: u32 = 1_000;
+/// A TIME_WAIT is fresh if it began within so many milliseconds.
+const FRESH_MS: u32 = 100;
+/// From so many on a count makes a rate.
+const ENOUGH: u64 = 30;
 
 /// What lies on the way to judge a socket by.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -87,6 +91,8 @@ pub struct Ends {
     pub recent: u64,
     /// Minisocks in TIME_WAIT that began within the last second.
     pub young: u64,
+    /// Minisocks in TIME_WAIT that began within the last 100 ms.
+    pub fresh: u64,
     /// Those on ports of the range.
     pub in_range: u64,
     /// Those on ports of the range that have not the parity of its first one: see [`Ends::bound_first`].
@@ -106,10 +112,21 @@ impl Ends {
         self.time_wait + self.fin_wait2 + self.established + self.other
     }
 
-    /// TIME_WAITs begun per second, over the last [`RECENT_MS`].
+    /// TIME_WAITs begun per second: in the last 100 ms, or second, or [`RECENT_MS`], the shortest that has enough of them
+    /// to tell. A longer one would miss those that are gone again: a SYN from the same port takes a TIME_WAIT over, on a
+    /// busy server within a second.
     #[must_use]
     pub fn per_s(&self) -> f64 {
-        self.recent as f64 / (f64::from(RECENT_MS) / 1000.0)
+        let now = self.young as f64;
+        let mean = self.recent as f64 / (f64::from(RECENT_MS) / 1000.0);
+        if self.fresh >= ENOUGH {
+            self.fresh as f64 / (f64::from(FRESH_MS) / 1000.0)
+        } else if self.young >= ENOUGH || now * 10.0 < mean {
+            // The latter: it has all but ended.
+            now
+        } else {
+            mean
+        }
     }
 
     /// Ports that connect() did not choose, but a bind() before it: connect() takes those of the parity of the range's
@@ -129,6 +146,7 @@ impl Ends {
                 let age = frame.time_wait_ms.saturating_sub(entry.left_ms);
                 self.recent += u64::from(age < RECENT_MS);
                 self.young += u64::from(age < YOUNG_MS);
+                self.fresh += u64::from(age < FRESH_MS);
             }
             (true, _) => self.fin_wait2 += 1,
             (false, state::ESTABLISHED) => self.established += 1,

@@ -19,13 +19,16 @@ const MANY: f64 = 10.0;
 /// If their TIME_WAITs are this share of the ports or of the buckets, it is a warning.
 const MUCH: f64 = 0.1;
 
+/// A connection that carries so many bytes is not short.
+const MUCH_BYTES: f64 = 32.0 * 1024.0;
+
 /// Many short ones to one place.
 pub const SHORT: Story = Story {
     id: "keepalive.short-connections",
     title: "Many short connections go to one place: keepalive would save most of them",
     why: "By Little's law as many connections are open at a time as begin per second, times how long each lasts; \
           that many, kept open and used again, do the same work without a handshake and a TIME_WAIT for each request.",
-    story: "twtrace counts how many TIME_WAITs began in the last ten seconds (their timers tell how old they are) by \
+    story: "twtrace counts how many TIME_WAITs began in the last moments (their timers tell how old they are) by \
             destination and by service, and how many connections are open there now. Rate and number give the mean \
             life of a connection; the number alone, with as much again for bursts, is the size of the pool that would \
             be enough. What is saved: a handshake and a close for each request, with TLS several round trips, and \
@@ -86,12 +89,9 @@ struct Stream<'a> {
 }
 
 impl Stream<'_> {
-    /// TIME_WAITs begun per second, at either end: over the last ten seconds, unless it has all but ended since.
+    /// TIME_WAITs begun per second, at either end.
     fn per_s(&self) -> f64 {
-        let ends = || self.client.map(|(_, ends)| ends).into_iter().chain(self.server);
-        let mean: f64 = ends().map(Ends::per_s).sum();
-        let now = ends().map(|ends| ends.young).sum::<u64>() as f64;
-        if now * 10.0 < mean { now } else { mean }
+        self.client.map_or(0.0, |(_, ends)| ends.per_s()) + self.server.map_or(0.0, Ends::per_s)
     }
 
     /// Connections that are open now: as many as the end that is here has.
@@ -116,13 +116,21 @@ impl Stream<'_> {
 #[must_use]
 pub fn check(facts: &Facts, namespace: &Namespace) -> Vec<Finding> {
     let streams = streams(namespace);
-    let many: Vec<&Stream<'_>> = streams.iter().filter(|stream| stream.per_s() >= MANY).take(TOP).collect();
+    let many = |stream: &&Stream<'_>| stream.per_s() >= MANY && !carries_much(namespace, stream);
+    let many: Vec<&Stream<'_>> = streams.iter().filter(many).take(TOP).collect();
     let mut findings: Vec<Finding> = many.into_iter().map(|stream| short(facts, namespace, stream)).collect();
     findings.extend(peer_closes(facts, namespace, &streams));
     if findings.is_empty() {
         findings.push(enough(namespace, &streams));
     }
     findings
+}
+
+/// Its connections carry so much that a handshake more or less is nothing: they are used again already, or what is sent
+/// is large. Those that are open now are rather the long ones, so what the whole namespace sends has to agree.
+fn carries_much(namespace: &Namespace, stream: &Stream<'_>) -> bool {
+    let much = |bytes: Option<f64>| bytes.is_some_and(|bytes| bytes >= MUCH_BYTES);
+    much(stream.bytes()) && much(octets_per_connection(namespace))
 }
 
 /// Those with the highest rate first. The two ends of a connection within this namespace are one stream.
@@ -163,7 +171,8 @@ fn short(facts: &Facts, namespace: &Namespace, stream: &Stream<'_>) -> Finding {
     let ports = namespace.available() as f64;
     let buckets = namespace.sysctl("ipv4/tcp_max_tw_buckets").map_or(f64::INFINITY, |limit| limit as f64);
     let severity = if waits >= ports.min(buckets) * MUCH { Severity::Warning } else { Severity::Note };
-    let client = stream.client.and_then(|(_, ends)| facts.machine.owner(ends.inode?));
+    let remote = (stream.service.ip(), stream.service.port());
+    let client = namespace.opener(&facts.machine, remote, stream.client.and_then(|(_, ends)| ends.inode));
     let server = facts.machine.owner(listener_inode(namespace, stream.service).unwrap_or_default());
     let from = match (client, stream.client) {
         (Some((comm, pid)), _) => format!(" by {comm} ({pid})"),
@@ -175,11 +184,11 @@ fn short(facts: &Facts, namespace: &Namespace, stream: &Stream<'_>) -> Finding {
         stream.service
     );
     let mut evidence = vec![
-        Evidence::new("TIME_WAITs begun", rate, "1/s", "sock_diag, timers of the last 10 s"),
+        Evidence::new("TIME_WAITs begun", rate, "1/s", "sock_diag: the age of each"),
         Evidence::new("open now", open, "connections", "sock_diag"),
         Evidence::new("mean life", mean_life_ms(open, rate), "ms", "open now / rate (Little's law)"),
         Evidence::new("closed first by", stream.closer(), "", "sock_diag: who has the TIME_WAIT"),
-        Evidence::new("TIME_WAITs that this makes", waits, "sockets", "rate × length of TIME_WAIT"),
+        Evidence::new("TIME_WAITs at that rate", waits, "sockets", "rate × length, if no SYN takes one over"),
         Evidence::new("bytes per open connection", stream.bytes(), "bytes", "sock_diag tcp_info"),
     ];
     evidence.extend(rates(namespace));
@@ -242,14 +251,19 @@ fn remedies(stream: &Stream<'_>, client: Option<&str>, server: Option<&str>, poo
     steps
 }
 
+/// Bytes in both directions, by connections opened or accepted here, between the looks. On loopback each is counted
+/// twice.
+fn octets_per_connection(namespace: &Namespace) -> Option<f64> {
+    let opened = namespace.moved("Tcp", "ActiveOpens")? + namespace.moved("Tcp", "PassiveOpens")?;
+    let octets = namespace.moved("IpExt", "InOctets")? + namespace.moved("IpExt", "OutOctets")?;
+    (opened > 0).then(|| octets as f64 / opened as f64)
+}
+
 /// What the whole namespace opens and accepts, and how much goes over one connection.
 fn rates(namespace: &Namespace) -> Vec<Evidence> {
     let source = format!("/proc/net/snmp, two looks {:.1} s apart", namespace.window.as_secs_f64());
     let rate = |name| Evidence::new(name, namespace.per_s("Tcp", name), "1/s, all", source.clone());
-    let moved = |group, name| namespace.moved(group, name);
-    let opened = moved("Tcp", "ActiveOpens").unwrap_or(0) + moved("Tcp", "PassiveOpens").unwrap_or(0);
-    let octets = moved("IpExt", "InOctets").zip(moved("IpExt", "OutOctets")).map(|(back, out)| back + out);
-    let each = octets.filter(|_| opened > 0).map(|octets| octets as f64 / opened as f64);
+    let each = octets_per_connection(namespace);
     let unit = "bytes, all";
     let source = "/proc/net/netstat IpExt InOctets + OutOctets, by connections opened or accepted";
     vec![rate("ActiveOpens"), rate("PassiveOpens"), Evidence::new("octets per connection", each, unit, source)]

@@ -82,7 +82,11 @@ mod tests {
         for story in stories() {
             assert!(ids.insert(story.id), "{} is there twice", story.id);
             let (area, name) = story.id.split_once('.').unwrap();
-            assert!(!area.is_empty() && name.chars().all(|c| c.is_ascii_lowercase() || c == '-'), "{}", story.id);
+            assert!(
+                !area.is_empty() && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-'),
+                "{}",
+                story.id
+            );
             for text in [story.title, story.why, story.story] {
                 let is_prose = |line: &&str| !line.starts_with("    ");
                 assert!(text.len() > 20 && !text.lines().filter(is_prose).any(|line| line.contains("  ")), "{text:?}");

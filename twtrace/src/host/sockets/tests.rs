@@ -55,6 +55,17 @@ fn who_listens_has_accepted() {
 }
 
 #[test]
+fn a_rate_is_of_the_shortest_time_that_tells() {
+    let rate = |recent, young, fresh| Ends { recent, young, fresh, ..Ends::default() }.per_s();
+    assert_eq!(rate(14_000, 14_000, 1_000), 10_000.0);
+    assert_eq!(rate(500, 40, 3), 40.0);
+    assert_eq!(rate(200, 25, 3), 20.0);
+    assert_eq!(rate(14_000, 20, 2), 20.0);
+    assert_eq!(rate(14_000, 0, 0), 0.0);
+    assert_eq!(rate(0, 0, 0), 0.0);
+}
+
+#[test]
 fn a_port_of_the_second_half_was_bound_while_the_first_has_room() {
     let ends = |in_range, second_half| Ends { in_range, second_half, ..Ends::default() };
     assert_eq!(ends(10, 10).bound_first(&FRAME.range), 10);
