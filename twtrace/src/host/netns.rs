@@ -69,7 +69,10 @@ impl Netns {
     /// If the namespace cannot be entered, or `work` fails.
     pub fn run<T: Send>(&self, work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
         in_thread(|| {
-            self.enter()?;
+            // Whoever is there already needs no privilege for it.
+            if Self::current()?.inum != self.inum {
+                self.enter()?;
+            }
             work()
         })
     }

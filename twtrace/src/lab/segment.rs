@@ -5,7 +5,7 @@ use std::{
     io,
     mem::MaybeUninit,
     net::{SocketAddr, SocketAddrV4, TcpStream},
-    os::fd::AsRawFd as _,
+    os::fd::{AsFd, AsRawFd as _},
 };
 
 use etherparse::PacketBuilder;
@@ -95,6 +95,8 @@ pub enum Kind {
     Fin,
     /// A RST.
     Rst,
+    /// A SYN.
+    Syn,
 }
 
 /// One crafted IPv4 segment.
@@ -134,6 +136,7 @@ impl Segment {
             Kind::Ack => tcp.ack(self.ack),
             Kind::Fin => tcp.fin().ack(self.ack),
             Kind::Rst => tcp.rst(),
+            Kind::Syn => tcp.syn(),
         };
         let mut bytes = Vec::with_capacity(tcp.size(0));
         tcp.write(&mut bytes, &[]).map_err(io::Error::other)?;
@@ -167,14 +170,14 @@ pub enum Hears {
 ///
 /// # Errors
 /// Those of setsockopt(2).
-pub fn hear(stream: &TcpStream, what: Hears) -> io::Result<()> {
+pub fn hear(socket: &impl AsFd, what: Hears) -> io::Result<()> {
     /// Offset of the flags in a TCP header, and FIN among them (RFC 9293, 3.1).
     const FLAGS: u32 = 13;
     const FIN: u32 = 1;
     const ALL_BYTES: u32 = u32::MAX;
     let code = |code: u32| code as u16;
     let give = |bytes| SockFilter::new(code(libc::BPF_RET | libc::BPF_K), 0, 0, bytes);
-    let socket = SockRef::from(stream);
+    let socket = SockRef::from(socket);
     match what {
         Hears::All => socket.detach_filter(),
         Hears::Nothing => socket.attach_filter(&[give(0)]),

@@ -3,12 +3,12 @@
 
 mod cases;
 mod connects;
+mod doctor;
 mod guest;
 mod headroom;
 mod inside;
 mod lab;
 mod manners;
-mod nginx;
 mod occupancy;
 mod parse;
 mod passive;
@@ -75,9 +75,9 @@ fn run(arguments: &Arguments, backends: &[String], scale: Scale, guest: bool) ->
     let mut last = labs(&offered, scale, guest, false, &tally);
     // In this process: nobody may fork beside it, see tracer::FORKING.
     last.push(trial("lab_sabotage", "any", &tally, |_| lab::sabotage(&tracer::binary())));
-    last.push(match nginx::missing() {
+    last.push(match doctor::nginx::missing() {
         Some(reason) => skipped("doctor_nginx", "any", &reason, &tally),
-        None => trial("doctor_nginx", "any", &tally, |_| nginx::doctor_nginx()),
+        None => trial("doctor_nginx", "any", &tally, |_| doctor::nginx::doctor_nginx()),
     });
     let labs = libtest_mimic::run(&alone, last);
     let tally = tally.lock().map(|tally| (tally.passed, tally.failed, tally.skipped)).unwrap_or_default();
@@ -157,6 +157,7 @@ fn trials(offered: &Backends, scale: Scale, guest: bool, tally: &Arc<Mutex<Tally
             ("seeds", Box::new(seeds::seeds)),
             ("passive", Box::new(passive::passive)),
             ("headroom", Box::new(headroom::headroom)),
+            ("doctor_with_trace", Box::new(doctor::reuse::doctor_with_trace)),
         ];
         for (name, case) in cases {
             let skip = match refusal {
@@ -174,7 +175,7 @@ fn trials(offered: &Backends, scale: Scale, guest: bool, tally: &Arc<Mutex<Tally
             });
         }
     }
-    let once: [(&str, Once); 10] = [
+    let once: [(&str, Once); 24] = [
         ("unprivileged", manners::unprivileged),
         ("bad_btf", manners::bad_btf),
         ("bad_filters", manners::bad_filters),
@@ -185,6 +186,20 @@ fn trials(offered: &Backends, scale: Scale, guest: bool, tally: &Arc<Mutex<Tally
         ("ebpf_log", manners::ebpf_log),
         ("occupancy", occupancy::occupancy),
         ("poller", occupancy::poller),
+        ("doctor_cost", doctor::sockets::doctor_cost),
+        ("doctor_fin_wait2", doctor::sockets::doctor_fin_wait2),
+        ("doctor_ports", doctor::ports::doctor_ports),
+        ("doctor_bound_first", doctor::ports::doctor_bound_first),
+        ("doctor_reuse", doctor::reuse::doctor_reuse),
+        ("doctor_accept_queue", doctor::listen::doctor_accept_queue),
+        ("doctor_overflows", doctor::listen::doctor_overflows),
+        ("doctor_syn_flood", doctor::listen::doctor_syn_flood),
+        ("doctor_abort_on_overflow", doctor::listen::doctor_abort_on_overflow),
+        ("doctor_keepalive", doctor::keepalive::doctor_keepalive),
+        ("doctor_unprivileged", doctor::manners::doctor_unprivileged),
+        ("doctor_everywhere", doctor::manners::doctor_everywhere),
+        ("doctor_watch", doctor::manners::doctor_watch),
+        ("doctor_explains", doctor::manners::doctor_explains),
     ];
     trials.extend(once.map(|(name, case)| trial(name, "any", tally, move |_| case())));
     let no_tmux = screen::missing();

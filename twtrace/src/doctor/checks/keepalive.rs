@@ -274,7 +274,10 @@ fn peer_closes(facts: &Facts, namespace: &Namespace, streams: &[Stream<'_>]) -> 
     let sockets = &namespace.sockets;
     // What began in the last second, at either end: those of a server elsewhere are among what a peer here has opened.
     let told: u64 = sockets.opened.values().chain(sockets.accepted.values()).map(|ends| ends.young).sum();
-    let untold = rate - told as f64;
+    // Nor do these leave a TIME_WAIT, whoever closes: what failed, was reset, or found no bucket.
+    let otherwise = [("Tcp", "AttemptFails"), ("Tcp", "EstabResets"), ("TcpExt", "TCPTimeWaitOverflow")];
+    let lost: f64 = otherwise.iter().filter_map(|(group, name)| namespace.per_s(group, name)).sum();
+    let untold = rate - told as f64 - lost;
     if untold < MANY * 5.0 || untold < rate / 2.0 {
         return None;
     }

@@ -1,0 +1,211 @@
+//! `twtrace doctor` on sockets that make each finding true, and then false; its numbers held against those of ss and nstat,
+//! run beside it.
+
+pub mod keepalive;
+pub mod listen;
+pub mod manners;
+pub mod nginx;
+pub mod ports;
+pub mod reuse;
+pub mod sockets;
+
+use std::{
+    fmt, io,
+    net::SocketAddr,
+    process::Command,
+    sync::Once,
+    thread,
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+use twtrace::{
+    host::{
+        diag::{self, Detail, StateFlags},
+        netns::Netns,
+    },
+    lab::lives::{self, Pair},
+};
+
+use crate::tracer::{PATIENCE, spawn, traffic};
+
+pub type Outcome = Result<(), String>;
+
+/// The service of most scenarios.
+pub const SERVICE: &str = "127.0.0.1:8000";
+
+pub fn new() -> Result<Netns, String> {
+    Netns::new().map_err(|error| format!("a network namespace: {error}"))
+}
+
+/// What the doctor said of a namespace.
+pub struct Said(Value);
+
+impl Said {
+    /// Asks inside the namespace. The exit code must be that of the verdict, and the verdict that of the findings.
+    pub fn of(netns: &Netns, more: &[&str]) -> Result<Self, String> {
+        let output = run(netns, &[&["doctor", "--format", "json", "--netns", "self"], more].concat())?;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+        let said: Value = serde_json::from_str(&text).map_err(|error| {
+            format!("the doctor ended with {} and no JSON ({error}): {text} {errors}", output.status)
+        })?;
+        let worst = said["findings"].as_array().into_iter().flatten().map(|it| rank(&it["severity"])).max();
+        let verdict = rank(&said["verdict"]["severity"]);
+        // A note alone is no verdict.
+        let expected = if worst == Some(1) { Some(0) } else { worst };
+        if expected != Some(verdict) || output.status.code() != Some((verdict - 1).max(0)) {
+            return Err(format!("exit {}, the worst finding is {worst:?}: {said}", output.status));
+        }
+        Ok(Self(said))
+    }
+
+    /// The finding, which there must be, of this severity.
+    pub fn finds(&self, id: &str, severity: &str) -> Result<Finding<'_>, String> {
+        let found = self.findings().find(|finding| finding["id"] == id);
+        let finding = found.ok_or_else(|| format!("{id} is not found: {self}"))?;
+        if finding["severity"] != severity {
+            return Err(format!("{id} is not {severity}: {finding}"));
+        }
+        if rank(&finding["severity"]) > 1 && finding["do"].as_array().is_none_or(Vec::is_empty) {
+            return Err(format!("nothing is to be done about {finding}"));
+        }
+        Ok(Finding(finding))
+    }
+
+    /// The finding, which there must not be.
+    pub fn lacks(&self, id: &str) -> Outcome {
+        match self.findings().find(|finding| finding["id"] == id) {
+            Some(finding) => Err(format!("{finding}")),
+            None => Ok(()),
+        }
+    }
+
+    fn findings(&self) -> impl Iterator<Item = &Value> {
+        self.0["findings"].as_array().into_iter().flatten()
+    }
+}
+
+impl fmt::Display for Said {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:#}", self.0)
+    }
+}
+
+/// Fine, note, warning, critical.
+fn rank(severity: &Value) -> i32 {
+    let words = ["fine", "note", "warning", "critical"];
+    words.iter().position(|word| severity == word).map_or(-1, |place| place as i32)
+}
+
+/// One finding.
+#[derive(Clone, Copy)]
+pub struct Finding<'a>(pub &'a Value);
+
+impl Finding<'_> {
+    /// Holds a piece of evidence against what it should be.
+    pub fn shows(&self, name: &str, expected: impl Into<Value>) -> Outcome {
+        let (seen, expected) = (self.evidence(name)?, expected.into());
+        if *seen == expected { Ok(()) } else { Err(format!("{name} is {seen} instead of {expected}: {:#}", self.0)) }
+    }
+
+    /// The value of a piece of evidence.
+    pub fn evidence(&self, name: &str) -> Result<&Value, String> {
+        let all = self.0["evidence"].as_array().into_iter().flatten();
+        let found = all.clone().find(|evidence| evidence["name"] == name);
+        found.map(|evidence| &evidence["value"]).ok_or_else(|| format!("no {name}: {:#}", self.0))
+    }
+}
+
+/// Runs twtrace inside a namespace, to its end.
+pub fn run(netns: &Netns, args: &[&str]) -> Result<std::process::Output, String> {
+    spawn(netns, args, |_| {})?.wait_with_output().map_err(|error| error.to_string())
+}
+
+/// What another program says inside the namespace; `None`, and once a line, if it is not here.
+pub fn other(netns: &Netns, program: &str, args: &[&str]) -> Result<Option<String>, String> {
+    static ABSENT: Once = Once::new();
+    let _no_traffic = crate::tracer::forking();
+    match netns.run(|| Command::new(program).args(args).output()) {
+        Ok(output) if output.status.success() => Ok(Some(String::from_utf8_lossy(&output.stdout).into_owned())),
+        Ok(output) => Err(format!("{program} {args:?} ended with {}", output.status)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            ABSENT.call_once(|| crate::line(&format!("not compared: there is no {program} here")));
+            Ok(None)
+        }
+        Err(error) => Err(format!("{program}: {error}")),
+    }
+}
+
+/// How many sockets ss lists.
+pub fn ss(netns: &Netns, filter: &[&str]) -> Result<Option<u64>, String> {
+    let said = other(netns, "ss", &[&["-Htan"], filter].concat())?;
+    Ok(said.map(|text| text.lines().count() as u64))
+}
+
+/// A counter as nstat shows it, such as `TcpExtListenDrops`.
+pub fn nstat(netns: &Netns, name: &str) -> Result<Option<u64>, String> {
+    let Some(said) = other(netns, "nstat", &["-asz", name])? else { return Ok(None) };
+    let mut words = said.lines().filter_map(|line| line.strip_prefix(name)).flat_map(str::split_ascii_whitespace);
+    words
+        .next()
+        .and_then(|word| word.parse().ok())
+        .map(Some)
+        .ok_or_else(|| format!("nstat does not show {name}: {said}"))
+}
+
+/// Holds a number of the doctor's against another program's, if that is here.
+pub fn agrees(what: &str, ours: &Value, theirs: Option<u64>) -> Outcome {
+    match theirs {
+        Some(theirs) if *ours != theirs => Err(format!("{what}: the doctor says {ours}, the other {theirs}")),
+        _ => Ok(()),
+    }
+}
+
+/// So many connections, one end of each closed first; when it returns, all that is left of them are TIME_WAITs.
+pub fn close(netns: &Netns, to: &str, count: usize, first: First) -> Outcome {
+    let closed = traffic(netns, || {
+        let listener = lives::listen(address(to)?)?;
+        (0..count).try_for_each(|_| {
+            let Pair { client, server } = lives::connect(&listener, None)?;
+            match first {
+                First::Client => lives::close_in_order(client, server),
+                First::Server => lives::close_in_order(server, client),
+            }
+        })
+    });
+    closed?;
+    let open = StateFlags::all().difference(StateFlags::LISTEN | StateFlags::TIME_WAIT | StateFlags::ESTABLISHED);
+    until("end of the closing", || {
+        let left = netns.run(|| diag::dump(&open, Detail::Header, || 0, |left, _| *left += 1));
+        Ok(left.map_err(|error| error.to_string())? == 0)
+    })
+}
+
+/// Who closes first.
+#[derive(Clone, Copy)]
+pub enum First {
+    Client,
+    Server,
+}
+
+pub fn address(text: &str) -> io::Result<SocketAddr> {
+    text.parse().map_err(io::Error::other)
+}
+
+/// Waits for something, at most as long as patience lasts.
+pub fn until(what: &str, mut is_so: impl FnMut() -> Result<bool, String>) -> Outcome {
+    let deadline = Instant::now() + PATIENCE;
+    while !is_so()? {
+        if Instant::now() > deadline {
+            return Err(format!("no {what}"));
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
+    Ok(())
+}
+
+/// Sets a sysctl of the namespace, below net/ipv4.
+pub fn set(netns: &Netns, name: &str, value: &str) -> Outcome {
+    traffic(netns, || lives::sysctl(name, value))
+}
