@@ -7,6 +7,7 @@
 #![feature(asm_experimental_arch)]
 
 mod again;
+mod bench;
 mod birth;
 mod conn;
 mod connect;

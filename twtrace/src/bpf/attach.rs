@@ -46,6 +46,9 @@ pub enum BpfError {
     /// An iterator over sockets could not be run.
     #[error("the socket iterator: {0}")]
     Seed(String),
+    /// The benches' program could not be run.
+    #[error("the program that makes records for the benches: {0}")]
+    Producer(String),
 }
 
 /// An error and what is behind it, in one line, each part once.

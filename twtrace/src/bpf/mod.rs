@@ -4,7 +4,9 @@ mod attach;
 mod counters;
 mod globals;
 mod passive;
+mod produce;
 mod seed;
 
 pub use attach::{AttachError, Attached, BpfError, Kernel, Settings, Tables, attach, gather};
 pub use globals::Offsets;
+pub use produce::Lives;
