@@ -4,7 +4,7 @@ use std::{process::Command, process::ExitCode, time::Instant};
 
 use anyhow::{Context as _, Result};
 
-use crate::{docs, ebpf_toolchain, exec, paths, setup, tally::Tally, test};
+use crate::{bench, docs, ebpf_toolchain, exec, paths, setup, tally::Tally, test};
 
 pub fn verb(tests: &test::Args) -> Result<ExitCode> {
     let mut total = Tally::default();
@@ -13,8 +13,8 @@ pub fn verb(tests: &test::Args) -> Result<ExitCode> {
     total += gate("lints", lints);
     total += gate("lints of the eBPF programs", ebpf_lints);
     total += gate("documentation", documentation);
-    total += gate("memory of the live view", memory);
     total += test::run(tests).unwrap_or_else(|error| failed("tests", &error));
+    total += bench::check();
     total += docs::check();
     Ok(total.finish())
 }
@@ -60,9 +60,4 @@ fn documentation() -> Result<()> {
     let mut cargo = exec::cargo();
     cargo.args(["doc", "--workspace", "--exclude", "twtrace-ebpf", "--no-deps"]);
     exec::run(cargo.env("RUSTDOCFLAGS", "-D warnings")).context("the documentation has warnings")
-}
-
-/// The bench holds what it measures against its own bound: memory, not time.
-fn memory() -> Result<()> {
-    exec::run(exec::cargo().args(["bench", "--package", "twtrace", "--bench", "model"]))
 }

@@ -1,6 +1,7 @@
 //! What builds, tests and documents twtrace. One file per verb; every external command is printed before it runs.
 
 mod apt;
+mod bench;
 mod build;
 mod ci;
 mod docs;
@@ -36,9 +37,11 @@ enum Verb {
     Test(test::Args),
     /// The end-to-end tests on other kernels, each in a QEMU guest
     Vm(vm::Args),
+    /// Measure what twtrace costs beside other tools, and write docs/overhead.md
+    Bench(bench::Args),
     /// Write docs/kernel-support.md and docs/events.md from what was measured
     Docs(docs::Args),
-    /// What CI runs: formatting, lints, documentation, every test
+    /// What CI runs: formatting, lints, documentation, every test, the short bench
     Ci(test::Args),
 }
 
@@ -49,6 +52,7 @@ fn main() -> ExitCode {
         Verb::Run(args) => run::verb(args),
         Verb::Test(args) => test::verb(&args),
         Verb::Vm(args) => vm::verb(&args),
+        Verb::Bench(args) => bench::verb(&args),
         Verb::Docs(args) => docs::verb(&args),
         Verb::Ci(args) => ci::verb(&args),
     };

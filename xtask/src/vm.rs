@@ -225,7 +225,7 @@ impl Programs {
 }
 
 /// The path of an executable in the messages of cargo.
-fn executable(messages: &str, kind: &str, name: &str) -> Option<PathBuf> {
+pub fn executable(messages: &str, kind: &str, name: &str) -> Option<PathBuf> {
     let messages = messages.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
     let mut executables = messages.filter(|message| {
         let target = &message["target"];

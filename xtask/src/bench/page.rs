@@ -1,0 +1,224 @@
+//! docs/overhead.md and its plots.
+
+use std::{collections::BTreeMap, fmt::Write as _, fs, thread};
+
+use anyhow::{Context as _, Result};
+
+use super::{
+    Report,
+    cost::Cost,
+    memory::Memory,
+    peers,
+    pipe::Point,
+    plot::{self, Series, grouped},
+    sample::Sample,
+    throughput::Cell,
+};
+use crate::paths;
+
+const PAGE: &str = "docs/overhead.md";
+const PLOTS: &str = "docs/overhead";
+
+/// Goals: connections a second beside twtrace, as a part of those without; eBPF nanoseconds and CPU microseconds a
+/// connection; bytes; records a second; growth.
+const KEPT: f64 = 0.98;
+const BPF_NS: f64 = 2500.0;
+const JSON_US: f64 = 3.0;
+const TUI_US: f64 = 1.0;
+const RESIDENT: (u64, u64) = (40_000_000, 150);
+const AGGREGATED_PER_S: f64 = 5e6;
+const JSON_PER_S: f64 = 1.5e6;
+const GROWTH: f64 = 1.3;
+
+/// Writes them.
+pub fn write(report: &Report) -> Result<()> {
+    let root = paths::root();
+    let dir = root.join(PLOTS);
+    fs::create_dir_all(&dir).with_context(|| format!("creating {}", dir.display()))?;
+    for (axis, points) in &report.pipe.growth {
+        let file = dir.join(format!("{axis}.svg"));
+        fs::write(&file, growth_plot(axis, points)).with_context(|| format!("writing {}", file.display()))?;
+    }
+    let file = root.join(PAGE);
+    fs::write(&file, page(report)).with_context(|| format!("writing {}", file.display()))?;
+    println!("wrote {PAGE}");
+    Ok(())
+}
+
+fn page(report: &Report) -> String {
+    let mut text = String::from(
+        "<!-- Written by `cargo xtask bench`. Do not edit. -->\n\n# Overhead\n\nWhat twtrace costs, and what other tools \
+         cost under the same load: short connections over loopback in a network namespace of their own, both ends on \
+         this machine, the client closes first, source addresses rotate so that ports never run out. Everything is \
+         measured in turn; a number is the median, with the least and the most in brackets.\n\n",
+    );
+    machine(&mut text, report);
+    goals(&mut text, report);
+    throughput(&mut text, report);
+    costs(&mut text, report);
+    memory(&mut text, &report.memory);
+    pipe(&mut text, report);
+    text
+}
+
+fn machine(text: &mut String, report: &Report) {
+    let read = |file: &str| fs::read_to_string(file).unwrap_or_default();
+    let line = |text: &str, key: &str| {
+        let value =
+            text.lines().find_map(|line| line.strip_prefix(key)?.split_once(':').map(|(_, value)| value.trim()));
+        value.unwrap_or("?").to_owned()
+    };
+    let cpus = thread::available_parallelism().map_or(0, usize::from);
+    let rows = [
+        ("processor", format!("{} × {}", cpus, line(&read("/proc/cpuinfo"), "model name"))),
+        ("memory", line(&read("/proc/meminfo"), "MemTotal")),
+        ("kernel", read("/proc/sys/kernel/osrelease").trim().to_owned()),
+        ("compiler", peers::said("rustc", &["--version"]).unwrap_or_default()),
+        ("peers", peers::versions().join(", ")),
+        ("rounds", report.rounds.to_string()),
+        ("load at the end", read("/proc/loadavg").split_whitespace().take(3).collect::<Vec<_>>().join(" ")),
+    ];
+    text.push_str("## The machine\n\n| | |\n|---|---|\n");
+    for (key, value) in rows {
+        let _ = writeln!(text, "| {key} | {value} |");
+    }
+    for (peer, reason) in &report.missing {
+        let _ = writeln!(text, "| not measured: {peer} | {} |", reason.replace('|', "/"));
+    }
+    text.push('\n');
+}
+
+/// Each goal, and what was measured.
+fn goals(text: &mut String, report: &Report) {
+    text.push_str("## Goals\n\n| goal | measured | |\n|---|---|---|\n");
+    let mut row = |goal: &str, measured: String, met: bool| {
+        let _ = writeln!(text, "| {goal} | {measured} | {} |", if met { "met" } else { "**not met**" });
+    };
+    for name in ["twtrace tui", "twtrace json"] {
+        let kept = fastest(report, name).zip(fastest(report, "nothing attached"));
+        let kept = kept.map_or(f64::NAN, |(traced, free)| traced.per_s.per(&free.per_s).median());
+        let goal = format!("{name}: at least {:.0} % of the untraced connections a second", KEPT * 100.0);
+        row(&goal, format!("{:.1} %", kept * 100.0), kept >= KEPT);
+    }
+    let cost = |name: &str| report.costs.iter().find(|cost| cost.peer == name);
+    let bpf = cost("twtrace json").map_or(f64::NAN, |cost| cost.bpf_ns.median());
+    row(&format!("eBPF: at most {BPF_NS:.0} ns a connection"), format!("{bpf:.0} ns"), bpf <= BPF_NS);
+    for (name, most) in [("twtrace json", JSON_US), ("twtrace tui", TUI_US)] {
+        let user = cost(name).map_or(f64::NAN, |cost| cost.user_us.median());
+        row(&format!("{name}: at most {most:.0} µs of CPU a connection"), format!("{user:.2} µs"), user <= most);
+    }
+    for Memory { peer, live, resident, .. } in &report.memory {
+        let most = RESIDENT.0 + RESIDENT.1 * live;
+        let goal = format!("{peer}: at most {} MB with {} live", most / 1_000_000, grouped(*live));
+        row(&goal, format!("{:.1} MB", *resident as f64 / 1e6), *resident <= most);
+    }
+    for (to, least) in [("aggregates", AGGREGATED_PER_S), ("json", JSON_PER_S)] {
+        let per_s = report.pipe.full.get(to).map_or(f64::NAN, |full| full.per_s.median());
+        let goal = format!("one core, {to}: at least {:.1} million records a second", least / 1e6);
+        row(&goal, format!("{:.2} million", per_s / 1e6), per_s >= least);
+    }
+    for axis in report.pipe.growth.keys() {
+        let part = |of: fn(&Point) -> &Sample| report.pipe.grows(axis, of).unwrap_or(f64::NAN);
+        let (kernel, user) = (part(|point| &point.kernel_ns), part(|point| &point.user_ns));
+        let goal = format!("cost of an event by {axis}: within {GROWTH} times");
+        row(&goal, format!("kernel {kernel:.2}, reader {user:.2}"), kernel.max(user) <= GROWTH);
+    }
+    text.push('\n');
+}
+
+/// A tool's cell at the highest pace.
+fn fastest<'a>(report: &'a Report, peer: &str) -> Option<&'a Cell> {
+    report.throughput.iter().find(|cell| cell.peer == peer && cell.pace.per_s.is_none())
+}
+
+fn throughput(text: &mut String, report: &Report) {
+    text.push_str("## Throughput\n\nBirths alone: no connection here is old enough to end.\n\n");
+    let mut paces: Vec<_> = report.throughput.iter().map(|cell| cell.pace).collect();
+    paces.dedup();
+    paces.truncate(paces.iter().position(|pace| pace.per_s.is_none()).map_or(paces.len(), |last| last + 1));
+    for pace in paces {
+        let wanted = pace.per_s.map_or("As fast as it goes".to_owned(), |n| format!("{} a second", grouped(n.into())));
+        let _ = writeln!(text, "### {wanted}: {} connections each\n", grouped(pace.connections));
+        text.push_str("| tool | connections/s | of untraced | CPU of the load, µs | CPU of the tool, µs |\n");
+        text.push_str("|---|---|---|---|---|\n");
+        let cells: Vec<&Cell> = report.throughput.iter().filter(|cell| cell.pace == pace).collect();
+        for Cell { peer, per_s, load_us, tool_us, .. } in &cells {
+            let kept = cells.first().map(|free| per_s.per(&free.per_s)).unwrap_or_default();
+            let _ = writeln!(text, "| {peer} | {per_s:.0} | {kept:.3} | {load_us:.1} | {tool_us:.2} |");
+        }
+        text.push('\n');
+    }
+}
+
+fn costs(text: &mut String, report: &Report) {
+    text.push_str(
+        "## Kernel and user time\n\nWhole lives, a connection: 3,000 a second for longer than a minute, so that as many \
+         end as are born. kernel.bpf_stats_enabled measures the programs of each tool; it adds about 50 ns to every \
+         run.\n\n| tool | eBPF, ns | CPU of the tool, µs |\n|---|---|---|\n",
+    );
+    for Cost { peer, bpf_ns, user_us, programs } in &report.costs {
+        let bpf = if programs.is_empty() { "–".to_owned() } else { format!("{bpf_ns:.0}") };
+        let _ = writeln!(text, "| {peer} | {bpf} | {user_us:.2} |");
+    }
+    text.push_str("\n### By program\n\n| tool | program | ns a connection | runs a connection |\n|---|---|---|---|\n");
+    for Cost { peer, programs, .. } in &report.costs {
+        for (name, (ns, runs)) in programs.iter().filter(|(_, (_, runs))| runs.median() > 0.0) {
+            let _ = writeln!(text, "| {peer} | {name} | {ns:.0} | {:.1} |", runs.median());
+        }
+    }
+    text.push('\n');
+}
+
+fn memory(text: &mut String, memory: &[Memory]) {
+    text.push_str(
+        "## Memory\n\nTables of 1,100,000 lives; the kernel's are allocated at the start. A TIME_WAIT lasts a minute: \
+         where fewer live at once than were wanted, the machine makes no more in that time.\n\n\
+         | form | live sockets | resident, MB | maps in the kernel, MB |\n|---|---|---|---|\n",
+    );
+    for Memory { peer, live, resident, maps } in memory {
+        let (resident, maps) = (*resident as f64 / 1e6, *maps as f64 / 1e6);
+        let _ = writeln!(text, "| {peer} | {} | {resident:.1} | {maps:.1} |", grouped(*live));
+    }
+    text.push('\n');
+}
+
+fn pipe(text: &mut String, report: &Report) {
+    text.push_str(
+        "## The pipe alone\n\nReal records through the real ring, made by an eBPF program that BPF_PROG_RUN runs. The \
+         ring of 4 MiB is filled past its brim, emptied by one core, and again; every record is accounted for: seen = \
+         emitted + lost, and what was emitted was read.\n\n\
+         | records are | million a second of CPU time | a record in the kernel, ring nearly full, ns |\n|---|---|---|\n",
+    );
+    let millions = |sample: &Sample| sample.per_each(1e6);
+    for (to, full) in &report.pipe.full {
+        let what = match to.as_str() {
+            "nothing" => "decoded",
+            "aggregates" => "decoded and aggregated",
+            _ => "decoded and written as JSON",
+        };
+        let _ = writeln!(text, "| {what} | {:.2} | {:.0} |", millions(&full.per_s), full.kernel_ns);
+    }
+    text.push_str("\n### Loss\n\nA reader that writes JSON, and records at a steady rate.\n\n");
+    text.push_str("| offered, records/s | lost |\n|---|---|\n");
+    for loss in &report.pipe.loss {
+        let _ = writeln!(text, "| {} | {:.2} % |", grouped(loss.offered_per_s as u64), loss.lost * 100.0);
+    }
+    for (axis, points) in &report.pipe.growth {
+        let _ = writeln!(text, "\n## Growth by {axis}\n\n![cost of a record](overhead/{axis}.svg)\n");
+        let _ = writeln!(text, "| {axis} | kernel, ns a record | reader, ns a record |\n|---|---|---|");
+        for (at, Point { kernel_ns, user_ns }) in points {
+            let _ = writeln!(text, "| {} | {kernel_ns:.0} | {user_ns:.0} |", grouped((*at).into()));
+        }
+    }
+}
+
+fn growth_plot(axis: &str, points: &BTreeMap<u32, Point>) -> String {
+    let line =
+        |of: fn(&Point) -> &Sample| points.iter().map(|(at, point)| (f64::from(*at), of(point).median())).collect();
+    let series = [
+        Series { name: "eBPF, a record", points: line(|point| &point.kernel_ns) },
+        Series { name: "reader, a record", points: line(|point| &point.user_ns) },
+    ];
+    let x = if axis == "live" { "live sockets" } else { axis };
+    plot::svg(&format!("Cost of a record by {x}"), x, "ns", &series)
+}
