@@ -144,6 +144,12 @@ impl Namespace {
         (seconds > 0.0).then_some(self.moved(group, name)? as f64 / seconds)
     }
 
+    /// Connections opened and accepted here per second: no more TIME_WAITs can begin.
+    #[must_use]
+    pub fn opens_per_s(&self) -> Option<f64> {
+        Some(self.per_s("Tcp", "ActiveOpens")? + self.per_s("Tcp", "PassiveOpens")?)
+    }
+
     /// A counter as evidence: since the namespace was made, and now.
     #[must_use]
     pub fn counted(&self, group: &str, name: &str) -> [Evidence; 2] {

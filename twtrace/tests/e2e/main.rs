@@ -202,6 +202,10 @@ fn trials(offered: &Backends, scale: Scale, guest: bool, tally: &Arc<Mutex<Tally
         ("doctor_explains", doctor::manners::doctor_explains),
     ];
     trials.extend(once.map(|(name, case)| trial(name, "any", tally, move |_| case())));
+    trials.push(match doctor::keepalive::missing() {
+        Some(reason) => skipped("doctor_peer_closes", "any", &reason, tally),
+        None => trial("doctor_peer_closes", "any", tally, |_| doctor::keepalive::doctor_peer_closes()),
+    });
     let no_tmux = screen::missing();
     let screens: [(&str, Once); 2] = [("screen", screen::screen), ("screen_is_left", screen::screen_is_left)];
     trials.extend(screens.map(|(name, case)| match &no_tmux {

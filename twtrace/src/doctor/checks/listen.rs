@@ -8,6 +8,7 @@ use crate::{
         finding::{Evidence, Finding, Severity, Story},
     },
     host::sockets::Listener,
+    sink::human::Many,
 };
 
 /// Listeners that are shown.
@@ -265,9 +266,9 @@ fn overflows(facts: &Facts, namespace: &Namespace, listeners: &[&Listener]) -> O
     }
     let (severity, sentence) = if now > 0 {
         let seconds = namespace.window.as_secs_f64();
-        (Severity::Critical, format!("listeners dropped {now} connections in {seconds:.1} s"))
+        (Severity::Critical, format!("listeners dropped {} in {seconds:.1} s", Many(now, "connection")))
     } else {
-        (Severity::Note, format!("listeners have dropped {drops} connections so far, none of them now"))
+        (Severity::Note, format!("listeners have dropped {} so far, none of them now", Many(drops, "connection")))
     };
     let mut dropping: Vec<&&Listener> = listeners.iter().filter(|listener| listener.drops.unwrap_or(0) > 0).collect();
     dropping.sort_by(|a, b| b.drops.cmp(&a.drops));
@@ -357,7 +358,8 @@ fn low_backlog(facts: &Facts, namespace: &Namespace, listeners: &[&Listener]) ->
     let low: Vec<&Listener> = listeners
         .iter()
         .copied()
-        .filter(|it| u64::from(it.limit) < cap)
+        // One that is full is told already.
+        .filter(|it| u64::from(it.limit) < cap && !it.is_full())
         .filter(|it| it.limit < TINY || is_default(facts, it) || it.limit <= LOW && pressed(it))
         .collect();
     let worst = low.iter().find(|it| pressed(it)).or(low.first())?;
