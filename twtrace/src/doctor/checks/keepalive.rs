@@ -247,8 +247,9 @@ fn rates(namespace: &Namespace) -> Vec<Evidence> {
     let source = format!("/proc/net/snmp, two looks {:.1} s apart", namespace.window.as_secs_f64());
     let rate = |name| Evidence::new(name, namespace.per_s("Tcp", name), "1/s, all", source.clone());
     let moved = |group, name| namespace.moved(group, name);
-    let opened = moved("Tcp", "ActiveOpens").unwrap_or(0) + moved("Tcp", "PassiveOpens").unwrap_or(0);
-    let octets = moved("IpExt", "InOctets").zip(moved("IpExt", "OutOctets")).map(|(back, out)| back + out);
+    let opened = moved("Tcp", "ActiveOpens").unwrap_or(0).saturating_add(moved("Tcp", "PassiveOpens").unwrap_or(0));
+    let octets =
+        moved("IpExt", "InOctets").zip(moved("IpExt", "OutOctets")).map(|(back, out)| back.saturating_add(out));
     let each = octets.filter(|_| opened > 0).map(|octets| octets as f64 / opened as f64);
     let unit = "bytes, all";
     let source = "/proc/net/netstat IpExt InOctets + OutOctets, by connections opened or accepted";
