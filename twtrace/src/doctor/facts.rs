@@ -10,7 +10,7 @@ use std::{
 use super::finding::{Evidence, Missed};
 use crate::{
     host::{
-        conntrack::Conntrack,
+        conntrack::{Conntrack, Stats},
         counters::{Snmp, Sockstat},
         processes::Census,
         slab::Slab,
@@ -99,8 +99,12 @@ pub struct Namespace {
     pub sockstat: Option<Sockstat>,
     /// Its sockets, between the looks.
     pub sockets: Sockets,
-    /// Connection tracking, if it is there.
+    /// Slots of the hash of connections (`net.ipv4.tcp_ehash_entries`), since Linux 6.1.
+    pub hash_slots: Option<u64>,
+    /// Connection tracking, if it is there, at the second look.
     pub conntrack: Option<Conntrack>,
+    /// Its counts at the first look.
+    pub tracked_before: Option<Stats>,
 }
 
 impl Namespace {
