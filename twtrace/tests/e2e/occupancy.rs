@@ -194,7 +194,7 @@ fn becomes(tuple: &Tuple, state: u8, minisock: bool) -> io::Result<()> {
             return Ok(());
         }
         if Instant::now() > deadline {
-            return Err(io::Error::other(format!("there is no {wanted:?}")));
+            return Err(io::Error::other(format!("{tuple:?} is not in state {state}")));
         }
         thread::sleep(Duration::from_millis(5));
     }
