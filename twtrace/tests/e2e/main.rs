@@ -3,6 +3,7 @@
 
 mod cases;
 mod connects;
+mod doctor_machine;
 mod guest;
 mod headroom;
 mod inside;
@@ -51,6 +52,9 @@ fn main() -> ExitCode {
         };
         run(&arguments, &config.backends, Scale { storm: 3_000 }, true);
         guest::power_off();
+    }
+    if let Some(code) = doctor_machine::hold() {
+        return code;
     }
     let arguments = Arguments::from_args();
     if !rustix::process::geteuid().is_root() {
@@ -169,7 +173,7 @@ fn trials(offered: &Backends, scale: Scale, guest: bool, tally: &Arc<Mutex<Tally
             });
         }
     }
-    let once: [(&str, Once); 10] = [
+    let once: [(&str, Once); 12] = [
         ("unprivileged", manners::unprivileged),
         ("bad_btf", manners::bad_btf),
         ("bad_filters", manners::bad_filters),
@@ -180,6 +184,8 @@ fn trials(offered: &Backends, scale: Scale, guest: bool, tally: &Arc<Mutex<Tally
         ("ebpf_log", manners::ebpf_log),
         ("occupancy", occupancy::occupancy),
         ("poller", occupancy::poller),
+        ("doctor_descriptors", doctor_machine::doctor_descriptors),
+        ("doctor_folklore", doctor_machine::doctor_folklore),
     ];
     trials.extend(once.map(|(name, case)| trial(name, "any", tally, move |_| case())));
     let no_tmux = screen::missing();
@@ -188,6 +194,10 @@ fn trials(offered: &Backends, scale: Scale, guest: bool, tally: &Arc<Mutex<Tally
         Some(reason) => skipped(name, "any", reason, tally),
         None => trial(name, "any", tally, move |_| case()),
     }));
+    trials.push(match doctor_machine::no_table() {
+        Some(reason) => skipped("doctor_conntrack", "any", &reason, tally),
+        None => trial("doctor_conntrack", "any", tally, |_| doctor_machine::doctor_conntrack()),
+    });
     trials
 }
 
