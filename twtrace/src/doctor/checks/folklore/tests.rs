@@ -125,7 +125,7 @@ fn what_a_line_set_is_said_to_be_its_work() {
     assert!(found.sentence.starts_with(&format!("tcp_fin_timeout is 15, set by {FILE}:12: ")), "{}", found.sentence);
     assert_eq!(
         found.to_do,
-        [format!("remove the line {FILE}:12"), "go back now: sysctl -w net.ipv4.tcp_fin_timeout=60".to_owned()]
+        [format!("remove the line {FILE}:12"), "set it back: sysctl -w net.ipv4.tcp_fin_timeout=60".to_owned()]
     );
     let other = line("net.ipv4.tcp_fin_timeout", "15").sysctl("ipv4/tcp_fin_timeout", 20);
     assert!(told(other).2.starts_with("tcp_fin_timeout is 20: "));
