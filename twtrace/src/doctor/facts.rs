@@ -10,7 +10,7 @@ use std::{
 use super::finding::{Evidence, Missed};
 use crate::{
     host::{
-        conntrack::Conntrack,
+        conntrack::{Conntrack, Stats},
         counters::{Snmp, Sockstat},
         openers::Remote,
         processes::Census,
@@ -107,8 +107,12 @@ pub struct Namespace {
     pub sockets: Sockets,
     /// Processes that open connections to busy services, whose sockets were gone before they could be found otherwise.
     pub openers: HashMap<Remote, u32>,
-    /// Connection tracking, if it is there.
+    /// Slots of the hash of connections (`net.ipv4.tcp_ehash_entries`), since Linux 6.1.
+    pub hash_slots: Option<u64>,
+    /// Connection tracking, if it is there, at the second look.
     pub conntrack: Option<Conntrack>,
+    /// Its counts at the first look.
+    pub tracked_before: Option<Stats>,
 }
 
 impl Namespace {

@@ -256,8 +256,9 @@ fn remedies(stream: &Stream<'_>, client: Option<&str>, server: Option<&str>, poo
 /// Bytes in both directions, by connections opened or accepted here, between the looks. On loopback each is counted
 /// twice.
 fn octets_per_connection(namespace: &Namespace) -> Option<f64> {
-    let opened = namespace.moved("Tcp", "ActiveOpens")? + namespace.moved("Tcp", "PassiveOpens")?;
-    let octets = namespace.moved("IpExt", "InOctets")? + namespace.moved("IpExt", "OutOctets")?;
+    let moved = |group, name| namespace.moved(group, name);
+    let opened = moved("Tcp", "ActiveOpens")?.saturating_add(moved("Tcp", "PassiveOpens")?);
+    let octets = moved("IpExt", "InOctets")?.saturating_add(moved("IpExt", "OutOctets")?);
     (opened > 0).then(|| octets as f64 / opened as f64)
 }
 
