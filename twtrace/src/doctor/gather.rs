@@ -140,11 +140,20 @@ fn hash_slots(host: &Host) -> Option<u64> {
     Some(slots.unsigned_abs())
 }
 
+/// What to do about what only root may see.
+fn as_root(purpose: &str) -> String {
+    if rustix::process::geteuid().is_root() {
+        "there is no more to be had: the kernel refuses it even root, as in a container".to_owned()
+    } else {
+        format!("run twtrace as root{purpose}")
+    }
+}
+
 fn unseen(inum: u32, error: &io::Error) -> Missed {
     Missed {
         what: format!("network namespace {inum}"),
         why: error.to_string(),
-        remedy: "run twtrace as root to look into other namespaces".to_owned(),
+        remedy: as_root(" to look into other namespaces"),
     }
 }
 
@@ -166,7 +175,7 @@ fn namespaces(host: &Host, place: Where) -> io::Result<(Vec<Netns>, Vec<Missed>)
             let missed = (unopened > 0).then(|| Missed {
                 what: format!("the network namespaces of {}", Many(unopened as u64, "process")),
                 why: "they cannot be opened".to_owned(),
-                remedy: "run twtrace as root to look into other namespaces".to_owned(),
+                remedy: as_root(" to look into other namespaces"),
             });
             let namespaces = std::iter::once(own).chain(others.into_values()).collect();
             Ok((namespaces, missed.into_iter().collect()))
@@ -225,7 +234,7 @@ fn machine<'a>(host: &Host, sockets: impl Iterator<Item = &'a Sockets>, missed: 
         missed.push(Missed {
             what: format!("the descriptors and sockets of {}", Many(census.unreadable as u64, "process")),
             why: "they are another user's".to_owned(),
-            remedy: "run twtrace as root".to_owned(),
+            remedy: as_root(""),
         });
     }
     if census.cut {
@@ -239,7 +248,7 @@ fn machine<'a>(host: &Host, sockets: impl Iterator<Item = &'a Sockets>, missed: 
         missed.push(Missed {
             what: "what the kernel's caches of minisocks hold".to_owned(),
             why: error.to_string(),
-            remedy: "run twtrace as root".to_owned(),
+            remedy: as_root(""),
         });
     });
     let files = sysctl_files::read(host);
@@ -247,7 +256,7 @@ fn machine<'a>(host: &Host, sockets: impl Iterator<Item = &'a Sockets>, missed: 
         missed.push(Missed {
             what: format!("what {} sets at boot", file.display()),
             why: why.clone(),
-            remedy: "run twtrace as root".to_owned(),
+            remedy: as_root(""),
         });
     }
     Machine { memory: meminfo::memory_bytes(host), slabs: slabs.ok(), census, files }
