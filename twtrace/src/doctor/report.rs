@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use crossterm::style::Stylize as _;
 use schemars::JsonSchema;
 use serde::Serialize;
+use textwrap::{Options, WordSplitter};
 use unicode_width::UnicodeWidthStr as _;
 
 use super::{
@@ -170,8 +171,9 @@ fn evidence(out: &mut String, evidence: &[Evidence]) {
 /// Text that was put together of what others wrote, wrapped.
 fn paragraph(out: &mut String, style: Style, first: &str, rest: &str, text: &str) {
     let text = Plain(text).to_string();
-    let options = textwrap::Options::new(style.width.max(40)).initial_indent(first).subsequent_indent(rest);
-    for line in textwrap::wrap(&text, options.break_words(false)) {
+    let options = Options::new(style.width.max(40)).initial_indent(first).subsequent_indent(rest);
+    // Names with hyphens are to be copied whole.
+    for line in textwrap::wrap(&text, options.break_words(false).word_splitter(WordSplitter::NoHyphenation)) {
         let _ = writeln!(out, "{line}");
     }
 }

@@ -33,6 +33,7 @@ fn helps() {
     assert_snapshot!("help_run", help(&["twtrace", "run", "--help"]));
     assert_snapshot!("help_run_short", help(&["twtrace", "run", "-h"]));
     assert_snapshot!("help_probe", help(&["twtrace", "probe", "--help"]));
+    assert_snapshot!("help_doctor", help(&["twtrace", "doctor", "--help"]));
     assert_snapshot!("help_lab", help(&["twtrace", "lab", "--help"]));
 }
 
@@ -193,6 +194,17 @@ fn complaints() {
         "run --role both",
         "run --role client,server",
         "run --port a\nb\x1b[31m",
+        "doctor --format tui",
+        "doctor --netns=",
+        "doctor --netns 0",
+        "doctor --netns self --netns 1",
+        "doctor --watch 5",
+        "doctor --watch 100ms",
+        "doctor --watch 2h",
+        "doctor --explain ports",
+        "doctor --explain ports.room --format json",
+        "doctor --explain ports.room --watch 1s",
+        "doctor --with-trace",
     ];
     let said = wrong.map(|line| {
         let words = line.split(' ').filter(|word| !word.is_empty()).map(|word| word.replace('_', " "));
@@ -244,6 +256,7 @@ fn names_that_lead_nowhere() {
 
 #[test]
 fn codes_are_those_of_sysexits() {
-    let codes = [Code::Success, Code::Usage, Code::Unsupported, Code::Internal, Code::Privilege];
-    assert_eq!(codes.map(|code| code as u8), [0, 64, 69, 70, 77]);
+    let codes =
+        [Code::Success, Code::Wrong, Code::Critical, Code::Usage, Code::Unsupported, Code::Internal, Code::Privilege];
+    assert_eq!(codes.map(|code| code as u8), [0, 1, 2, 64, 69, 70, 77]);
 }

@@ -133,7 +133,7 @@ fn buckets(facts: &Facts, namespace: &Namespace) -> Option<Finding> {
     let object = object_bytes(facts);
     let room = format!(
         "raise net.ipv4.tcp_max_tw_buckets (now {limit}), e.g. to {}: each minisock takes {object} bytes",
-        (limit.max(used) * 2).max(1024)
+        limit.max(used).saturating_mul(2).max(1024)
     );
     let fewer = "make fewer short connections: see `twtrace doctor --explain keepalive.short-connections`";
     let avoid = ["do not lower tcp_max_tw_buckets: that is how the protection is lost"];

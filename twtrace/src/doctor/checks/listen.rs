@@ -1,6 +1,6 @@
 //! Who listens, and overflows? The accept queue and the SYN queue of each listener.
 
-use std::net::SocketAddr;
+use std::{cmp::Reverse, net::SocketAddr};
 
 use crate::{
     doctor::{
@@ -8,6 +8,7 @@ use crate::{
         finding::{Evidence, Finding, Severity, Story},
     },
     host::sockets::Listener,
+    sink::human::Many,
 };
 
 /// Listeners that are shown.
@@ -265,24 +266,27 @@ fn overflows(facts: &Facts, namespace: &Namespace, listeners: &[&Listener]) -> O
     }
     let (severity, sentence) = if now > 0 {
         let seconds = namespace.window.as_secs_f64();
-        (Severity::Critical, format!("listeners dropped {now} connections in {seconds:.1} s"))
+        (Severity::Critical, format!("listeners dropped {} in {seconds:.1} s", Many(now, "connection")))
     } else {
-        (Severity::Note, format!("listeners have dropped {drops} connections so far, none of them now"))
+        (Severity::Note, format!("listeners have dropped {} so far, none of them now", Many(drops, "connection")))
     };
     let mut dropping: Vec<&&Listener> = listeners.iter().filter(|listener| listener.drops.unwrap_or(0) > 0).collect();
-    dropping.sort_by(|a, b| b.drops.cmp(&a.drops));
+    dropping.sort_by_key(|listener| Reverse(listener.drops));
     let finding = Finding::new(&OVERFLOWS, severity, sentence)
         .shown_by(overflow_counters(namespace))
         .shown_by(dropping.iter().take(TOP).flat_map(|listener| queue(facts, listener)));
-    let Some(worst) = dropping.first().filter(|_| now > 0) else { return Some(finding) };
-    Some(
-        finding
-            .to_do([
-                format!("find out why {} does not call accept() often enough", name(facts, worst)),
-                raise(facts, namespace, worst),
-            ])
-            .avoid(["do not set tcp_abort_on_overflow: it turns the delay into errors"]),
-    )
+    if now == 0 {
+        return Some(finding);
+    }
+    // The one that dropped may be gone by now.
+    let steps = match dropping.first() {
+        Some(worst) => vec![
+            format!("find out why {} does not call accept() often enough", name(facts, worst)),
+            raise(facts, namespace, worst),
+        ],
+        None => vec!["find the listener that drops: ss -lmtn, the number behind d in skmem".to_owned()],
+    };
+    Some(finding.to_do(steps).avoid(["do not set tcp_abort_on_overflow: it turns the delay into errors"]))
 }
 
 fn syn_queue(facts: &Facts, namespace: &Namespace, listeners: &[&Listener]) -> Option<Finding> {
@@ -357,7 +361,8 @@ fn low_backlog(facts: &Facts, namespace: &Namespace, listeners: &[&Listener]) ->
     let low: Vec<&Listener> = listeners
         .iter()
         .copied()
-        .filter(|it| u64::from(it.limit) < cap)
+        // One that is full is told already.
+        .filter(|it| u64::from(it.limit) < cap && !it.is_full())
         .filter(|it| it.limit < TINY || is_default(facts, it) || it.limit <= LOW && pressed(it))
         .collect();
     let worst = low.iter().find(|it| pressed(it)).or(low.first())?;

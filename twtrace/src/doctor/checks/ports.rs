@@ -147,7 +147,7 @@ fn full(facts: &Facts, namespace: &Namespace, destination: &Destination, ends: &
         Evidence::new("FIN_WAIT2", ends.fin_wait2, "minisocks", "sock_diag"),
         Evidence::new("established", ends.established, "sockets", "sock_diag"),
         Evidence::new("other states", ends.other, "sockets", "sock_diag"),
-        Evidence::new("TIME_WAITs begun", ends.per_s(), "1/s", "sock_diag: the age of each"),
+        Evidence::new("TIME_WAITs begun", ends.per_s(namespace.opens_per_s()), "1/s", "sock_diag: the age of each"),
         Evidence::new("sustainable without reuse", limit, "1/s", "ports / length of TIME_WAIT"),
         Evidence::new("ip_local_port_range", range(namespace), "", "/proc/sys/net/ipv4/ip_local_port_range"),
         namespace.set("ipv4/tcp_tw_reuse"),

@@ -1,6 +1,8 @@
 //! What keepalive would save: short connections, as long as they come.
 
 use std::{
+    net::TcpListener,
+    process::{Command, Stdio},
     sync::atomic::{AtomicBool, Ordering},
     thread,
     time::Duration,
@@ -8,7 +10,8 @@ use std::{
 
 use twtrace::lab::lives::{self, Pair};
 
-use super::{Outcome, Said, address, new, until};
+use super::{Outcome, Said, address, new, other, until};
+use crate::{inside::Resident, tracer::traffic};
 
 /// Found while they come, and not any more when they have ended, though their TIME_WAITs are still there.
 pub fn doctor_keepalive() -> Outcome {
@@ -46,4 +49,67 @@ pub fn doctor_keepalive() -> Outcome {
         Some(left) if left > 0 => Ok(()),
         left => Err(format!("{left:?} TIME_WAITs are left")),
     }
+}
+
+/// Why no two namespaces can be joined here; `None` if they can.
+pub fn missing() -> Option<String> {
+    let mut ip = Command::new("ip");
+    let ran = ip.arg("-V").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
+    ran.is_err().then(|| "there is no ip (iproute2) here".to_owned())
+}
+
+/// A server elsewhere that closes first: nothing is left of it where the connections are opened, and all of it where they
+/// are accepted.
+pub fn doctor_peer_closes() -> Outcome {
+    let (here, there) = (new()?, new()?);
+    let resident = Resident::of(&there)?;
+    let pid = resident.pid().to_string();
+    let ip = |netns, words: &str| {
+        let words: Vec<&str> = words.split(' ').collect();
+        other(netns, "ip", &words)?.map(drop).ok_or("there is no ip".to_owned())
+    };
+    ip(&here, &format!("link add here type veth peer name there netns {pid}"))?;
+    ip(&here, "addr add 10.9.0.1/24 dev here")?;
+    ip(&there, "addr add 10.9.0.2/24 dev there")?;
+    ip(&here, "link set here up")?;
+    ip(&there, "link set there up")?;
+
+    let listener = traffic(&there, || TcpListener::bind("10.9.0.2:8000"))?;
+    let is_over = AtomicBool::new(false);
+    let (opening, accepting) = thread::scope(|scope| {
+        let served = scope.spawn(|| {
+            while !is_over.load(Ordering::Relaxed) {
+                let (server, _) = listener.accept()?;
+                drop(server);
+            }
+            Ok(())
+        });
+        let opened = scope.spawn(|| {
+            here.run(|| {
+                while !is_over.load(Ordering::Relaxed) {
+                    let mut client = lives::dial(address("10.9.0.2:8000")?, None)?;
+                    lives::expect_end(&mut client)?;
+                    thread::sleep(Duration::from_millis(2));
+                }
+                // The one that the server may wait for.
+                lives::dial(address("10.9.0.2:8000")?, None).map(drop)
+            })
+        });
+        thread::sleep(Duration::from_secs(1));
+        let said = (Said::of(&here, &[]), Said::of(&there, &[]));
+        is_over.store(true, Ordering::Relaxed);
+        let ended: std::io::Result<()> = opened
+            .join()
+            .and_then(|opened| Ok(opened.and(served.join()?)))
+            .unwrap_or_else(|_| Err(std::io::Error::other("a thread panicked")));
+        ended.map(|()| said).map_err(|error| error.to_string())
+    })?;
+    let (opening, accepting) = (opening?, accepting?);
+    opening.finds("keepalive.peer-closes", "note")?;
+    opening.lacks("keepalive.short-connections")?;
+    let finding = accepting.finds("keepalive.short-connections", "warning");
+    let finding = finding.or_else(|_| accepting.finds("keepalive.short-connections", "note"))?;
+    finding.shows("closed first by", "the server")?;
+    accepting.lacks("keepalive.peer-closes")?;
+    until("end of the connections", || Ok(Said::of(&here, &[])?.lacks("keepalive.peer-closes").is_ok()))
 }
