@@ -198,7 +198,9 @@ fn full(to: To, lasts: Duration) -> io::Result<()> {
         (_, _, before, _) = fill_and_empty()?;
     }
     let (mut cpu, mut wall, mut records, mut kernel) = (Duration::ZERO, Duration::ZERO, 0, Vec::new());
-    while wall < lasts {
+    let begun = Instant::now();
+    // Filling takes longer than emptying.
+    while begun.elapsed() < lasts {
         let (took, used, after, kernel_ns) = fill_and_empty()?;
         (wall, cpu, records) = (wall + took, cpu + used, after - before);
         kernel.push(kernel_ns as f64 / 2.0);

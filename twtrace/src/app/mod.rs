@@ -5,6 +5,7 @@ mod front;
 mod lab;
 mod probe;
 mod run;
+mod verifier;
 
 use std::process::ExitCode;
 
@@ -32,6 +33,10 @@ pub fn main(cli: &Cli) -> ExitCode {
         Command::Lab(lab) => privileged(&host).and_then(|()| lab::lab(&host, cli.verbose, lab)),
         Command::LabHand => lab_hand(),
         Command::Doctor(asked) => doctor::doctor(&host, asked),
+        Command::Verifier(backend) => forced(*backend).map_or_else(
+            || Err(internal("__verifier", &std::io::Error::other("one backend has to be named"))),
+            |backend| privileged(&host).and_then(|()| verifier::verifier(&host, cli.verbose, backend)),
+        ),
         Command::Page(page) => Ok(Exit::answer(match page {
             Page::Events => events_doc::render(),
             Page::Doctor => report::page(),

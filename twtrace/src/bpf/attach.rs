@@ -3,7 +3,7 @@
 use std::{io, path::Path};
 
 use aya::{
-    Btf, Ebpf, EbpfError, EbpfLoader, Endianness,
+    Btf, Ebpf, EbpfError, EbpfLoader, Endianness, VerifierLogLevel,
     maps::{Array, MapData, MapError, RingBuf},
     programs::{BtfTracePoint, FEntry, FExit, KProbe, Program, ProgramError},
 };
@@ -46,6 +46,9 @@ pub enum BpfError {
     /// An iterator over sockets could not be run.
     #[error("the socket iterator: {0}")]
     Seed(String),
+    /// What the verifier took could not be found out.
+    #[error("verifying {0}: {1}")]
+    Verifier(&'static str, String),
     /// The benches' program could not be run.
     #[error("the program that makes records for the benches: {0}")]
     Producer(String),
@@ -171,29 +174,7 @@ impl<E: Into<BpfError>> From<E> for AttachError {
 /// # Errors
 /// The first hook that the kernel refuses, or what is wrong with the object as a whole.
 pub fn attach(kernel: &Kernel, plan: &Plan, settings: &Settings) -> Result<Attached, AttachError> {
-    let globals = Globals {
-        offsets: kernel.offsets.clone(),
-        functions: kernel.symbols.functions(),
-        duties: duties(plan, &kernel.offsets, kernel.facts.addresses, settings.passive),
-        filter: settings.filter,
-        hz: clock::hz(),
-        own_netns: settings.own_netns,
-        // A quarter full: the rest is room for what comes until the reader runs.
-        wake_at: u64::from(settings.tables.ring / 4),
-        log_level: settings.log_level,
-    };
-    let mut loader = EbpfLoader::new();
-    loader.btf(Some(&kernel.btf));
-    globals.set(&mut loader);
-    loader
-        .map_max_entries("RING", settings.tables.ring)
-        .map_max_entries("LIVES", settings.tables.lives)
-        .map_max_entries("CONNS", settings.tables.conns)
-        .map_max_entries("DENIED", if globals.duties.reuse_denied == 1 { DENIED } else { 1 })
-        .map_max_entries("PASSIVE", if settings.passive { SERVICES } else { 1 })
-        .map_max_entries("CLOSING", if globals.duties.tp_birth == 1 { settings.tables.conns.min(CLOSING) } else { 1 });
-    let mut ebpf = loader.load(OBJECT)?;
-    ports(&mut ebpf, &settings.ports)?;
+    let mut ebpf = open(kernel, plan, settings, VerifierLogLevel::default())?;
     // All are loaded before the first goes live: the verifier takes its time, and hooks that are live should be few
     // moments apart.
     for step in [load_program, attach_program] {
@@ -207,7 +188,40 @@ pub fn attach(kernel: &Kernel, plan: &Plan, settings: &Settings) -> Result<Attac
     Ok(Attached { ebpf, ring: Some(ring) })
 }
 
-fn load_program(program: &mut Program, hook: Hook, btf: &Btf) -> Result<(), ProgramError> {
+/// The object with its maps made and its globals set, no program loaded.
+pub(super) fn open(
+    kernel: &Kernel,
+    plan: &Plan,
+    settings: &Settings,
+    log: VerifierLogLevel,
+) -> Result<Ebpf, AttachError> {
+    let globals = Globals {
+        offsets: kernel.offsets.clone(),
+        functions: kernel.symbols.functions(),
+        duties: duties(plan, &kernel.offsets, kernel.facts.addresses, settings.passive),
+        filter: settings.filter,
+        hz: clock::hz(),
+        own_netns: settings.own_netns,
+        // A quarter full: the rest is room for what comes until the reader runs.
+        wake_at: u64::from(settings.tables.ring / 4),
+        log_level: settings.log_level,
+    };
+    let mut loader = EbpfLoader::new();
+    loader.btf(Some(&kernel.btf)).verifier_log_level(log);
+    globals.set(&mut loader);
+    loader
+        .map_max_entries("RING", settings.tables.ring)
+        .map_max_entries("LIVES", settings.tables.lives)
+        .map_max_entries("CONNS", settings.tables.conns)
+        .map_max_entries("DENIED", if globals.duties.reuse_denied == 1 { DENIED } else { 1 })
+        .map_max_entries("PASSIVE", if settings.passive { SERVICES } else { 1 })
+        .map_max_entries("CLOSING", if globals.duties.tp_birth == 1 { settings.tables.conns.min(CLOSING) } else { 1 });
+    let mut ebpf = loader.load(OBJECT)?;
+    ports(&mut ebpf, &settings.ports)?;
+    Ok(ebpf)
+}
+
+pub(super) fn load_program(program: &mut Program, hook: Hook, btf: &Btf) -> Result<(), ProgramError> {
     match hook.attach {
         Attach::Fentry => <&mut FEntry>::try_from(program)?.load(hook.target, btf),
         Attach::Fexit => <&mut FExit>::try_from(program)?.load(hook.target, btf),

@@ -6,7 +6,9 @@ mod globals;
 mod passive;
 mod produce;
 mod seed;
+mod verifier;
 
 pub use attach::{AttachError, Attached, BpfError, Kernel, Settings, Tables, attach, gather};
 pub use globals::Offsets;
 pub use produce::Lives;
+pub use verifier::{Figures, figures};

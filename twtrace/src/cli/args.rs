@@ -102,6 +102,13 @@ pub(super) enum Verb {
         #[arg(value_enum)]
         page: Page,
     },
+    /// Print what the verifier took for each program
+    #[command(name = "__verifier", hide = true)]
+    Verifier {
+        /// Of this backend
+        #[arg(value_enum)]
+        backend: Backend,
+    },
 }
 
 #[derive(Args, Debug)]

@@ -50,6 +50,8 @@ pub enum Command {
     Doctor(Doctor),
     /// Print a generated page, for `cargo xtask docs`.
     Page(Page),
+    /// Print what the verifier took for the programs of a backend, for `cargo xtask vm`.
+    Verifier(Backend),
 }
 
 /// A page that the program itself writes.
@@ -267,6 +269,7 @@ pub fn parse<T: Into<OsString>>(args: impl IntoIterator<Item = T>) -> Result<Cli
         Verb::LabHand => Command::LabHand,
         Verb::Doctor(args) => Command::Doctor(Doctor::read(args)?),
         Verb::Page { page } => Command::Page(page),
+        Verb::Verifier { backend } => Command::Verifier(backend),
         Verb::Probe(ProbeArgs { format, hooks }) => Command::Probe(Probe { format, hooks: hooks.into() }),
     };
     Ok(Cli { verbose: root.verbose, command })

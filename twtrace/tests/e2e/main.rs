@@ -83,6 +83,7 @@ fn run(arguments: &Arguments, backends: &[String], scale: Scale, guest: bool) ->
         None => trial("doctor_nginx", "any", &tally, |_| doctor::nginx::doctor_nginx()),
     });
     let labs = libtest_mimic::run(&alone, last);
+    offered.iter().filter(|(_, refusal)| refusal.is_none()).for_each(|(backend, _)| verifier(backend));
     let tally = tally.lock().map(|tally| (tally.passed, tally.failed, tally.skipped)).unwrap_or_default();
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let done = serde_json::json!({
@@ -90,6 +91,17 @@ fn run(arguments: &Arguments, backends: &[String], scale: Scale, guest: bool) ->
     });
     line(&format!("@done {done}"));
     if conclusion.has_failed() { conclusion.exit_code() } else { labs.exit_code() }
+}
+
+/// Prints what the verifier took for each program of a backend; `cargo xtask` holds it against what it took before.
+fn verifier(backend: &str) {
+    match Command::new(tracer::binary()).args(["__verifier", backend]).output() {
+        Ok(output) if output.status.success() => {
+            String::from_utf8_lossy(&output.stdout).lines().for_each(|figures| line(&format!("@verifier {figures}")));
+        }
+        Ok(output) => line(&String::from_utf8_lossy(&output.stderr)),
+        Err(error) => line(&format!("starting {}: {error}", tracer::binary().display())),
+    }
 }
 
 /// The lab on each backend: one trial, a verdict for each scenario. `slow`: those that wait for a real TIME_WAIT, which
