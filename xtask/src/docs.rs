@@ -18,11 +18,17 @@ pub struct Args {
     /// Write nothing; fail if a page is not what would be written
     #[arg(long)]
     check: bool,
+    /// Write docs/verifier.json as well, against which later runs are held
+    #[arg(long, conflicts_with = "check")]
+    verifier: bool,
 }
 
 pub fn verb(args: &Args) -> Result<ExitCode> {
     if args.check {
         return Ok(check().finish());
+    }
+    if args.verifier {
+        kernels::verifier()?;
     }
     let kernels = kernels::page()?;
     match &kernels {

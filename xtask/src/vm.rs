@@ -7,6 +7,7 @@ mod initramfs;
 mod table;
 mod unpack;
 pub mod verdict;
+pub mod verifier;
 
 pub use self::fetch::{KERNELS, Kernel};
 
@@ -135,6 +136,7 @@ pub fn run(args: &Args) -> Result<Tally> {
     for guest in &guests {
         tally += guest.tally();
     }
+    tally += verifier::check(&guests);
     Ok(tally)
 }
 

@@ -12,7 +12,10 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-use super::verdict::{Done, Guest, Line, Verdict};
+use super::{
+    verdict::{Done, Guest, Line, Verdict},
+    verifier::Verified,
+};
 use crate::{exec, tally::Tally};
 
 /// The program, and the package that it is in.
@@ -181,6 +184,7 @@ fn watch(
 pub struct Listener {
     /// The verdicts so far.
     pub verdicts: Vec<Verdict>,
+    verified: Vec<Verified>,
     done: Option<Done>,
     garbled: usize,
     panic: Option<String>,
@@ -192,6 +196,10 @@ impl Listener {
             Some(Line::Verdict(verdict)) => {
                 self.verdicts.push(verdict);
                 Heard::Verdict
+            }
+            Some(Line::Verified(verified)) => {
+                self.verified.push(verified);
+                Heard::Log
             }
             Some(Line::Done(done)) => {
                 self.done = Some(done);
@@ -212,9 +220,9 @@ impl Listener {
     }
 
     fn into_guest(self, series: &str, ended: Ended, timeout: Duration) -> Guest {
-        let Self { verdicts, done, garbled, panic } = self;
+        let Self { verdicts, verified, done, garbled, panic } = self;
         let release = done.as_ref().map_or("?", |done| &done.release).to_owned();
-        let mut guest = Guest { kernel: series.to_owned(), release, problem: None, verdicts };
+        let mut guest = Guest { kernel: series.to_owned(), release, problem: None, verdicts, verified };
         let heard = guest.tally();
         guest.problem = match (done.map(|done| done.counts), ended) {
             (None, Ended::TimedOut) => Some(format!("timed out after {} s", timeout.as_secs())),

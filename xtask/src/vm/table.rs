@@ -140,7 +140,7 @@ mod tests {
             millis: 1,
         });
         let release = format!("{kernel}.0-56-cloud-amd64");
-        Guest { kernel: kernel.into(), release, problem: None, verdicts: verdicts.collect() }
+        Guest { kernel: kernel.into(), release, verdicts: verdicts.collect(), ..Guest::default() }
     }
 
     #[test]

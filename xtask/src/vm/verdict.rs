@@ -5,6 +5,7 @@ use std::{fs, path::Path};
 use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 
+use super::verifier::Verified;
 use crate::tally::Tally;
 
 /// How a test ended.
@@ -57,6 +58,8 @@ pub struct Done {
 pub enum Line {
     /// `@verdict {...}`
     Verdict(Verdict),
+    /// `@verifier {...}`
+    Verified(Verified),
     /// `@done {...}`
     Done(Done),
     /// It was meant to be one of them.
@@ -72,6 +75,8 @@ impl Line {
         }
         if let Some((_, json)) = line.split_once("@verdict ") {
             Some(object(json).map_or(Self::Garbled, Self::Verdict))
+        } else if let Some((_, json)) = line.split_once("@verifier ") {
+            Some(object(json).map_or(Self::Garbled, Self::Verified))
         } else {
             let (_, json) = line.split_once("@done ")?;
             Some(object(json).map_or(Self::Garbled, Self::Done))
@@ -90,12 +95,15 @@ pub struct Guest {
     pub problem: Option<String>,
     /// Each test on each backend.
     pub verdicts: Vec<Verdict>,
+    /// What the verifier took for each program of each backend.
+    #[serde(default)]
+    pub verified: Vec<Verified>,
 }
 
 impl Guest {
     /// A guest that came to nothing.
     pub fn broken(kernel: &str, problem: String) -> Self {
-        Self { kernel: kernel.into(), release: "?".into(), problem: Some(problem), verdicts: Vec::new() }
+        Self { kernel: kernel.into(), release: "?".into(), problem: Some(problem), ..Self::default() }
     }
 
     /// The counts of its verdicts, and of the problem if there is one.
@@ -158,7 +166,7 @@ impl Results {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::verifier::Figures, *};
 
     const VERDICT: &str =
         r#"{"test":"expiry","backend":"fentry","verdict":"skipped","reason":"no fentry","millis":12}"#;
@@ -189,6 +197,14 @@ mod tests {
         let line = r#"@done {"release":"6.1.0-56-cloud-amd64","passed":3,"failed":1,"skipped":2}"#;
         let counts = Tally { passed: 3, failed: 1, skipped: 2 };
         assert_eq!(Line::parse(line), Some(Line::Done(Done { release: "6.1.0-56-cloud-amd64".into(), counts })));
+    }
+
+    #[test]
+    fn the_verifiers_figures_are_read() {
+        let line = r#"@verifier {"backend":"fentry","program":"birth","insns":3,"states":2,"stack":1}"#;
+        let figures = Figures { insns: 3, states: 2, stack: 1 };
+        let verified = Verified { backend: "fentry".into(), program: "birth".into(), figures };
+        assert_eq!(Line::parse(line), Some(Line::Verified(verified)));
     }
 
     #[test]
