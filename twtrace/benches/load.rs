@@ -5,7 +5,7 @@
 //!
 //! | ask | answer |
 //! |---|---|
-//! | `{"ask":"fresh"}` a new network namespace in place of the last | `{"netns":"/proc/7/fd/5"}` |
+//! | `{"ask":"fresh"}` a new network namespace in place of the last | `{"netns":"/proc/7/ns/net"}` |
 //! | `{"ask":"begin","connections":N,"per_s":N,"destinations":N}` connections in it, until told to end if there is no number; as fast as it goes if there is no rate | `{}` |
 //! | `{"ask":"count"}` how many so far | `{"made":N,"live":N}` |
 //! | `{"ask":"wait"}` until all are made | `{"made":N,"seconds":S,"cpu_s":S}` |
@@ -14,10 +14,9 @@
 //! | `{"ask":"programs"}` what it has measured | `{"programs":[..]}` |
 
 use std::{
-    fs::File,
     io::{self, BufRead as _, Write as _},
     net::{Ipv4Addr, SocketAddr},
-    os::fd::{AsRawFd as _, OwnedFd},
+    os::fd::OwnedFd,
     process::ExitCode,
     sync::{
         Arc,
@@ -173,8 +172,6 @@ fn make(shared: &Shared, port: u16) -> io::Result<()> {
 #[derive(Default)]
 struct Generator {
     netns: Option<Arc<Netns>>,
-    /// For others to enter the namespace by.
-    door: Option<File>,
     running: Option<Running>,
     stats: Option<OwnedFd>,
 }
@@ -189,9 +186,8 @@ impl Generator {
                 Ok(json!({}))
             }
             Ask::Count => {
-                let netns = self.netns.as_ref().ok_or_else(|| io::Error::other("there is no namespace yet"))?;
                 let made = self.running.as_ref().map_or(0, |running| running.shared.made.load(Relaxed));
-                Ok(json!({ "made": made, "live": netns.run(minisocks)? }))
+                Ok(json!({ "made": made, "live": minisocks()? }))
             }
             Ask::Wait => self.running.take().map_or_else(|| Ok(json!({})), Running::finish),
             Ask::End => {
@@ -218,15 +214,12 @@ impl Generator {
     }
 
     fn fresh(&mut self) -> io::Result<Value> {
-        (self.netns, self.door) = (None, None);
         let netns = Netns::new()?;
-        let door = netns.run(|| {
-            SYSCTLS.iter().try_for_each(|(name, value)| lives::sysctl(name, value))?;
-            File::open("/proc/thread-self/ns/net")
-        })?;
-        let path = format!("/proc/{}/fd/{}", std::process::id(), door.as_raw_fd());
-        (self.netns, self.door) = (Some(Arc::new(netns)), Some(door));
-        Ok(json!({ "netns": path }))
+        // This thread stands for the process: tracers look for sockets where processes are.
+        netns.enter()?;
+        SYSCTLS.iter().try_for_each(|(name, value)| lives::sysctl(name, value))?;
+        self.netns = Some(Arc::new(netns));
+        Ok(json!({ "netns": format!("/proc/{}/ns/net", std::process::id()) }))
     }
 }
 

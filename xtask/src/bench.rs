@@ -50,7 +50,7 @@ const SHORT_ROUNDS: usize = 5;
 /// How long the pipe is measured at a time, seconds.
 const PIPE_LASTS: f64 = 1.0;
 const SHORT_PIPE_LASTS: f64 = 0.3;
-const SHORT_PIPE_ROUNDS: usize = 3;
+const SHORT_PIPE_ROUNDS: usize = 2;
 
 /// All that was measured.
 #[derive(Serialize)]

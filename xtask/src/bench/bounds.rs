@@ -48,17 +48,17 @@ const BOUNDS: [Bound; 6] = [
     Bound {
         name: name::COST,
         what: "CPU of a connection untraced / traced, everything that twtrace adds included",
-        limit: Limit::Least(0.75),
+        limit: Limit::Least(0.60),
     },
     Bound {
         name: name::KERNEL,
         what: "eBPF time of a birth, twtrace / tcplife under the same load",
-        limit: Limit::Most(0.60),
+        limit: Limit::Most(0.40),
     },
     Bound {
         name: name::USER,
         what: "CPU of the process, twtrace json / tcplife under the same load",
-        limit: Limit::Most(0.80),
+        limit: Limit::Most(0.40),
     },
     Bound { name: name::JSON, what: "CPU of a record, JSON / aggregates", limit: Limit::Most(6.0) },
     Bound {
@@ -69,7 +69,7 @@ const BOUNDS: [Bound; 6] = [
     Bound {
         name: name::DESTINATIONS,
         what: "CPU of a record, 100,000 destinations / 1, kernel and reader",
-        limit: Limit::Most(5.0),
+        limit: Limit::Most(8.0),
     },
 ];
 

@@ -39,10 +39,10 @@ pub struct Memory {
 /// The live view and JSON beside as many sockets as can be made within a life.
 pub fn measure(load: &mut Load, twtrace: &Path) -> Result<Vec<Memory>> {
     load.fresh()?;
-    let peers = ["tui", "json"].map(|format| Peer::twtrace(twtrace, format, &["--max-lives", MOST_LIVES]));
     let mut running: Vec<(String, Running)> = Vec::new();
-    for peer in &peers {
-        running.extend(peer.start(&load.netns)?.map(|running| (peer.name.clone(), running)));
+    for format in ["tui", "json"] {
+        let peer = Peer::twtrace(twtrace, format, &["--max-lives", MOST_LIVES]);
+        running.extend(peer.start(&load.netns)?.map(|running| (format!("twtrace {format}"), running)));
     }
     let mut found = Vec::new();
     let begun = Instant::now();

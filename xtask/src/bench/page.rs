@@ -30,6 +30,10 @@ const AGGREGATED_PER_S: f64 = 5e6;
 const JSON_PER_S: f64 = 1.5e6;
 const GROWTH: f64 = 1.3;
 
+/// What becomes of the records of the pipe.
+const ENDS: [(&str, &str); 3] =
+    [("nothing", "decoded"), ("aggregates", "decoded and aggregated"), ("json", "decoded and written as JSON")];
+
 /// Writes them.
 pub fn write(report: &Report) -> Result<()> {
     let root = paths::root();
@@ -71,21 +75,31 @@ fn machine(text: &mut String, report: &Report) {
     let cpus = thread::available_parallelism().map_or(0, usize::from);
     let rows = [
         ("processor", format!("{} × {}", cpus, line(&read("/proc/cpuinfo"), "model name"))),
-        ("memory", line(&read("/proc/meminfo"), "MemTotal")),
+        ("memory", gigabytes(&line(&read("/proc/meminfo"), "MemTotal"))),
         ("kernel", read("/proc/sys/kernel/osrelease").trim().to_owned()),
         ("compiler", peers::said("rustc", &["--version"]).unwrap_or_default()),
         ("peers", peers::versions().join(", ")),
         ("rounds", report.rounds.to_string()),
-        ("load at the end", read("/proc/loadavg").split_whitespace().take(3).collect::<Vec<_>>().join(" ")),
+        ("load average at the end", read("/proc/loadavg").split_whitespace().take(3).collect::<Vec<_>>().join(" ")),
     ];
     text.push_str("## The machine\n\n| | |\n|---|---|\n");
     for (key, value) in rows {
         let _ = writeln!(text, "| {key} | {value} |");
     }
     for (peer, reason) in &report.missing {
-        let _ = writeln!(text, "| not measured: {peer} | {} |", reason.replace('|', "/"));
+        let _ = writeln!(
+            text,
+            "| not measured: {peer} | {} |",
+            reason.split(';').next().unwrap_or_default().replace('|', "/")
+        );
     }
     text.push('\n');
+}
+
+/// `24684084 kB`
+fn gigabytes(kib: &str) -> String {
+    let kib = kib.split_whitespace().next().and_then(|kib| kib.parse::<u64>().ok());
+    kib.map_or("?".to_owned(), |kib| format!("{:.1} GB", (kib * 1024) as f64 / 1e9))
 }
 
 /// Each goal, and what was measured.
@@ -190,15 +204,13 @@ fn pipe(text: &mut String, report: &Report) {
          | records are | million a second of CPU time | a record in the kernel, ring nearly full, ns |\n|---|---|---|\n",
     );
     let millions = |sample: &Sample| sample.per_each(1e6);
-    for (to, full) in &report.pipe.full {
-        let what = match to.as_str() {
-            "nothing" => "decoded",
-            "aggregates" => "decoded and aggregated",
-            _ => "decoded and written as JSON",
-        };
+    for (to, what) in ENDS {
+        let Some(full) = report.pipe.full.get(to) else { continue };
         let _ = writeln!(text, "| {what} | {:.2} | {:.0} |", millions(&full.per_s), full.kernel_ns);
     }
-    text.push_str("\n### Loss\n\nA reader that writes JSON, and records at a steady rate.\n\n");
+    text.push_str(
+        "\n### Loss\n\nRecords at a steady rate, and a reader that writes JSON with a quarter of a core.\n\n",
+    );
     text.push_str("| offered, records/s | lost |\n|---|---|\n");
     for loss in &report.pipe.loss {
         let _ = writeln!(text, "| {} | {:.2} % |", grouped(loss.offered_per_s as u64), loss.lost * 100.0);
