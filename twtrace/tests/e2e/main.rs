@@ -83,7 +83,10 @@ fn run(arguments: &Arguments, backends: &[String], scale: Scale, guest: bool) ->
         None => trial("doctor_nginx", "any", &tally, |_| doctor::nginx::doctor_nginx()),
     });
     let labs = libtest_mimic::run(&alone, last);
-    offered.iter().filter(|(_, refusal)| refusal.is_none()).for_each(|(backend, _)| verifier(backend));
+    if guest {
+        // Of kernels that are the same everywhere; this machine's own is not.
+        offered.iter().filter(|(_, refusal)| refusal.is_none()).for_each(|(backend, _)| verifier(backend));
+    }
     let tally = tally.lock().map(|tally| (tally.passed, tally.failed, tally.skipped)).unwrap_or_default();
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let done = serde_json::json!({

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 
 use crate::{
     paths, vm,
@@ -40,12 +40,9 @@ pub fn page() -> Result<Result<String, String>> {
 
 /// What the verifiers of all kernels said, into the file that later runs are held against.
 pub fn verifier() -> Result<()> {
-    let target = paths::target()?;
-    let mut guests = Vec::new();
-    for file in ["vm/results.json", "e2e/native.json"] {
-        guests.extend(Results::read(&target.join(file))?.unwrap_or_default().guests);
-    }
-    vm::verifier::write(&guests)
+    let file = paths::target()?.join("vm/results.json");
+    let results = Results::read(&file)?.with_context(|| format!("no {}; run: cargo xtask vm", file.display()))?;
+    vm::verifier::write(&results.guests)
 }
 
 fn render(guests: &[Guest], native: Option<&Guest>) -> String {
