@@ -3,6 +3,7 @@
 
 pub mod keepalive;
 pub mod listen;
+pub mod machine;
 pub mod manners;
 pub mod nginx;
 pub mod ports;
