@@ -65,6 +65,12 @@ pub const QUESTIONS: [Question; 8] = [
     },
 ];
 
+/// Whether a process is this program, by its name: that, or that with a version (`python3.11`, `php-fpm8.2`), but not a
+/// companion of it (`haproxy_exporter`).
+fn is_program(comm: &str, program: &str) -> bool {
+    comm.strip_prefix(program).is_some_and(|rest| rest.chars().all(|c| c.is_ascii_digit() || c == '.'))
+}
+
 /// Every story.
 pub fn stories() -> impl Iterator<Item = &'static Story> {
     QUESTIONS.iter().flat_map(|question| question.stories)
@@ -136,6 +142,22 @@ mod tests {
             let _ = report::text(&report, style);
             let json: serde_json::Value = serde_json::from_str(&report.json().unwrap()).unwrap();
             prop_assert_eq!(json["findings"].as_array().map(Vec::len), Some(report.findings.len()));
+        }
+    }
+
+    #[test]
+    fn programs_are_told_from_their_companions() {
+        for (comm, program, expected) in [
+            ("nginx", "nginx", true),
+            ("python3.11", "python", true),
+            ("php-fpm8.2", "php-fpm", true),
+            ("haproxy_exporte", "haproxy", false),
+            ("nginx-prometheu", "nginx", false),
+            ("node_exporter", "node", false),
+            ("ngin", "nginx", false),
+            ("", "nginx", false),
+        ] {
+            assert_eq!(is_program(comm, program), expected, "{comm}");
         }
     }
 
