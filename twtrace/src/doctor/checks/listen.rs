@@ -396,6 +396,7 @@ fn room(namespace: &Namespace, listeners: &[&Listener]) -> Finding {
     let sentence = match listeners.len() {
         0 => "nobody listens here".to_owned(),
         1 => "the one listener keeps up".to_owned(),
+        2 => "both listeners keep up".to_owned(),
         count => format!("all {count} listeners keep up"),
     };
     let settings = ["core/somaxconn", "ipv4/tcp_syncookies", "ipv4/tcp_synack_retries", "ipv4/tcp_max_syn_backlog"];

@@ -105,10 +105,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::doctor::{
-        finding::Verdict,
-        report::{self, Report, Style},
-    };
+    use crate::doctor::report::{self, Report, Style};
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(128))]
@@ -126,19 +123,7 @@ mod tests {
                 prop_assert!(stories().any(|story| story.id == finding.id && story.why == finding.why));
                 prop_assert!(finding.severity < Severity::Warning || !finding.to_do.is_empty(), "{finding:?}");
             }
-            let report = Report {
-                v: 1,
-                kind: "doctor".to_owned(),
-                ts: "2026-01-01T00:00:00.000000000Z".to_owned(),
-                mono_ns: 1,
-                version: "0.1.0".to_owned(),
-                kernel: facts.kernel.clone(),
-                window_s: 0.5,
-                namespaces: facts.namespaces.iter().map(|namespace| namespace.inum).collect(),
-                verdict: Verdict::of(&findings),
-                findings,
-                missed: Vec::new(),
-            };
+            let report = Report::new(&facts, findings, "2026-01-01T00:00:00.000000000Z".to_owned(), 1);
             let _ = report::text(&report, style);
             let json: serde_json::Value = serde_json::from_str(&report.json().unwrap()).unwrap();
             prop_assert_eq!(json["findings"].as_array().map(Vec::len), Some(report.findings.len()));

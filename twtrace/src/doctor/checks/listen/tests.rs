@@ -16,8 +16,9 @@ fn listeners_that_keep_up_are_fine() {
     assert_eq!((ids(&findings), findings[0].severity), (vec!["listen.room"], Severity::Fine));
     assert_eq!(findings[0].sentence, "nobody listens here");
     assert_eq!(asked(listening(80, 0, 4096))[0].sentence, "the one listener keeps up");
-    let two = one("app", listening(80, 0, 4096)).listener(listening(81, 1, 4096)).asked(check);
-    assert_eq!(two[0].sentence, "all 2 listeners keep up");
+    let two = one("app", listening(80, 0, 4096)).listener(listening(81, 1, 4096));
+    assert_eq!(two.clone().asked(check)[0].sentence, "both listeners keep up");
+    assert_eq!(two.listener(listening(82, 1, 4096)).asked(check)[0].sentence, "all 3 listeners keep up");
 }
 
 #[test]
