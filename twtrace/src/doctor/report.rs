@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use crossterm::style::Stylize as _;
-use schemars::JsonSchema;
+use schemars::{JsonSchema, generate::SchemaSettings};
 use serde::Serialize;
 use textwrap::{Options, WordSplitter};
 use unicode_width::UnicodeWidthStr as _;
@@ -19,8 +19,10 @@ use crate::sink::human::Plain;
 #[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct Report {
     /// Version of the format: 1.
+    #[schemars(extend("const" = 1))]
     pub v: u8,
     /// `doctor`.
+    #[schemars(extend("const" = "doctor"))]
     #[serde(rename = "type")]
     pub kind: String,
     /// When, RFC 3339 in UTC.
@@ -75,8 +77,13 @@ impl Report {
 /// The JSON Schema of a [`Report`], pretty: docs/doctor.schema.json.
 #[must_use]
 pub fn schema() -> String {
-    let mut schema = schemars::schema_for!(Report);
+    // As it is written: what may be null is there nevertheless.
+    let settings = SchemaSettings::default().for_serialize();
+    let mut schema = settings.into_generator().into_root_schema_for::<Report>();
     let ids: Vec<&str> = checks::stories().map(|story| story.id).collect();
+    if let Some(id) = schema.pointer_mut("/$defs/Verdict/properties/id") {
+        id["enum"] = ids.iter().copied().chain([""]).collect();
+    }
     if let Some(id) = schema.pointer_mut("/$defs/Finding/properties/id") {
         id["enum"] = ids.into();
     }

@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, collections::HashMap, net::IpAddr, time::Duration};
 
 use insta::assert_snapshot;
+use serde_json::{Value, json};
 use twtrace::{
     doctor::{
         checks,
@@ -247,5 +248,92 @@ fn colour_is_never_the_only_sign() {
         }
         assert!(coloured.len() > bare.len());
         assert_eq!(bare, report::text(&report, PLAIN));
+    }
+}
+
+/// docs/doctor.schema.json, against what xtask would write.
+fn schema() -> jsonschema::Validator {
+    let text = include_str!("../../../docs/doctor.schema.json");
+    assert_eq!(text, report::schema(), "run: cargo xtask docs");
+    let schema = serde_json::from_str(text).unwrap_or_default();
+    match jsonschema::validator_for(&schema) {
+        Ok(validator) => validator,
+        Err(error) => unreachable!("the schema is none: {error}"),
+    }
+}
+
+fn line(facts: &Facts) -> Value {
+    report(facts).json().ok().and_then(|json| serde_json::from_str(&json).ok()).unwrap_or_default()
+}
+
+#[test]
+fn the_page() {
+    assert_eq!(include_str!("../../../docs/doctor.md"), report::page(), "run: cargo xtask docs");
+}
+
+#[test]
+fn lines_are_as_their_schema_says() {
+    let schema = schema();
+    for facts in [fine(), warning(), critical(), hostile(), Facts::default()] {
+        let line = line(&facts);
+        assert!(schema.is_valid(&line), "{:?}: {line:#}", schema.validate(&line));
+    }
+}
+
+/// Places of an object, this one and all below.
+fn objects(value: &Value, place: &str) -> Vec<String> {
+    let below: Vec<(String, &Value)> = match value {
+        Value::Object(map) => map.iter().map(|(key, value)| (key.clone(), value)).collect(),
+        Value::Array(list) => list.iter().enumerate().map(|(index, value)| (index.to_string(), value)).collect(),
+        _ => return Vec::new(),
+    };
+    let below = below.iter().flat_map(|(key, value)| objects(value, &format!("{place}/{key}")));
+    value.is_object().then(|| place.to_owned()).into_iter().chain(below).collect()
+}
+
+/// Takes away each field of each object, and makes it something else, one at a time.
+#[test]
+fn the_schema_lets_nothing_else_pass() {
+    let (schema, line) = (schema(), line(&critical()));
+    let mut tried = 0;
+    for place in objects(&line, "") {
+        let fields = line.pointer(&place).and_then(Value::as_object).into_iter().flatten();
+        for (name, _) in fields {
+            let without = |value: Option<Value>| {
+                let mut other = line.clone();
+                if let Some(Value::Object(map)) = other.pointer_mut(&place) {
+                    match value {
+                        Some(value) => drop(map.insert(name.clone(), value)),
+                        None => drop(map.remove(name)),
+                    }
+                }
+                schema.is_valid(&other)
+            };
+            assert!(!without(None), "{place} without {name}");
+            assert!(!without(Some(json!({ "a": 1 }))), "{place}/{name} is an object");
+            assert!(!without(Some(json!(true))), "{place}/{name} is a truth");
+            tried += 1;
+        }
+    }
+    assert!(tried > 300, "only {tried} fields");
+    for (place, value) in [
+        ("/findings/0/severity", json!("dire")),
+        ("/findings/0/severity", json!("Critical")),
+        ("/verdict/severity", json!("dire")),
+        ("/findings/0/id", json!("cost.no-such")),
+        ("/findings/0/id", json!("")),
+        ("/verdict/id", json!("cost.no-such")),
+        ("/findings/0/netns", json!(-1)),
+        ("/findings/0/netns", json!("4026531840")),
+        ("/v", json!(2)),
+        ("/type", json!("born")),
+        ("/namespaces/0", json!(1.5)),
+        ("/window_s", json!(null)),
+    ] {
+        let mut other = line.clone();
+        if let Some(old) = other.pointer_mut(place) {
+            *old = value.clone();
+        }
+        assert!(other != line && !schema.is_valid(&other), "{place} = {value}");
     }
 }

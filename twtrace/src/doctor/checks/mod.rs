@@ -100,12 +100,18 @@ pub fn examine(facts: &Facts) -> Vec<Finding> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
+    use std::{collections::BTreeSet, sync::LazyLock};
 
     use proptest::prelude::*;
 
     use super::*;
     use crate::doctor::report::{self, Report, Style};
+
+    /// What the JSON has to be.
+    static SCHEMA: LazyLock<jsonschema::Validator> = LazyLock::new(|| {
+        let schema = serde_json::from_str(&report::schema()).unwrap();
+        jsonschema::validator_for(&schema).unwrap()
+    });
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(128))]
@@ -127,6 +133,7 @@ mod tests {
             let _ = report::text(&report, style);
             let json: serde_json::Value = serde_json::from_str(&report.json().unwrap()).unwrap();
             prop_assert_eq!(json["findings"].as_array().map(Vec::len), Some(report.findings.len()));
+            prop_assert!(SCHEMA.is_valid(&json), "{:?}: {json:#}", SCHEMA.validate(&json));
         }
     }
 
