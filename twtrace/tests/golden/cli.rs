@@ -35,6 +35,7 @@ fn helps() {
     assert_snapshot!("help_probe", help(&["twtrace", "probe", "--help"]));
     assert_snapshot!("help_doctor", help(&["twtrace", "doctor", "--help"]));
     assert_snapshot!("help_lab", help(&["twtrace", "lab", "--help"]));
+    assert_snapshot!("help_doctor", help(&["twtrace", "doctor", "--help"]));
 }
 
 #[test]
