@@ -232,9 +232,9 @@ fn trials(offered: &Backends, scale: Scale, guest: bool, tally: &Arc<Mutex<Tally
         Some(reason) => skipped(name, "any", reason, tally),
         None => trial(name, "any", tally, move |_| case()),
     }));
-    trials.push(match doctor::machine::no_table() {
+    trials.push(match doctor::conntrack::no_table() {
         Some(reason) => skipped("doctor_conntrack", "any", &reason, tally),
-        None => trial("doctor_conntrack", "any", tally, |_| doctor::machine::doctor_conntrack()),
+        None => trial("doctor_conntrack", "any", tally, |_| doctor::conntrack::doctor_conntrack()),
     });
     trials
 }

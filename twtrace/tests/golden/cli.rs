@@ -10,7 +10,7 @@ use twtrace::cli::{
     parse,
     resolve::{Place, Resolver},
 };
-use twtrace::sink::by::Group;
+use twtrace::{doctor::checks, sink::by::Group};
 
 fn run(words: &[&str]) -> cli::Run {
     match parse(["twtrace", "run"].iter().chain(words)).map(|cli| cli.command) {
@@ -35,6 +35,7 @@ fn helps() {
     assert_snapshot!("help_probe", help(&["twtrace", "probe", "--help"]));
     assert_snapshot!("help_doctor", help(&["twtrace", "doctor", "--help"]));
     assert_snapshot!("help_lab", help(&["twtrace", "lab", "--help"]));
+    assert_snapshot!("help_doctor", help(&["twtrace", "doctor", "--help"]));
 }
 
 #[test]
@@ -218,6 +219,26 @@ fn complaints() {
         }
     });
     assert_snapshot!(said.join("\n"));
+}
+
+/// What the doctor's stories tell people to type.
+#[test]
+fn commands_of_the_stories_are_right() {
+    let mut seen = 0;
+    for story in checks::stories() {
+        let quoted = story.story.split('`').skip(1).step_by(2);
+        for line in quoted.chain(story.by_hand.iter().copied()) {
+            let command = line.split(['#', '>']).next().unwrap_or_default().trim();
+            let command = command.strip_prefix("sudo ").unwrap_or(command);
+            if let Some(rest) = command.strip_prefix("twtrace ") {
+                let words = rest.split_ascii_whitespace().map(|word| if word == "ID" { story.id } else { word });
+                let parsed = parse(["twtrace"].into_iter().chain(words));
+                assert!(parsed.is_ok(), "{}: {line}: {parsed:?}", story.id);
+                seen += 1;
+            }
+        }
+    }
+    assert!(seen > 2, "{seen}");
 }
 
 #[test]

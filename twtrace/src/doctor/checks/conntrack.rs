@@ -302,7 +302,7 @@ mod tests {
     use super::*;
     use crate::{
         doctor::checks::fixture::{self, Fixture, ids},
-        host::conntrack::Timeouts,
+        host::{conntrack::Timeouts, sockets::Ends},
     };
 
     fn table(count: u64, max: u64) -> Conntrack {
@@ -321,7 +321,7 @@ mod tests {
             namespace.tracked_before =
                 table.and_then(|table| table.stats).map(|stats| Stats { drop: stats.drop - dropped, ..stats });
             namespace.conntrack = table;
-            let ends = Ends { time_wait: rate * 60, recent: rate * 10, ..Ends::default() };
+            let ends = Ends { time_wait: rate * 60, recent: rate * 10, young: rate, ..Ends::default() };
             namespace.sockets.opened.insert(fixture::destination(443), ends);
         });
         check(&facts, &facts.namespaces[0])

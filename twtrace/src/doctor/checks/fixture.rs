@@ -1,5 +1,7 @@
 //! A machine on which nothing is wrong, to be spoiled by tests.
 
+mod any;
+
 use std::{
     collections::{BTreeMap, HashMap},
     net::IpAddr,
@@ -7,23 +9,21 @@ use std::{
     time::Duration,
 };
 
-use proptest::{option::of, prelude::*, sample::select};
-
 use crate::{
     doctor::{
         facts::{Facts, Machine, Namespace, SYSCTLS},
-        finding::{Finding, Value},
+        finding::{Finding, Severity, Value},
     },
     host::{
-        conntrack::{Conntrack, Stats, Timeouts},
         counters::{Snmp, Sockstat},
         processes::{Census, Limit, Process, SystemFiles},
-        slab::Slab,
         sockets::{Ends, Listener, Service, Sockets},
         sysctl_files::{Setting, SysctlFiles},
     },
     model::occupancy::Destination,
 };
+
+pub use any::any_facts;
 
 /// What the sysctls are if nobody changes them; the others of [`SYSCTLS`] are those of other kernels.
 const DEFAULTS: [(&str, u64); 12] = [
@@ -115,6 +115,41 @@ impl Fixture {
         self
     }
 
+    /// Makes a process the owner of a socket.
+    pub fn owner(mut self, inode: u32, pid: u32, comm: &str) -> Self {
+        self.0.machine.census.owners.insert(inode, pid);
+        self.process(pid, comm, 10, 1024)
+    }
+
+    /// Adds a socket that listens.
+    pub fn listener(mut self, listener: Listener) -> Self {
+        self.0.namespaces[0].sockets.listeners.push(listener);
+        self
+    }
+
+    /// Adds connections that were opened here.
+    pub fn opened(mut self, to: Destination, ends: Ends) -> Self {
+        let sockets = &mut self.0.namespaces[0].sockets;
+        (sockets.time_wait, sockets.fin_wait2) =
+            (sockets.time_wait + ends.time_wait, sockets.fin_wait2 + ends.fin_wait2);
+        sockets.opened.insert(to, ends);
+        self
+    }
+
+    /// Adds connections that were accepted here.
+    pub fn accepted(mut self, laddr: IpAddr, lport: u16, ends: Ends) -> Self {
+        let sockets = &mut self.0.namespaces[0].sockets;
+        (sockets.time_wait, sockets.fin_wait2) =
+            (sockets.time_wait + ends.time_wait, sockets.fin_wait2 + ends.fin_wait2);
+        sockets.accepted.insert(Service { laddr, lport }, ends);
+        self
+    }
+
+    /// What a question about the namespace finds.
+    pub fn asked(self, check: fn(&Facts, &Namespace) -> Vec<Finding>) -> Vec<Finding> {
+        check(&self.0, &self.0.namespaces[0])
+    }
+
     /// Changes anything else of the namespace, and ends.
     pub fn namespace(mut self, change: impl FnOnce(&mut Namespace)) -> Facts {
         change(&mut self.0.namespaces[0]);
@@ -133,9 +168,21 @@ impl Fixture {
     }
 }
 
+impl From<Facts> for Fixture {
+    fn from(facts: Facts) -> Self {
+        Self(facts)
+    }
+}
+
 /// 10.0.0.1 to a port of 10.0.0.2.
 pub fn destination(rport: u16) -> Destination {
     Destination { laddr: IpAddr::from([10, 0, 0, 1]), raddr: IpAddr::from([10, 0, 0, 2]), rport }
+}
+
+/// A socket that listens at all addresses.
+pub fn listening(port: u16, queue: u32, limit: u32) -> Listener {
+    let address = IpAddr::from([0; 4]);
+    Listener { address, port, queue, limit, drops: Some(0), requests: 0, sharing: 1, inode: u32::from(port) }
 }
 
 /// What was found.
@@ -152,211 +199,17 @@ pub fn number(finding: &Finding, name: &str) -> Option<f64> {
     }
 }
 
-/// Counters that somebody judges, in their groups.
-const COUNTERS: [(&str, &str); 14] = [
-    ("Tcp", "ActiveOpens"),
-    ("Tcp", "PassiveOpens"),
-    ("Tcp", "OutRsts"),
-    ("TcpExt", "ListenDrops"),
-    ("TcpExt", "ListenOverflows"),
-    ("TcpExt", "TCPAbortOnClose"),
-    ("TcpExt", "TCPAbortOnData"),
-    ("TcpExt", "TCPReqQFullDoCookies"),
-    ("TcpExt", "TCPReqQFullDrop"),
-    ("TcpExt", "TCPTimeWaitOverflow"),
-    ("TcpExt", "TW"),
-    ("TcpExt", "TWRecycled"),
-    ("IpExt", "InOctets"),
-    ("IpExt", "OutOctets"),
-];
-
-/// Any number that a file can tell; those at the ends more often.
-fn number_of_a_file() -> impl Strategy<Value = u64> {
-    prop_oneof![Just(0), Just(1), Just(2), 3_u64..100_000, Just(u64::MAX), any::<u64>()]
+/// The word, or whatever it is, of a finding's evidence.
+pub fn shown(finding: &Finding, name: &str) -> Option<String> {
+    Some(finding.evidence.iter().find(|evidence| evidence.name == name)?.value.to_string())
 }
 
-/// As many as there may be of something that takes memory.
-fn some() -> impl Strategy<Value = u64> {
-    prop_oneof![Just(0), 1_u64..100, 0_u64..1 << 32]
+/// How bad the one of this id is; `None` if it was not found.
+pub fn severity(findings: &[Finding], id: &str) -> Option<Severity> {
+    findings.iter().find(|finding| finding.id == id).map(|finding| finding.severity)
 }
 
-/// What others wrote.
-fn word() -> impl Strategy<Value = String> {
-    prop_oneof![select(&["nginx", "java", "a b", "", "\u{1b}[31m\n"][..]).prop_map(str::to_owned), ".{0,20}"]
-}
-
-fn ends() -> impl Strategy<Value = Ends> {
-    ([some(), some(), some(), some()], [some(), some(), some(), some()], some(), of(any::<u32>())).prop_map(
-        |([time_wait, fin_wait2, established, other], [recent, young, in_range, second_half], bytes, inode)| Ends {
-            time_wait,
-            fin_wait2,
-            established,
-            other,
-            recent: recent.min(time_wait),
-            young: young.min(time_wait),
-            fresh: young.min(time_wait) / 2,
-            in_range,
-            second_half: second_half.min(in_range),
-            bytes,
-            asked: established,
-            inode,
-        },
-    )
-}
-
-fn listener() -> impl Strategy<Value = Listener> {
-    (any::<IpAddr>(), any::<u16>(), any::<[u32; 4]>(), of(any::<u32>()), some()).prop_map(
-        |(address, port, [queue, limit, sharing, inode], drops, requests)| Listener {
-            address,
-            port,
-            queue,
-            limit,
-            drops,
-            requests,
-            sharing,
-            inode,
-        },
-    )
-}
-
-fn sockets() -> impl Strategy<Value = Sockets> {
-    let opened = prop::collection::hash_map((any::<IpAddr>(), any::<IpAddr>(), 0_u16..4), ends(), 0..4);
-    let accepted = prop::collection::hash_map((any::<IpAddr>(), 0_u16..4), ends(), 0..4);
-    let listeners = prop::collection::vec(listener(), 0..4);
-    (opened, accepted, listeners, [some(), some(), some(), some()]).prop_map(
-        |(opened, accepted, listeners, [time_wait, fin_wait2, orphans, left_out])| Sockets {
-            time_wait,
-            fin_wait2,
-            orphans,
-            left_out,
-            listeners,
-            opened: opened
-                .into_iter()
-                .map(|((laddr, raddr, rport), ends)| (Destination { laddr, raddr, rport }, ends))
-                .collect(),
-            accepted: accepted.into_iter().map(|((laddr, lport), ends)| (Service { laddr, lport }, ends)).collect(),
-            ..Sockets::default()
-        },
-    )
-}
-
-fn table() -> impl Strategy<Value = (Conntrack, Option<Stats>)> {
-    let stats = || {
-        let numbers = [number_of_a_file(), number_of_a_file(), number_of_a_file()];
-        numbers.prop_map(|[drop, early_drop, insert_failed]| Stats {
-            drop,
-            early_drop,
-            insert_failed,
-            ..Stats::default()
-        })
-    };
-    let numbers = (number_of_a_file(), number_of_a_file(), of(number_of_a_file()), of(number_of_a_file()));
-    (numbers, of(stats()), of(stats())).prop_map(|((count, max, buckets, time_wait), stats, before)| {
-        let timeout_s = Timeouts { time_wait, ..Timeouts::default() };
-        (Conntrack { count, max, buckets, timeout_s, stats }, before)
-    })
-}
-
-fn namespace() -> impl Strategy<Value = Namespace> {
-    let sysctls = prop::collection::vec(of(number_of_a_file()), SYSCTLS.len());
-    let counters = prop::collection::vec(of((number_of_a_file(), number_of_a_file())), COUNTERS.len());
-    let misc = (any::<u32>(), 0_u64..2000, any::<(u16, u16)>(), of(some()), of(number_of_a_file()));
-    (sysctls, counters, sockets(), of(table()), misc).prop_map(
-        |(sysctls, counters, sockets, table, (inum, window, (low, high), tw, hash_slots))| {
-            let (mut before, mut after) = (Snmp::default(), Snmp::default());
-            for ((group, name), counts) in COUNTERS.into_iter().zip(counters) {
-                let Some((first, second)) = counts else { continue };
-                before.add(&format!("{group}: {name}\n{group}: {first}\n"));
-                after.add(&format!("{group}: {name}\n{group}: {second}\n"));
-            }
-            Namespace {
-                inum,
-                window: Duration::from_millis(window),
-                sysctls: SYSCTLS.into_iter().zip(sysctls).collect(),
-                range: low.min(high)..=low.max(high),
-                reserved: Vec::new(),
-                before,
-                after,
-                sockstat: tw.map(|tw| Sockstat { tw, ..Sockstat::default() }),
-                sockets,
-                openers: HashMap::new(),
-                hash_slots,
-                conntrack: table.map(|(table, _)| table),
-                tracked_before: table.and_then(|(_, before)| before),
-            }
-        },
-    )
-}
-
-fn process() -> impl Strategy<Value = Process> {
-    let limit = || of(prop_oneof![number_of_a_file().prop_map(Limit::Of), Just(Limit::Unlimited)]);
-    (any::<(u32, u32, bool)>(), word(), (number_of_a_file(), some()), limit(), limit()).prop_map(
-        |((pid, uid, whole), comm, (descriptors, sockets), soft, hard)| Process {
-            pid,
-            comm,
-            uid,
-            descriptors,
-            sockets,
-            whole,
-            soft,
-            hard,
-        },
-    )
-}
-
-fn setting() -> impl Strategy<Value = Setting> {
-    let names = SYSCTLS.map(|name| name.replace('/', "."));
-    let value = prop_oneof![number_of_a_file().prop_map(|number| number.to_string()), word()];
-    let file = prop_oneof![Just("/etc/sysctl.conf".to_owned()), word()];
-    (select(names.to_vec()), value, file, any::<(usize, bool)>()).prop_map(|(key, value, file, (line, wins))| Setting {
-        key,
-        value,
-        file: file.into(),
-        line,
-        wins,
-    })
-}
-
-fn machine() -> impl Strategy<Value = Machine> {
-    let slab = (some(), some(), some()).prop_map(|(slabs, object_bytes, pages_per_slab)| Slab {
-        slabs,
-        object_bytes,
-        pages_per_slab,
-        ..Slab::default()
-    });
-    let name = select(&["tw_sock_TCP", "nf_conntrack"][..]).prop_map(str::to_owned);
-    let slabs = of(prop::collection::btree_map(name, slab, 0..3));
-    let files = (prop::collection::vec(setting(), 0..8), any::<bool>()).prop_map(|(settings, systemd)| SysctlFiles {
-        settings,
-        systemd,
-        ..SysctlFiles::default()
-    });
-    let system = of((number_of_a_file(), number_of_a_file()))
-        .prop_map(|numbers| numbers.map(|(allocated, limit)| SystemFiles { allocated, limit }));
-    let processes = prop::collection::vec(process(), 0..8);
-    let census =
-        (processes, prop::collection::hash_map(any::<u32>(), any::<u32>(), 0..4), system, of(number_of_a_file()))
-            .prop_map(|(processes, owners, system, nr_open)| Census {
-                processes,
-                owners,
-                system,
-                nr_open,
-                ..Census::default()
-            });
-    (of(number_of_a_file()), slabs, census, files).prop_map(|(memory, slabs, census, files)| Machine {
-        memory,
-        slabs,
-        census,
-        files,
-    })
-}
-
-/// Any machine.
-pub fn any_facts() -> impl Strategy<Value = Facts> {
-    (word(), prop::collection::vec(namespace(), 0..3), machine()).prop_map(|(kernel, namespaces, machine)| Facts {
-        kernel,
-        namespaces,
-        machine,
-        ..Facts::default()
-    })
+/// The one of this id.
+pub fn the<'a>(findings: &'a [Finding], id: &str) -> &'a Finding {
+    findings.iter().find(|finding| finding.id == id).unwrap_or_else(|| panic!("no {id}: {:?}", ids(findings)))
 }

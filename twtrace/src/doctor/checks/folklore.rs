@@ -110,7 +110,7 @@ pub const RFC1337: Story = Story {
             ip-sysctl.rst says 'If unset, we are not conforming to RFC, but prevent TCP TIME_WAIT assassination'. The \
             code says the opposite: it is when unset that the minisock is killed.\n\n\
             1 does no harm. It has no effect on how many TIME_WAITs there are, but for those that a RST would have ended.",
-    by_hand: &["sysctl net.ipv4.tcp_rfc1337", "sudo twtrace run --cause rst     # how many end that way"],
+    by_hand: &["sysctl net.ipv4.tcp_rfc1337", "sudo twtrace run --cause reset     # how many end that way"],
     sources: &[
         "net/ipv4/tcp_minisocks.c: tcp_timewait_state_process",
         "RFC 1337, section 3",

@@ -5,7 +5,7 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use super::ports::TOP;
+use super::{is_program, ports::TOP};
 use crate::{
     doctor::{
         facts::{Facts, Namespace},
@@ -223,16 +223,16 @@ fn listener_inode(namespace: &Namespace, service: SocketAddr) -> Option<u32> {
 fn remedies(stream: &Stream<'_>, client: Option<&str>, server: Option<&str>, pool: u64) -> Vec<String> {
     let service = stream.service;
     let mut steps = match client {
-        Some(comm) if comm.starts_with("nginx") => vec![
+        Some(comm) if is_program(comm, "nginx") => vec![
             format!("nginx, in an upstream block with {service}, which proxy_pass has to name: keepalive {pool};"),
             "nginx, in the location: proxy_http_version 1.1;".to_owned(),
             "nginx, in the location: proxy_set_header Connection \"\";".to_owned(),
         ],
-        Some(comm) if comm.starts_with("haproxy") => vec![
+        Some(comm) if is_program(comm, "haproxy") => vec![
             "HAProxy, in the backend: http-reuse safe".to_owned(),
             "HAProxy: remove 'option httpclose' and 'option http-server-close'".to_owned(),
         ],
-        Some(comm) if comm.starts_with("envoy") => vec![
+        Some(comm) if is_program(comm, "envoy") => vec![
             "Envoy, in the cluster: remove max_requests_per_connection: 1 (common_http_protocol_options)".to_owned(),
             "Envoy, in the cluster: common_http_protocol_options.idle_timeout of a minute or more".to_owned(),
         ],
@@ -243,7 +243,7 @@ fn remedies(stream: &Stream<'_>, client: Option<&str>, server: Option<&str>, poo
     };
     if stream.closer() == "the server" {
         steps.push(match server {
-            Some(comm) if comm.starts_with("nginx") => {
+            Some(comm) if is_program(comm, "nginx") => {
                 "nginx at the accepting end: keepalive_timeout 75s; keepalive_requests 1000; (or more)".to_owned()
             }
             Some(comm) => format!("see that {comm} does not close after each answer: its keepalive timeout and limits"),
@@ -286,14 +286,14 @@ fn peer_closes(facts: &Facts, namespace: &Namespace, streams: &[Stream<'_>]) -> 
     }
     let mut open: Vec<&Stream<'_>> = streams.iter().filter(|stream| stream.client.is_some()).collect();
     open.sort_by(|a, b| b.open().cmp(&a.open()).then(a.service.cmp(&b.service)));
-    let owner = open.iter().find_map(|stream| facts.machine.owner(stream.client?.1.inode?));
+    let owned = open.iter().find_map(|stream| Some((stream, facts.machine.owner(stream.client?.1.inode?)?.0)));
     let sentence = format!("{untold:.0} connections per second are opened here and closed first by their peer");
     let shown = open
         .iter()
         .take(TOP)
         .map(|stream| Evidence::new(format!("open to {}", stream.service), stream.open(), "connections", "sock_diag"));
     let mut steps = vec!["watch where they go: sudo twtrace run --by dest".to_owned()];
-    if let (Some(stream), Some((comm, _))) = (open.first(), owner) {
+    if let Some((stream, comm)) = owned {
         steps.extend(remedies(stream, Some(comm), None, (stream.open() * 2).next_power_of_two().clamp(16, 1024)));
     }
     Some(
@@ -315,3 +315,6 @@ fn enough(namespace: &Namespace, streams: &[Stream<'_>]) -> Finding {
     };
     Finding::new(&ROOM, Severity::Fine, sentence).shown_by(rates(namespace))
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,6 +2,7 @@
 
 use std::{cmp::Reverse, net::SocketAddr};
 
+use super::is_program;
 use crate::{
     doctor::{
         facts::{Facts, Namespace},
@@ -18,13 +19,15 @@ const LOW: u32 = 128;
 /// Up to here it is low for anybody.
 const TINY: u32 = 16;
 /// What programs hand to listen() if nobody tells them otherwise, and where to tell them.
-const DEFAULTS: [(&str, u32, &str); 12] = [
+const DEFAULTS: [(&str, u32, &str); 13] = [
     ("nginx", 511, "listen 443 ssl backlog=4096;"),
     ("apache2", 511, "ListenBacklog 4096"),
     ("httpd", 511, "ListenBacklog 4096"),
     ("redis-server", 511, "tcp-backlog 4096"),
     ("php-fpm", 511, "listen.backlog = 4096"),
     ("node", 511, "server.listen({ port, backlog: 4096 })"),
+    // The main thread's name, since Node.js 22.
+    ("node-MainThread", 511, "server.listen({ port, backlog: 4096 })"),
     ("python", 5, "socketserver: request_queue_size = 4096"),
     ("java", 50, "new ServerSocket(port, 4096); Tomcat: acceptCount=\"4096\""),
     ("uwsgi", 100, "listen = 4096"),
@@ -57,7 +60,7 @@ pub const QUEUE_FULL: Story = Story {
 /// Connections were dropped for lack of room.
 pub const OVERFLOWS: Story = Story {
     id: "listen.overflows",
-    title: "Accept queues overflowed: connections were dropped",
+    title: "Listeners dropped connections, mostly because an accept queue overflowed",
     why: "ListenOverflows counts what an accept queue had no room for; ListenDrops all that a listener dropped, those \
           included.",
     story: "ListenOverflows moves in two places: when a SYN meets a full accept queue, and when the ACK that ends a \
@@ -83,7 +86,8 @@ pub const SYN_QUEUE: Story = Story {
     why: "Past the same limit as that of the accept queue, handshakes are answered by SYN cookies, or dropped if \
           tcp_syncookies is 0.",
     story: "A connection whose handshake is not finished is a request, listed as SYN-RECV. The SYN queue is full when \
-            there are more of them than the listener's backlog: that is its real limit, and not \
+            there are as many of them as the listener's backlog (since 6.14, and in stable kernels with 'tcp/dccp: allow \
+            a connection when sk_max_ack_backlog is zero', one more): that is its real limit, and not \
             net.ipv4.tcp_max_syn_backlog, which matters only with tcp_syncookies = 0, where its last quarter is kept \
             for peers that are known to be alive.\n\n\
             With tcp_syncookies = 1, the default, a full queue makes the kernel answer with cookies and remember \
@@ -218,11 +222,11 @@ fn cookie_counters(namespace: &Namespace) -> Vec<Evidence> {
 fn raise(facts: &Facts, namespace: &Namespace, listener: &Listener) -> String {
     let cap = namespace.sysctl("core/somaxconn").unwrap_or(4096);
     let comm = facts.machine.owner(listener.inode).map(|(comm, _)| comm).unwrap_or_default();
-    let setting = DEFAULTS.iter().find(|(program, ..)| !comm.is_empty() && comm.starts_with(program));
+    let setting = DEFAULTS.iter().find(|(program, ..)| is_program(comm, program));
     let how = setting.map_or_else(String::new, |(program, _, setting)| format!(", in {program}: {setting}"));
     if u64::from(listener.limit) >= cap {
         format!(
-            "raise net.core.somaxconn (now {cap}) and the backlog at {}{how}; it takes effect at the next listen()",
+            "raise net.core.somaxconn (now {cap}) and the backlog at {}{how} (it takes effect at the next listen())",
             place(listener)
         )
     } else {
@@ -235,6 +239,7 @@ fn queue_full(facts: &Facts, namespace: &Namespace, listeners: &[&Listener]) -> 
     let worst = full.first()?;
     let more = match full.len() {
         1 => String::new(),
+        2 => ", and that of another".to_owned(),
         count => format!(", and those of {} others", count - 1),
     };
     let sentence = format!(
@@ -278,8 +283,14 @@ fn overflows(facts: &Facts, namespace: &Namespace, listeners: &[&Listener]) -> O
     if now == 0 {
         return Some(finding);
     }
+    let is_overflow = namespace.moved("TcpExt", "ListenOverflows").is_none_or(|count| count > 0);
     // The one that dropped may be gone by now.
     let steps = match dropping.first() {
+        _ if !is_overflow => vec![
+            "ListenOverflows stands still, so it was no accept queue: see whether memory is short (dmesg), or a SYN queue \
+             is full without cookies (listen.syn-queue)"
+                .to_owned(),
+        ],
         Some(worst) => vec![
             format!("find out why {} does not call accept() often enough", name(facts, worst)),
             raise(facts, namespace, worst),
@@ -291,9 +302,12 @@ fn overflows(facts: &Facts, namespace: &Namespace, listeners: &[&Listener]) -> O
 
 fn syn_queue(facts: &Facts, namespace: &Namespace, listeners: &[&Listener]) -> Option<Finding> {
     let room = |it: &Listener| u64::from(it.limit) * u64::from(it.sharing.max(1));
-    let full: Vec<&&Listener> = listeners.iter().filter(|it| it.requests > room(it)).collect();
+    let full: Vec<&&Listener> = listeners.iter().filter(|it| it.requests >= room(it).max(1)).collect();
     let moved = |name| namespace.moved("TcpExt", name).unwrap_or_default();
-    let (cookies, dropped) = (moved("TCPReqQFullDoCookies"), moved("TCPReqQFullDrop"));
+    // With 2 every SYN gets a cookie, and is counted as if the queue were full.
+    let always = namespace.sysctl("ipv4/tcp_syncookies") == Some(2);
+    let cookies = if always { 0 } else { moved("TCPReqQFullDoCookies") };
+    let dropped = moved("TCPReqQFullDrop");
     if full.is_empty() && cookies == 0 && dropped == 0 {
         return None;
     }
@@ -333,12 +347,10 @@ fn syn_queue(facts: &Facts, namespace: &Namespace, listeners: &[&Listener]) -> O
 }
 
 fn abort(namespace: &Namespace) -> Option<Finding> {
-    if namespace.sysctl("ipv4/tcp_abort_on_overflow") != Some(1) {
-        return None;
-    }
+    let value = namespace.sysctl("ipv4/tcp_abort_on_overflow").filter(|value| *value != 0)?;
     let overflowed = namespace.total("TcpExt", "ListenOverflows").unwrap_or_default() > 0;
     let severity = if overflowed { Severity::Warning } else { Severity::Note };
-    let sentence = "tcp_abort_on_overflow is 1: clients are reset when an accept queue is full";
+    let sentence = format!("tcp_abort_on_overflow is {value}: clients are reset when an accept queue is full");
     Some(
         Finding::new(&ABORT, severity, sentence)
             .shown_by([namespace.set("ipv4/tcp_abort_on_overflow")])
@@ -352,7 +364,7 @@ fn abort(namespace: &Namespace) -> Option<Finding> {
 /// The limit is what its program hands to listen() if nobody tells it otherwise.
 fn is_default(facts: &Facts, listener: &Listener) -> bool {
     let Some((comm, _)) = facts.machine.owner(listener.inode) else { return false };
-    DEFAULTS.iter().any(|(program, backlog, _)| comm.starts_with(program) && *backlog == listener.limit)
+    DEFAULTS.iter().any(|(program, backlog, _)| is_program(comm, program) && *backlog == listener.limit)
 }
 
 fn low_backlog(facts: &Facts, namespace: &Namespace, listeners: &[&Listener]) -> Option<Finding> {
@@ -384,6 +396,7 @@ fn room(namespace: &Namespace, listeners: &[&Listener]) -> Finding {
     let sentence = match listeners.len() {
         0 => "nobody listens here".to_owned(),
         1 => "the one listener keeps up".to_owned(),
+        2 => "both listeners keep up".to_owned(),
         count => format!("all {count} listeners keep up"),
     };
     let settings = ["core/somaxconn", "ipv4/tcp_syncookies", "ipv4/tcp_synack_retries", "ipv4/tcp_max_syn_backlog"];
@@ -391,3 +404,6 @@ fn room(namespace: &Namespace, listeners: &[&Listener]) -> Finding {
         .shown_by(overflow_counters(namespace))
         .shown_by(settings.map(|name| namespace.set(name)))
 }
+
+#[cfg(test)]
+mod tests;

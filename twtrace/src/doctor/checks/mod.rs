@@ -65,6 +65,12 @@ pub const QUESTIONS: [Question; 8] = [
     },
 ];
 
+/// Whether a process is this program, by its name: that, or that with a version (`python3.11`, `php-fpm8.2`), but not a
+/// companion of it (`haproxy_exporter`).
+fn is_program(comm: &str, program: &str) -> bool {
+    comm.strip_prefix(program).is_some_and(|rest| rest.chars().all(|c| c.is_ascii_digit() || c == '.'))
+}
+
 /// Every story.
 pub fn stories() -> impl Iterator<Item = &'static Story> {
     QUESTIONS.iter().flat_map(|question| question.stories)
@@ -94,15 +100,18 @@ pub fn examine(facts: &Facts) -> Vec<Finding> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
+    use std::{collections::BTreeSet, sync::LazyLock};
 
     use proptest::prelude::*;
 
     use super::*;
-    use crate::doctor::{
-        finding::Verdict,
-        report::{self, Report, Style},
-    };
+    use crate::doctor::report::{self, Report, Style};
+
+    /// What the JSON has to be.
+    static SCHEMA: LazyLock<jsonschema::Validator> = LazyLock::new(|| {
+        let schema = serde_json::from_str(&report::schema()).unwrap();
+        jsonschema::validator_for(&schema).unwrap()
+    });
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(128))]
@@ -120,22 +129,27 @@ mod tests {
                 prop_assert!(stories().any(|story| story.id == finding.id && story.why == finding.why));
                 prop_assert!(finding.severity < Severity::Warning || !finding.to_do.is_empty(), "{finding:?}");
             }
-            let report = Report {
-                v: 1,
-                kind: "doctor".to_owned(),
-                ts: "2026-01-01T00:00:00.000000000Z".to_owned(),
-                mono_ns: 1,
-                version: "0.1.0".to_owned(),
-                kernel: facts.kernel.clone(),
-                window_s: 0.5,
-                namespaces: facts.namespaces.iter().map(|namespace| namespace.inum).collect(),
-                verdict: Verdict::of(&findings),
-                findings,
-                missed: Vec::new(),
-            };
+            let report = Report::new(&facts, findings, "2026-01-01T00:00:00.000000000Z".to_owned(), 1);
             let _ = report::text(&report, style);
             let json: serde_json::Value = serde_json::from_str(&report.json().unwrap()).unwrap();
             prop_assert_eq!(json["findings"].as_array().map(Vec::len), Some(report.findings.len()));
+            prop_assert!(SCHEMA.is_valid(&json), "{:?}: {json:#}", SCHEMA.validate(&json));
+        }
+    }
+
+    #[test]
+    fn programs_are_told_from_their_companions() {
+        for (comm, program, expected) in [
+            ("nginx", "nginx", true),
+            ("python3.11", "python", true),
+            ("php-fpm8.2", "php-fpm", true),
+            ("haproxy_exporte", "haproxy", false),
+            ("nginx-prometheu", "nginx", false),
+            ("node_exporter", "node", false),
+            ("ngin", "nginx", false),
+            ("", "nginx", false),
+        ] {
+            assert_eq!(is_program(comm, program), expected, "{comm}");
         }
     }
 

@@ -97,7 +97,7 @@ pub fn check(facts: &Facts, namespace: &Namespace) -> Vec<Finding> {
     let mut findings = Vec::new();
     let available = namespace.available();
     let fullest = fullest(namespace);
-    let crowded = fullest.iter().copied().filter(|(_, ends)| ends.in_range * 2 >= available && ends.in_range >= SOME);
+    let crowded = fullest.iter().copied().filter(|(_, ends)| is_crowded(ends.in_range, available));
     for (destination, ends) in crowded.take(TOP) {
         findings.push(full(facts, namespace, destination, ends, available));
     }
@@ -106,6 +106,11 @@ pub fn check(facts: &Facts, namespace: &Namespace) -> Vec<Finding> {
         findings.push(room(namespace, &fullest, available));
     }
     findings
+}
+
+/// Whether that many of the ports there are is worth a word: half of them. A few may be chance, unless they are all.
+pub(super) fn is_crowded(held: u64, available: u64) -> bool {
+    held > 0 && held.saturating_mul(2) >= available && held >= SOME.min(available)
 }
 
 /// Destinations by the ports of the range that are held towards them, most first.
@@ -253,3 +258,6 @@ fn room(namespace: &Namespace, fullest: &[(&Destination, &Ends)], available: u64
         Evidence::new("ip_local_port_range", range(namespace), "", "/proc/sys/net/ipv4/ip_local_port_range"),
     ])
 }
+
+#[cfg(test)]
+mod tests;

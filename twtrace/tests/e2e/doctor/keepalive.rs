@@ -98,11 +98,11 @@ pub fn doctor_peer_closes() -> Outcome {
         thread::sleep(Duration::from_secs(1));
         let said = (Said::of(&here, &[]), Said::of(&there, &[]));
         is_over.store(true, Ordering::Relaxed);
-        let ended: std::io::Result<()> = opened
-            .join()
-            .and_then(|opened| Ok(opened.and(served.join()?)))
-            .unwrap_or_else(|_| Err(std::io::Error::other("a thread panicked")));
-        ended.map(|()| said).map_err(|error| error.to_string())
+        for (what, thread) in [("opening", opened), ("serving", served)] {
+            let ended = thread.join().map_err(|_| format!("the {what} thread panicked"))?;
+            ended.map_err(|error| format!("{what}: {error}"))?;
+        }
+        Ok::<_, String>(said)
     })?;
     let (opening, accepting) = (opening?, accepting?);
     opening.finds("keepalive.peer-closes", "note")?;
