@@ -60,7 +60,7 @@ const BOUNDS: [Bound; 6] = [
         what: "CPU of the process, twtrace json / tcplife under the same load",
         limit: Limit::Most(0.40),
     },
-    Bound { name: name::JSON, what: "CPU of a record, JSON / aggregates", limit: Limit::Most(6.0) },
+    Bound { name: name::JSON, what: "CPU of a record, JSON / aggregates", limit: Limit::Most(8.0) },
     Bound {
         name: name::LIVE,
         what: "CPU of a record, 1,000,000 live / 1,000 live, kernel and reader",
