@@ -119,7 +119,7 @@ pub fn doctor_syn_flood() -> Outcome {
     let said = Said::of(&netns, &[])?;
     let finding = said.finds("listen.syn-queue", "warning")?;
     let waiting = finding.evidence("requests at 127.0.0.1:8000")?;
-    // One more than the backlog on most kernels (`>`), not on all (`>=`): 6.1 stops at it.
+    // As many as the backlog or, since 6.14 and in stable kernels that have the change, one more.
     let count = waiting.as_u64().filter(|count| [0, 1].contains(&count.wrapping_sub(BACKLOG.into())));
     let count = count.ok_or_else(|| format!("{waiting} requests wait, and {BACKLOG} may: {:#}", finding.0))?;
     agrees("requests", waiting, super::ss(&netns, &["state", "syn-recv"])?)?;
