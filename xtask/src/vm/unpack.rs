@@ -12,19 +12,9 @@ use anyhow::{Context as _, Result, bail};
 use super::fetch::Kernel;
 use crate::{apt, exec};
 
-/// What the tests use of the network, and cloud kernels have as modules. `crc32c_generic` is what libcrc32c, which
-/// nf_conntrack depends on, asks for when it is loaded, though no `depends=` says so; the alphabet puts it before.
-const MODULES: [&str; 9] = [
-    "crc32c_generic",
-    "veth",
-    "sch_netem",
-    "inet_diag",
-    "tcp_diag",
-    "dummy",
-    "tun",
-    "nf_conntrack",
-    "nf_conntrack_netlink",
-];
+/// What the tests use of the network, and cloud kernels have as modules.
+const MODULES: [&str; 8] =
+    ["veth", "sch_netem", "inet_diag", "tcp_diag", "dummy", "tun", "nf_conntrack", "nf_conntrack_netlink"];
 
 /// How modules are compressed, and what undoes it: (extension, program, package).
 const COMPRESSIONS: [(&str, &str, &str); 3] =
