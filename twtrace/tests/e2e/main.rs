@@ -160,7 +160,6 @@ fn trials(offered: &Backends, scale: Scale, guest: bool, tally: &Arc<Mutex<Tally
             ("seeds", Box::new(seeds::seeds)),
             ("passive", Box::new(passive::passive)),
             ("headroom", Box::new(headroom::headroom)),
-            ("doctor_with_trace", Box::new(doctor::reuse::doctor_with_trace)),
         ];
         for (name, case) in cases {
             let skip = match refusal {
@@ -178,7 +177,7 @@ fn trials(offered: &Backends, scale: Scale, guest: bool, tally: &Arc<Mutex<Tally
             });
         }
     }
-    let once: [(&str, Once); 26] = [
+    let once: [(&str, Once); 27] = [
         ("unprivileged", manners::unprivileged),
         ("bad_btf", manners::bad_btf),
         ("bad_filters", manners::bad_filters),
@@ -194,6 +193,7 @@ fn trials(offered: &Backends, scale: Scale, guest: bool, tally: &Arc<Mutex<Tally
         ("doctor_ports", doctor::ports::doctor_ports),
         ("doctor_bound_first", doctor::ports::doctor_bound_first),
         ("doctor_reuse", doctor::reuse::doctor_reuse),
+        ("doctor_with_trace", doctor::reuse::doctor_with_trace),
         ("doctor_accept_queue", doctor::listen::doctor_accept_queue),
         ("doctor_overflows", doctor::listen::doctor_overflows),
         ("doctor_syn_flood", doctor::listen::doctor_syn_flood),
