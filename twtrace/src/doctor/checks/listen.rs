@@ -7,7 +7,7 @@ use std::{cmp::Reverse, net::SocketAddr};
 use super::is_program;
 use crate::{
     doctor::{
-        facts::{Facts, Namespace},
+        facts::{Facts, Namespace, Owner},
         finding::{Evidence, Finding, Severity},
     },
     host::sockets::Listener,
@@ -79,7 +79,7 @@ fn place(listener: &Listener) -> SocketAddr {
 /// Its name, and whose it is.
 fn name(facts: &Facts, listener: &Listener) -> String {
     match facts.machine.owner(listener.inode) {
-        Some((comm, pid)) => format!("{} of {comm} ({pid})", place(listener)),
+        Some(owner) => format!("{} of {owner}", place(listener)),
         None => place(listener).to_string(),
     }
 }
@@ -112,7 +112,7 @@ fn cookie_counters(namespace: &Namespace) -> Vec<Evidence> {
 /// How to hand a higher number to listen().
 fn raise(facts: &Facts, namespace: &Namespace, listener: &Listener) -> String {
     let cap = namespace.sysctl("core/somaxconn").unwrap_or(4096);
-    let comm = facts.machine.owner(listener.inode).map(|(comm, _)| comm).unwrap_or_default();
+    let comm = facts.machine.owner(listener.inode).map(|owner| owner.comm).unwrap_or_default();
     let setting = DEFAULTS.iter().find(|(program, ..)| is_program(comm, program));
     let how = setting.map_or_else(String::new, |(program, _, setting)| format!(", in {program}: {setting}"));
     if u64::from(listener.limit) >= cap {
@@ -254,7 +254,7 @@ fn abort(namespace: &Namespace) -> Option<Finding> {
 
 /// The limit is what its program hands to listen() if nobody tells it otherwise.
 fn is_default(facts: &Facts, listener: &Listener) -> bool {
-    let Some((comm, _)) = facts.machine.owner(listener.inode) else { return false };
+    let Some(Owner { comm, .. }) = facts.machine.owner(listener.inode) else { return false };
     DEFAULTS.iter().any(|(program, backlog, _)| is_program(comm, program) && *backlog == listener.limit)
 }
 
