@@ -236,13 +236,15 @@ fn trial(
         let mut result = case(&of);
         // Exact, or it says so: where a tracer said that it missed something, it is tried again.
         for _ in 0..3 {
-            let missed = tracer::MISSED.replace(0);
-            if result.is_ok() || missed == 0 {
+            let missed = tracer::take_missed();
+            if result.is_ok() || missed.is_empty() {
                 break;
             }
-            line(&format!("again: {of}::{test}: the tracer says that it missed {missed}: {result:?}"));
+            line(&format!("again: {of}::{test}: the tracer says that it missed {missed:?}: {result:?}"));
             result = case(&of);
         }
+        let missed = tracer::take_missed();
+        let result = result.map_err(|error| format!("{error}; the tracer says that it missed {missed:?}"));
         let verdict = if result.is_ok() { "passed" } else { "failed" };
         let why = result.as_ref().err().map(String::as_str);
         settle(&test, &of, verdict, why, start.elapsed().as_millis(), &tally);
