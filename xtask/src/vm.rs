@@ -53,7 +53,7 @@ pub struct Args {
     #[arg(long)]
     pub refresh: bool,
     /// How many minutes a guest may take
-    #[arg(long, default_value_t = 15)]
+    #[arg(long, default_value_t = 25)]
     pub timeout: u64,
     /// Boot this static program in place of the end-to-end tests
     #[arg(long, value_name = "FILE")]

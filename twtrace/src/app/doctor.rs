@@ -37,11 +37,10 @@ pub(super) fn doctor(host: &Host, asked: &Asked) -> Result<Exit, Exit> {
         Some(spec) => Where::One(Resolver::default().netns(spec)?),
         None => Where::Everywhere,
     };
-    let blind = |error: &io::Error| unseen(asked.netns.as_ref(), error);
-    let mut gatherer = Gatherer::start(host, place).map_err(|error| blind(&error))?;
+    let mut gatherer = Gatherer::new(host, place);
     let mut window = WINDOW;
     loop {
-        let mut facts = gatherer.look(window).map_err(|error| blind(&error))?;
+        let mut facts = gatherer.look(window).map_err(|error| unseen(asked.netns.as_ref(), &error))?;
         facts.trace.clone_from(&trace);
         let findings = checks::examine(&facts);
         let exit = match asked.explain {

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
+    fmt,
     net::IpAddr,
     ops::RangeInclusive,
     time::Duration,
@@ -22,12 +23,11 @@ use crate::{
 };
 
 /// The sysctls of a namespace that somebody judges, below /proc/sys.
-pub const SYSCTLS: [&str; 16] = [
+pub const SYSCTLS: [&str; 14] = [
     "net/core/somaxconn",
     "net/ipv4/ip_local_port_step_width",
     "net/ipv4/tcp_abort_on_overflow",
     "net/ipv4/tcp_fin_timeout",
-    "net/ipv4/tcp_max_orphans",
     "net/ipv4/tcp_max_syn_backlog",
     "net/ipv4/tcp_max_tw_buckets",
     "net/ipv4/tcp_rfc1337",
@@ -38,7 +38,6 @@ pub const SYSCTLS: [&str; 16] = [
     "net/ipv4/tcp_tw_reuse",
     "net/ipv4/tcp_tw_reuse_delay",
     "net/ipv4/tcp_tw_timeout",
-    "net/ipv4/tcp_syn_retries",
 ];
 
 /// Everything.
@@ -70,17 +69,40 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// The process that has the socket of this inode: name and id. Of several, the first.
+    /// The process that has the socket of this inode. Of several, the first.
     #[must_use]
-    pub fn owner(&self, inode: u32) -> Option<(&str, u32)> {
+    pub fn owner(&self, inode: u32) -> Option<Owner<'_>> {
         self.named(*self.census.owners.get(&inode)?)
     }
 
     /// A process with its name.
     #[must_use]
-    pub fn named(&self, pid: u32) -> Option<(&str, u32)> {
+    pub fn named(&self, pid: u32) -> Option<Owner<'_>> {
         let process = self.census.processes.iter().find(|process| process.pid == pid)?;
-        Some((process.comm.as_str(), pid))
+        Some(Owner { comm: &process.comm, pid })
+    }
+}
+
+/// A process that has a socket: `nginx (4711)`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Owner<'a> {
+    /// Its name.
+    pub comm: &'a str,
+    /// Its id.
+    pub pid: u32,
+}
+
+impl Owner<'_> {
+    /// It as evidence; `what` says of what it is the owner.
+    #[must_use]
+    pub fn shown(self, what: &str) -> Evidence {
+        Evidence::new(what, self.to_string(), "", "/proc/PID/fd")
+    }
+}
+
+impl fmt::Display for Owner<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({})", self.comm, self.pid)
     }
 }
 
@@ -116,6 +138,26 @@ pub struct Namespace {
 }
 
 impl Namespace {
+    /// One of which nothing else was read.
+    #[must_use]
+    pub fn new(inum: u32, sysctls: BTreeMap<&'static str, Option<u64>>, range: RangeInclusive<u16>) -> Self {
+        Self {
+            inum,
+            window: Duration::ZERO,
+            sysctls,
+            range,
+            reserved: Vec::new(),
+            before: Snmp::default(),
+            after: Snmp::default(),
+            sockstat: None,
+            sockets: Sockets::default(),
+            openers: HashMap::new(),
+            hash_slots: None,
+            conntrack: None,
+            tracked_before: None,
+        }
+    }
+
     /// A sysctl by its path below /proc/sys/net.
     #[must_use]
     pub fn sysctl(&self, name: &str) -> Option<u64> {
@@ -160,13 +202,18 @@ impl Namespace {
         let file = if group.ends_with("Ext") { "netstat" } else { "snmp" };
         let source = format!("/proc/net/{file} {group}");
         let since = Evidence::new(name, self.total(group, name), "since the namespace began", source.clone());
-        let now = format!("{source}, two looks {:.1} s apart", self.window.as_secs_f64());
-        [since, Evidence::new(format!("{name} now"), self.per_s(group, name), "1/s", now)]
+        [since, Evidence::new(format!("{name} now"), self.per_s(group, name), "1/s", self.twice(&source))]
+    }
+
+    /// Where something was read that moved between the looks.
+    #[must_use]
+    pub fn twice(&self, source: &str) -> String {
+        format!("{source}, two looks {:.1} s apart", self.window.as_secs_f64())
     }
 
     /// The process that opens connections to a service, by one of its sockets there or by those that came and went.
     #[must_use]
-    pub fn opener<'a>(&self, machine: &'a Machine, remote: Remote, inode: Option<u32>) -> Option<(&'a str, u32)> {
+    pub fn opener<'a>(&self, machine: &'a Machine, remote: Remote, inode: Option<u32>) -> Option<Owner<'a>> {
         let by_socket = inode.and_then(|inode| machine.owner(inode));
         by_socket.or_else(|| machine.named(*self.openers.get(&remote)?))
     }
@@ -176,6 +223,12 @@ impl Namespace {
     pub fn available(&self) -> u64 {
         let listens = self.sockets.listeners.iter().map(|listener: &Listener| listener.port).collect();
         choosable(&self.range, &self.reserved, &listens).into()
+    }
+
+    /// Connections per second towards one destination that leave it ports for ever, if no TIME_WAIT is taken over.
+    #[must_use]
+    pub fn sustainable_per_s(&self) -> f64 {
+        self.available() as f64 / (f64::from(self.time_wait_ms()) / 1000.0)
     }
 
     /// How long a TIME_WAIT lasts here, milliseconds.

@@ -52,39 +52,33 @@ pub enum Where {
 pub struct Gatherer<'a> {
     host: &'a Host,
     place: Where,
-    /// The counters of the last look, by namespace.
-    last: HashMap<u32, (Instant, Snmp, Option<Stats>)>,
+    /// By namespace.
+    last: HashMap<u32, Last>,
 }
 
+/// The counters of the last look, and when that was.
+type Last = (Instant, Snmp, Option<Stats>);
+
 impl<'a> Gatherer<'a> {
-    /// Takes the first look at the counters.
+    /// Has not looked yet.
+    #[must_use]
+    pub fn new(host: &'a Host, place: Where) -> Self {
+        Self { host, place, last: HashMap::new() }
+    }
+
+    /// Looks at the counters, if that was never done, and at everything else; waits until so much time has passed since the
+    /// last look at the counters, and looks at them again.
     ///
     /// # Errors
     /// If the namespace that was asked for is not there, or cannot be looked into.
-    pub fn start(host: &'a Host, place: Where) -> io::Result<Self> {
-        let mut last = HashMap::new();
-        let (namespaces, _) = namespaces(host, place)?;
-        for (index, netns) in namespaces.iter().enumerate() {
-            match netns.run(|| counters(host)) {
-                Ok((snmp, tracked)) => drop(last.insert(netns.inum(), (Instant::now(), snmp, tracked))),
-                Err(error) if index == 0 => return Err(error),
-                // It is told of at the second look.
-                Err(_) => {}
-            }
-        }
-        Ok(Self { host, place, last })
-    }
-
-    /// Looks at everything else, waits until so much time has passed since the last look at the counters, and looks at
-    /// them again.
-    ///
-    /// # Errors
-    /// As [`Self::start`].
     pub fn look(&mut self, window: Duration) -> io::Result<Facts> {
         let (places, mut missed) = namespaces(self.host, self.place)?;
+        if self.last.is_empty() {
+            self.last = first(self.host, &places)?;
+        }
         let mut seen = Vec::new();
         for (index, netns) in places.iter().enumerate() {
-            match netns.run(|| look(self.host)) {
+            match netns.run(|| look(self.host, netns.inum())) {
                 Ok(look) => seen.push((index, netns, look)),
                 Err(error) if index == 0 => return Err(error),
                 Err(error) => missed.push(unseen(netns.inum(), &error)),
@@ -107,7 +101,7 @@ impl<'a> Gatherer<'a> {
         for (index, netns, look) in seen {
             let host = self.host;
             let read = netns.run(|| Ok((counters(host)?, Sockstat::read(host).ok(), conntrack::read(host))));
-            let ((after, tracked), sockstat, conntrack) = match read {
+            let (after, sockstat, conntrack) = match read {
                 Ok(read) => read,
                 Err(error) if index == 0 => return Err(error),
                 Err(error) => {
@@ -115,23 +109,36 @@ impl<'a> Gatherer<'a> {
                     continue;
                 }
             };
+            let tracked = conntrack.as_ref().and_then(|table| table.stats);
             // One that is new has not moved yet.
             let (window, before, tracked_before) = match self.last.remove(&netns.inum()) {
                 Some((at, before, tracked)) => (at.elapsed(), before, tracked),
                 None => (Duration::ZERO, after.clone(), tracked),
             };
             last.insert(netns.inum(), (Instant::now(), after.clone(), tracked));
-            let inum = netns.inum();
-            namespaces.push(Namespace { inum, window, before, after, sockstat, conntrack, tracked_before, ..look });
+            namespaces.push(Namespace { window, before, after, sockstat, conntrack, tracked_before, ..look });
         }
         self.last = last;
         Ok(Facts { kernel: self.host.kernel_release(), namespaces, machine, trace: None, missed })
     }
 }
 
+/// The first look at the counters of each namespace. One that cannot be looked into is told of at the second.
+fn first(host: &Host, places: &[Netns]) -> io::Result<HashMap<u32, Last>> {
+    let mut first = HashMap::new();
+    for (index, netns) in places.iter().enumerate() {
+        match netns.run(|| Ok((counters(host)?, conntrack::counts(host)))) {
+            Ok((snmp, tracked)) => drop(first.insert(netns.inum(), (Instant::now(), snmp, tracked))),
+            Err(error) if index == 0 => return Err(error),
+            Err(_) => {}
+        }
+    }
+    Ok(first)
+}
+
 /// Those of the calling thread's namespace.
-fn counters(host: &Host) -> io::Result<(Snmp, Option<Stats>)> {
-    Ok((Snmp::read(host).map_err(io::Error::other)?, conntrack::counts(host)))
+fn counters(host: &Host) -> io::Result<Snmp> {
+    Snmp::read(host).map_err(io::Error::other)
 }
 
 /// Told as a negative number where the namespace shares the hash of the initial one.
@@ -184,25 +191,12 @@ fn namespaces(host: &Host, place: Where) -> io::Result<(Vec<Netns>, Vec<Missed>)
 }
 
 /// The calling thread's namespace, but for the counters.
-fn look(host: &Host) -> io::Result<Namespace> {
+fn look(host: &Host, inum: u32) -> io::Result<Namespace> {
     let sysctls = SYSCTLS.into_iter().map(|name| (name, host.sysctl(name))).collect();
     let (range, reserved) = occupancy::local_ports(host)?;
     let frame = Frame { range: range.clone(), time_wait_ms: time_wait_ms(host.sysctl("net/ipv4/tcp_tw_timeout")) };
-    Ok(Namespace {
-        inum: 0,
-        window: Duration::ZERO,
-        sysctls,
-        range,
-        reserved,
-        before: Snmp::default(),
-        after: Snmp::default(),
-        sockstat: None,
-        sockets: sockets::look(&frame)?,
-        openers: HashMap::new(),
-        hash_slots: hash_slots(host),
-        conntrack: None,
-        tracked_before: None,
-    })
+    let sockets = sockets::look(&frame)?;
+    Ok(Namespace { reserved, sockets, hash_slots: hash_slots(host), ..Namespace::new(inum, sysctls, range) })
 }
 
 /// Services that connections are opened to by somebody here, many of them and short ones, and it is not known by whom.

@@ -7,11 +7,14 @@ use netlink_packet_core::{
     NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, NetlinkBuffer, NetlinkHeader, NetlinkMessage,
     NetlinkPayload, NetlinkSerializable, NlasIterator, Parseable,
 };
-pub use netlink_packet_sock_diag::inet::StateFlags;
 use netlink_packet_sock_diag::{
     SockDiagMessage,
     constants::{AF_INET, AF_INET6, INET_DIAG_INFO, INET_DIAG_SKMEMINFO, IPPROTO_TCP, SOCK_DIAG_BY_FAMILY},
     inet::{ExtensionFlags, InetRequest, InetResponseHeader, SocketId, Timer},
+};
+pub use netlink_packet_sock_diag::{
+    constants::{TCP_CLOSE_WAIT, TCP_ESTABLISHED, TCP_FIN_WAIT2, TCP_LISTEN, TCP_SYN_RECV, TCP_TIME_WAIT},
+    inet::StateFlags,
 };
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_SOCK_DIAG};
 
@@ -29,8 +32,6 @@ const BYTES_ACKED: usize = 120;
 const BYTES_RECEIVED: usize = 128;
 /// Where SK_MEMINFO_DROPS lies: the ninth of the u32s (include/uapi/linux/sock_diag.h).
 const DROPS: usize = 32;
-/// TCP_LISTEN of include/net/tcp_states.h.
-const LISTEN: u8 = 10;
 /// How often a dump is made before it is given up.
 const ATTEMPTS: usize = 4;
 
@@ -247,7 +248,7 @@ fn entry(payload: &[u8]) -> io::Result<Entry> {
         // What is behind a broken one cannot be found.
         let Ok(attribute) = attribute else { break };
         match attribute.kind() {
-            INET_DIAG_INFO if header.state != LISTEN => {
+            INET_DIAG_INFO if header.state != TCP_LISTEN => {
                 let info = attribute.value();
                 let part = |at| info.get(at..).and_then(<[u8]>::first_chunk).copied().map(u64::from_ne_bytes);
                 entry.bytes = part(BYTES_ACKED).zip(part(BYTES_RECEIVED)).map(|(out, back)| out.saturating_add(back));

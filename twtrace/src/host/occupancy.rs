@@ -14,7 +14,7 @@ use std::{
 
 use super::{
     Host, clock,
-    diag::{self, Detail, Entry, StateFlags},
+    diag::{self, Detail, Entry, StateFlags, TCP_ESTABLISHED},
     netns::{self, Netns},
 };
 use crate::model::occupancy::{Destination, Held, Namespace, Occupancy, choosable};
@@ -23,8 +23,6 @@ use crate::model::occupancy::{Destination, Held, Namespace, Occupancy, choosable
 const SEARCH: Duration = Duration::from_secs(10);
 /// How often at most, if it seems that there is another.
 const SEARCH_AGAIN: Duration = Duration::from_secs(1);
-/// TCP_ESTABLISHED of include/net/tcp_states.h.
-const ESTABLISHED: u8 = 1;
 
 /// Where namespaces were last found. No file is kept open: a namespace lives as long as one is.
 #[derive(Debug, Default)]
@@ -129,7 +127,7 @@ fn hold(held: &mut HashMap<Destination, Held>, entry: &Entry) {
     }
     let Entry { tuple, state, .. } = *entry;
     let held = held.entry(Destination { laddr: tuple.laddr, raddr: tuple.raddr, rport: tuple.rport }).or_default();
-    *(if state == ESTABLISHED { &mut held.established } else { &mut held.other }) += 1;
+    *(if state == TCP_ESTABLISHED { &mut held.established } else { &mut held.other }) += 1;
 }
 
 /// `ip_local_port_range`: two numbers.

@@ -8,22 +8,10 @@ use std::{
     ops::RangeInclusive,
 };
 
-use super::diag::{self, Detail, Entry, StateFlags};
+use super::diag::{self, Detail, Entry, StateFlags, TCP_ESTABLISHED, TCP_FIN_WAIT2, TCP_SYN_RECV, TCP_TIME_WAIT};
 use crate::model::occupancy::Destination;
 
-/// States of include/net/tcp_states.h.
-pub mod state {
-    /// TCP_ESTABLISHED.
-    pub const ESTABLISHED: u8 = 1;
-    /// TCP_SYN_RECV: of sock_diag's answers, a request.
-    pub const SYN_RECV: u8 = 3;
-    /// TCP_FIN_WAIT2.
-    pub const FIN_WAIT2: u8 = 5;
-    /// TCP_TIME_WAIT.
-    pub const TIME_WAIT: u8 = 6;
-}
-
-/// The most destinations, services and peers that are told apart; what goes beyond is counted in `left_out`.
+/// The most destinations and services that are told apart; what goes beyond is counted in `left_out`.
 const MOST: usize = 1 << 16;
 /// A TIME_WAIT is recent if it began within so many milliseconds.
 pub const RECENT_MS: u32 = 10_000;
@@ -56,8 +44,6 @@ pub struct Service {
 /// The sockets of one namespace.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Sockets {
-    /// Full sockets and requests by state; minisocks are not among them.
-    pub states: [u64; 16],
     /// Minisocks in TIME_WAIT.
     pub time_wait: u64,
     /// Minisocks in FIN_WAIT2: they take a bucket each too.
@@ -70,9 +56,7 @@ pub struct Sockets {
     pub opened: HashMap<Destination, Ends>,
     /// Connections that were accepted here.
     pub accepted: HashMap<Service, Ends>,
-    /// Minisocks in TIME_WAIT of accepted connections, by who the peer is.
-    pub peers: HashMap<(Service, IpAddr), u64>,
-    /// Sockets that are in none of the three tables above, which are full.
+    /// Sockets that are in neither of the two tables above, which are full.
     pub left_out: u64,
 }
 
@@ -142,7 +126,7 @@ impl Ends {
 
     fn add(&mut self, entry: &Entry, frame: &Frame) {
         match (entry.minisock, entry.state) {
-            (true, state::TIME_WAIT) => {
+            (true, TCP_TIME_WAIT) => {
                 self.time_wait += 1;
                 let age = frame.time_wait_ms.saturating_sub(entry.left_ms);
                 self.recent += u64::from(age < RECENT_MS);
@@ -150,7 +134,7 @@ impl Ends {
                 self.fresh += u64::from(age < FRESH_MS);
             }
             (true, _) => self.fin_wait2 += 1,
-            (false, state::ESTABLISHED) => self.established += 1,
+            (false, TCP_ESTABLISHED) => self.established += 1,
             (false, _) => self.other += 1,
         }
         if frame.range.contains(&entry.tuple.lport) {
@@ -237,24 +221,16 @@ impl<'a> Counter<'a> {
 
     fn count(&self, sockets: &mut Sockets, requests: &mut Requests, entry: &Entry) {
         match (entry.minisock, entry.state) {
-            (true, state::TIME_WAIT) => sockets.time_wait += 1,
+            (true, TCP_TIME_WAIT) => sockets.time_wait += 1,
             (true, _) => sockets.fin_wait2 += 1,
-            (false, number) => {
-                if let Some(count) = sockets.states.get_mut(usize::from(number)) {
-                    *count += 1;
-                }
-                sockets.orphans += u64::from(number == state::FIN_WAIT2 && entry.inode == 0);
-            }
+            (false, state) => sockets.orphans += u64::from(state == TCP_FIN_WAIT2 && entry.inode == 0),
         }
         let tuple = entry.tuple;
-        if entry.state == state::SYN_RECV {
+        if entry.state == TCP_SYN_RECV {
             bounded(requests, (tuple.laddr, tuple.lport), &mut sockets.left_out, |count| *count += 1);
         } else if self.is_accepted(entry) {
             let service = Service { laddr: tuple.laddr, lport: tuple.lport };
             bounded(&mut sockets.accepted, service, &mut sockets.left_out, |ends| ends.add(entry, self.frame));
-            if entry.minisock && entry.state == state::TIME_WAIT {
-                bounded(&mut sockets.peers, (service, tuple.raddr), &mut sockets.left_out, |count| *count += 1);
-            }
         } else {
             let destination = Destination { laddr: tuple.laddr, raddr: tuple.raddr, rport: tuple.rport };
             bounded(&mut sockets.opened, destination, &mut sockets.left_out, |ends| ends.add(entry, self.frame));

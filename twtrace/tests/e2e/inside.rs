@@ -14,7 +14,7 @@ use twtrace::{
 };
 use twtrace_common::knob::Filter;
 
-use crate::tracer::{MISSED, spawn};
+use crate::tracer::{missed, spawn};
 
 /// Settings of a run that looks at one namespace.
 pub fn settings(netns: &Netns) -> Settings {
@@ -37,10 +37,10 @@ pub fn traced<T>(
     let attempt = Attempt { host: &Host::default(), btf: None, forced, settings };
     let mut tracer = Tracer::start(&attempt, &mut Vec::new()).map_err(|error| error.to_string())?;
     if tracer.self_test != "passed" {
-        MISSED.set(MISSED.get() + 1);
+        missed("self_test", 1);
     }
     let done = work(&mut tracer);
-    MISSED.set(MISSED.get() + tracer.missed_runs().map_err(|error| error.to_string())?);
+    missed("missed_runs", tracer.missed_runs().map_err(|error| error.to_string())?);
     done
 }
 

@@ -175,7 +175,6 @@ fn trials(offered: &Backends, scale: Scale, guest: bool, tally: &Arc<Mutex<Tally
             ("seeds", Box::new(seeds::seeds)),
             ("passive", Box::new(passive::passive)),
             ("headroom", Box::new(headroom::headroom)),
-            ("doctor_with_trace", Box::new(doctor::reuse::doctor_with_trace)),
         ];
         for (name, case) in cases {
             let skip = match refusal {
@@ -193,7 +192,7 @@ fn trials(offered: &Backends, scale: Scale, guest: bool, tally: &Arc<Mutex<Tally
             });
         }
     }
-    let once: [(&str, Once); 26] = [
+    let once: [(&str, Once); 27] = [
         ("unprivileged", manners::unprivileged),
         ("bad_btf", manners::bad_btf),
         ("bad_filters", manners::bad_filters),
@@ -209,6 +208,7 @@ fn trials(offered: &Backends, scale: Scale, guest: bool, tally: &Arc<Mutex<Tally
         ("doctor_ports", doctor::ports::doctor_ports),
         ("doctor_bound_first", doctor::ports::doctor_bound_first),
         ("doctor_reuse", doctor::reuse::doctor_reuse),
+        ("doctor_with_trace", doctor::reuse::doctor_with_trace),
         ("doctor_accept_queue", doctor::listen::doctor_accept_queue),
         ("doctor_overflows", doctor::listen::doctor_overflows),
         ("doctor_syn_flood", doctor::listen::doctor_syn_flood),
@@ -251,13 +251,15 @@ fn trial(
         let mut result = case(&of);
         // Exact, or it says so: where a tracer said that it missed something, it is tried again.
         for _ in 0..3 {
-            let missed = tracer::MISSED.replace(0);
-            if result.is_ok() || missed == 0 {
+            let missed = tracer::take_missed();
+            if result.is_ok() || missed.is_empty() {
                 break;
             }
-            line(&format!("again: {of}::{test}: the tracer says that it missed {missed}: {result:?}"));
+            line(&format!("again: {of}::{test}: the tracer says that it missed {missed:?}: {result:?}"));
             result = case(&of);
         }
+        let missed = tracer::take_missed();
+        let result = result.map_err(|error| format!("{error}; the tracer says that it missed {missed:?}"));
         let verdict = if result.is_ok() { "passed" } else { "failed" };
         let why = result.as_ref().err().map(String::as_str);
         settle(&test, &of, verdict, why, start.elapsed().as_millis(), &tally);

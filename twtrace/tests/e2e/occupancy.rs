@@ -12,7 +12,7 @@ use socket2::{Domain, Socket, Type};
 use twtrace::{
     host::{
         Host,
-        diag::{self, Detail, Entry, StateFlags},
+        diag::{self, Detail, Entry, StateFlags, TCP_CLOSE_WAIT, TCP_FIN_WAIT2, TCP_TIME_WAIT},
         netns::Netns,
         occupancy::{Answer, Places, Poller, Request, look},
     },
@@ -47,11 +47,6 @@ impl Open {
         self.pairs.extend(pairs);
     }
 }
-
-/// TCP_FIN_WAIT2, TCP_TIME_WAIT and TCP_CLOSE_WAIT of include/net/tcp_states.h.
-const FIN_WAIT2: u8 = 5;
-const TIME_WAIT: u8 = 6;
-const CLOSE_WAIT: u8 = 8;
 
 pub fn occupancy() -> Outcome {
     let (first, second) = (new()?, new()?);
@@ -123,9 +118,9 @@ fn in_the_first() -> io::Result<(Open, HashMap<Destination, Held>)> {
     let (tuple, mut client) = (ours(&closes)?, closes.client);
     drop(closes.server);
     lives::expect_end(&mut client)?;
-    becomes(&tuple, CLOSE_WAIT, false)?;
+    becomes(&tuple, TCP_CLOSE_WAIT, false)?;
     pairs[0].client.shutdown(Shutdown::Write)?;
-    becomes(&ours(&pairs[0])?, FIN_WAIT2, false)?;
+    becomes(&ours(&pairs[0])?, TCP_FIN_WAIT2, false)?;
     holds(&listener, 1, 2)?;
     open.streams.push(client);
     open.keep(listener, pairs);
@@ -134,7 +129,7 @@ fn in_the_first() -> io::Result<(Open, HashMap<Destination, Held>)> {
     for pair in pairs {
         let tuple = ours(&pair)?;
         lives::close_in_order(pair.client, pair.server)?;
-        becomes(&tuple, TIME_WAIT, true)?;
+        becomes(&tuple, TCP_TIME_WAIT, true)?;
     }
     open.streams.push(orphan(&listener)?);
     open.keep(listener, Vec::new());
@@ -170,7 +165,7 @@ fn orphan(listener: &TcpListener) -> io::Result<TcpStream> {
         let pair = lives::connect(listener, None)?;
         let tuple = ours(&pair)?;
         drop(pair.client);
-        if becomes(&tuple, FIN_WAIT2, true).is_ok() {
+        if becomes(&tuple, TCP_FIN_WAIT2, true).is_ok() {
             return Ok(pair.server);
         }
         lives::abort(pair.server)?;

@@ -29,7 +29,7 @@ use twtrace::{
 use crate::{
     inside::{Resident, settings, traced},
     scene::{Scene, fresh},
-    tracer::{MISSED, traffic},
+    tracer::{missed, traffic},
 };
 
 type Outcome = Result<(), String>;
@@ -141,7 +141,8 @@ fn audit(tracer: &mut Tracer, netns: &Netns, told: &mut Told) -> Outcome {
     let audit = tracer.audit(&Host::default(), &[netns]).map_err(|error| error.to_string())?;
     let counters = tracer.counters().map_err(|error| error.to_string())?;
     // Other tests' namespaces come and go; theirs is not to be had apart.
-    MISSED.set(MISSED.get() + audit.found.len() as u64 + counters.trouble.stale);
+    missed("found", audit.found.len() as u64);
+    missed("stale", counters.trouble.stale);
     told.found = audit.found;
     // The servers of the storm close second.
     let passive = tracer.passive().map_err(|error| error.to_string())?;

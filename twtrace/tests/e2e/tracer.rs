@@ -1,7 +1,8 @@
 //! The real `twtrace run`, as a child in the namespace of the test, and what it said.
 
 use std::{
-    cell::Cell,
+    cell::RefCell,
+    collections::BTreeMap,
     io::{self, BufRead as _, BufReader, Read as _},
     os::unix::process::ExitStatusExt as _,
     path::PathBuf,
@@ -22,9 +23,20 @@ use twtrace::host::netns::Netns;
 pub const PATIENCE: Duration = Duration::from_secs(120);
 
 thread_local! {
-    /// What the tracers of this test said themselves that they missed: program runs that the kernel skipped, births
-    /// and ends that were not seen, a self-test that could not be made.
-    pub static MISSED: Cell<u64> = const { Cell::new(0) };
+    static MISSED: RefCell<BTreeMap<String, u64>> = const { RefCell::new(BTreeMap::new()) };
+}
+
+/// Notes what a tracer of this test said itself that it missed: program runs that the kernel skipped, tables that took
+/// nothing more, births and ends that were not seen, a self-test that could not be made.
+pub fn missed(what: &str, count: u64) {
+    if count > 0 {
+        MISSED.with_borrow_mut(|missed| *missed.entry(what.to_owned()).or_default() += count);
+    }
+}
+
+/// What was noted since the last call.
+pub fn take_missed() -> BTreeMap<String, u64> {
+    MISSED.take()
 }
 
 /// The binary under test: beside PID 1 in a guest, cargo's otherwise.
@@ -114,7 +126,7 @@ impl Tracer {
             return Err(format!("the first line is {start}"));
         }
         if start["self_test"] != "passed" {
-            MISSED.set(MISSED.get() + 1);
+            missed("self_test", 1);
         }
         Ok(Self { child, lines, reader, errors, start })
     }
@@ -152,12 +164,12 @@ impl Tracer {
         if summary["type"] != "summary" {
             return Err(format!("the last line is {summary}; status {status}; it said: {errors}"));
         }
-        for trouble in ["missed_runs", "stale", "unseen"] {
-            MISSED.set(MISSED.get() + summary["trouble"][trouble].as_u64().unwrap_or(0));
+        for (trouble, count) in summary["trouble"].as_object().into_iter().flatten() {
+            missed(trouble, count.as_u64().unwrap_or(0));
         }
         // An end without an id is told of a minisock whose birth nobody saw.
         let unborn = lines.iter().filter(|line| line["type"] == "died" && line["id"].is_null()).count();
-        MISSED.set(MISSED.get() + unborn as u64);
+        missed("unborn", unborn as u64);
         if status.code() != Some(0) || status.signal().is_some() {
             return Err(format!("it ended with {status}; it said: {errors}"));
         }

@@ -1,6 +1,6 @@
 //! The doctor's reports: what was read is made up here, judged by its own checks, and shown.
 
-use std::{collections::BTreeMap, collections::HashMap, net::IpAddr, time::Duration};
+use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
 use insta::assert_snapshot;
 use serde_json::{Value, json};
@@ -13,9 +13,9 @@ use twtrace::{
     },
     host::{
         conntrack::{Conntrack, Stats, Timeouts},
-        counters::{Snmp, Sockstat},
+        counters::Sockstat,
         processes::{Census, Limit, Process, SystemFiles},
-        sockets::{Ends, Listener, Service, Sockets},
+        sockets::{Ends, Listener, Service},
         sysctl_files::{Setting, SysctlFiles},
     },
     model::occupancy::Destination,
@@ -30,10 +30,9 @@ fn sysctls() -> BTreeMap<&'static str, Option<u64>> {
         "somaxconn" => Some(4096),
         "tcp_abort_on_overflow" | "tcp_rfc1337" => Some(0),
         "tcp_fin_timeout" => Some(60),
-        "tcp_max_orphans" | "tcp_max_tw_buckets" => Some(131_072),
+        "tcp_max_tw_buckets" => Some(131_072),
         "tcp_max_syn_backlog" => Some(2048),
         "tcp_synack_retries" => Some(5),
-        "tcp_syn_retries" => Some(6),
         "tcp_syncookies" | "tcp_timestamps" => Some(1),
         "tcp_tw_reuse" => Some(2),
         _ => None,
@@ -44,19 +43,10 @@ fn sysctls() -> BTreeMap<&'static str, Option<u64>> {
 /// A namespace in which nothing happens.
 fn namespace(inum: u32) -> Namespace {
     Namespace {
-        inum,
         window: Duration::from_millis(500),
-        sysctls: sysctls(),
-        range: 32_768..=60_999,
-        reserved: Vec::new(),
-        before: Snmp::default(),
-        after: Snmp::default(),
         sockstat: Some(Sockstat::default()),
-        sockets: Sockets::default(),
-        openers: HashMap::new(),
         hash_slots: Some(262_144),
-        conntrack: None,
-        tracked_before: None,
+        ..Namespace::new(inum, sysctls(), 32_768..=60_999)
     }
 }
 

@@ -13,7 +13,8 @@ use super::fetch::Kernel;
 use crate::{apt, exec};
 
 /// What the tests use of the network, and cloud kernels have as modules.
-const MODULES: [&str; 6] = ["veth", "sch_netem", "inet_diag", "tcp_diag", "dummy", "tun"];
+const MODULES: [&str; 8] =
+    ["veth", "sch_netem", "inet_diag", "tcp_diag", "dummy", "tun", "nf_conntrack", "nf_conntrack_netlink"];
 
 /// How modules are compressed, and what undoes it: (extension, program, package).
 const COMPRESSIONS: [(&str, &str, &str); 3] =

@@ -200,8 +200,7 @@ fn numbers(namespace: &Namespace, table: &Conntrack) -> Vec<Evidence> {
     ];
     let source = "/proc/net/stat/nf_conntrack";
     evidence.extend(counts.map(|(name, count)| Evidence::new(name, count, "since the namespace began", source)));
-    let now = format!("{source}, two looks {:.1} s apart", namespace.window.as_secs_f64());
-    evidence.push(Evidence::new("drop now", dropped(namespace, table), "packets", now));
+    evidence.push(Evidence::new("drop now", dropped(namespace, table), "packets", namespace.twice(source)));
     evidence
 }
 

@@ -2,12 +2,7 @@
 
 mod any;
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    net::IpAddr,
-    path::Path,
-    time::Duration,
-};
+use std::{collections::BTreeMap, net::IpAddr, path::Path, time::Duration};
 
 use crate::{
     doctor::{
@@ -15,9 +10,9 @@ use crate::{
         finding::{Finding, Severity, Value},
     },
     host::{
-        counters::{Snmp, Sockstat},
+        counters::Sockstat,
         processes::{Census, Limit, Process, SystemFiles},
-        sockets::{Ends, Listener, Service, Sockets},
+        sockets::{Ends, Listener, Service},
         sysctl_files::{Setting, SysctlFiles},
     },
     model::occupancy::Destination,
@@ -26,15 +21,13 @@ use crate::{
 pub use any::any_facts;
 
 /// What the sysctls are if nobody changes them; the others of [`SYSCTLS`] are those of other kernels.
-const DEFAULTS: [(&str, u64); 12] = [
+const DEFAULTS: [(&str, u64); 10] = [
     ("net/core/somaxconn", 4096),
     ("net/ipv4/tcp_abort_on_overflow", 0),
     ("net/ipv4/tcp_fin_timeout", 60),
-    ("net/ipv4/tcp_max_orphans", 131_072),
     ("net/ipv4/tcp_max_syn_backlog", 2048),
     ("net/ipv4/tcp_max_tw_buckets", 131_072),
     ("net/ipv4/tcp_rfc1337", 0),
-    ("net/ipv4/tcp_syn_retries", 6),
     ("net/ipv4/tcp_synack_retries", 5),
     ("net/ipv4/tcp_syncookies", 1),
     ("net/ipv4/tcp_timestamps", 1),
@@ -56,19 +49,10 @@ impl Fixture {
             .map(|name| (name, DEFAULTS.iter().find(|(known, _)| *known == name).map(|(_, value)| *value)))
             .collect();
         let namespace = Namespace {
-            inum: INUM,
             window: Duration::from_millis(500),
-            sysctls,
-            range: 32_768..=60_999,
-            reserved: Vec::new(),
-            before: Snmp::default(),
-            after: Snmp::default(),
             sockstat: Some(Sockstat::default()),
-            sockets: Sockets::default(),
-            openers: HashMap::new(),
             hash_slots: Some(262_144),
-            conntrack: None,
-            tracked_before: None,
+            ..Namespace::new(INUM, sysctls, 32_768..=60_999)
         };
         let machine = Machine { memory: Some(16 << 30), slabs: Some(BTreeMap::new()), ..Machine::default() };
         Self(Facts { kernel: "6.1.0".to_owned(), namespaces: vec![namespace], machine, ..Facts::default() })

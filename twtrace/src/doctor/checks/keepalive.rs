@@ -97,6 +97,11 @@ impl Stream<'_> {
         self.client.map_or(0, |(_, ends)| of(ends)).max(self.server.map_or(0, of))
     }
 
+    /// Connections that would do if they were kept: as much again for bursts, and enough to be worth a pool.
+    fn pool(&self) -> u64 {
+        (self.open() * 2).next_power_of_two().clamp(16, 1024)
+    }
+
     fn closer(&self) -> &'static str {
         let (client, server) = (self.client.map_or(0, |(_, it)| it.recent), self.server.map_or(0, |it| it.recent));
         if client > server { "the client" } else { "the server" }
@@ -167,8 +172,7 @@ fn streams(namespace: &Namespace) -> Vec<Stream<'_>> {
 fn short(facts: &Facts, namespace: &Namespace, stream: &Stream<'_>) -> Finding {
     let rate = stream.per_s;
     let open = stream.open();
-    // As much again for bursts, and enough to be worth a pool.
-    let pool = (open * 2).next_power_of_two().clamp(16, 1024);
+    let pool = stream.pool();
     let waits = rate * f64::from(namespace.time_wait_ms()) / 1000.0;
     let ports = namespace.available() as f64;
     let buckets = namespace.sysctl("ipv4/tcp_max_tw_buckets").map_or(f64::INFINITY, |limit| limit as f64);
@@ -177,7 +181,7 @@ fn short(facts: &Facts, namespace: &Namespace, stream: &Stream<'_>) -> Finding {
     let client = namespace.opener(&facts.machine, remote, stream.client.and_then(|(_, ends)| ends.inode));
     let server = facts.machine.owner(listener_inode(namespace, stream.service).unwrap_or_default());
     let from = match (client, stream.client) {
-        (Some((comm, pid)), _) => format!(" by {comm} ({pid})"),
+        (Some(owner), _) => format!(" by {owner}"),
         (None, Some((laddr, _))) => format!(" from {laddr}"),
         (None, None) => String::new(),
     };
@@ -194,14 +198,11 @@ fn short(facts: &Facts, namespace: &Namespace, stream: &Stream<'_>) -> Finding {
         Evidence::new("bytes per open connection", stream.bytes(), "bytes", "sock_diag tcp_info"),
     ];
     evidence.extend(rates(namespace));
-    for (what, owner) in [("opened by", client), ("accepted by", server)] {
-        if let Some((comm, pid)) = owner {
-            evidence.push(Evidence::new(what, format!("{comm} ({pid})"), "", "/proc/PID/fd"));
-        }
-    }
+    evidence.extend(client.map(|owner| owner.shown("opened by")));
+    evidence.extend(server.map(|owner| owner.shown("accepted by")));
     Finding::new(&SHORT, severity, sentence)
         .shown_by(evidence)
-        .to_do(remedies(stream, client.map(|(comm, _)| comm), server.map(|(comm, _)| comm), pool))
+        .to_do(remedies(stream, client.map(|owner| owner.comm), server.map(|owner| owner.comm)))
         .avoid([
             "do not tune TIME_WAIT for this: the handshakes cost more than the sockets",
             "do not set SO_LINGER 0: it cuts answers off",
@@ -220,8 +221,8 @@ fn listener_inode(namespace: &Namespace, service: SocketAddr) -> Option<u32> {
 }
 
 /// What to do, in the words of whoever opens the connections.
-fn remedies(stream: &Stream<'_>, client: Option<&str>, server: Option<&str>, pool: u64) -> Vec<String> {
-    let service = stream.service;
+fn remedies(stream: &Stream<'_>, client: Option<&str>, server: Option<&str>) -> Vec<String> {
+    let (service, pool) = (stream.service, stream.pool());
     let mut steps = match client {
         Some(comm) if is_program(comm, "nginx") => vec![
             format!("nginx, in an upstream block with {service}, which proxy_pass has to name: keepalive {pool};"),
@@ -264,7 +265,7 @@ fn octets_per_connection(namespace: &Namespace) -> Option<f64> {
 
 /// What the whole namespace opens and accepts, and how much goes over one connection.
 fn rates(namespace: &Namespace) -> Vec<Evidence> {
-    let source = format!("/proc/net/snmp, two looks {:.1} s apart", namespace.window.as_secs_f64());
+    let source = namespace.twice("/proc/net/snmp");
     let rate = |name| Evidence::new(name, namespace.per_s("Tcp", name), "1/s, all", source.clone());
     let each = octets_per_connection(namespace);
     let unit = "bytes, all";
@@ -286,7 +287,7 @@ fn peer_closes(facts: &Facts, namespace: &Namespace, streams: &[Stream<'_>]) -> 
     }
     let mut open: Vec<&Stream<'_>> = streams.iter().filter(|stream| stream.client.is_some()).collect();
     open.sort_by(|a, b| b.open().cmp(&a.open()).then(a.service.cmp(&b.service)));
-    let owned = open.iter().find_map(|stream| Some((stream, facts.machine.owner(stream.client?.1.inode?)?.0)));
+    let owned = open.iter().find_map(|stream| Some((stream, facts.machine.owner(stream.client?.1.inode?)?.comm)));
     let sentence = format!("{untold:.0} connections per second are opened here and closed first by their peer");
     let shown = open
         .iter()
@@ -294,7 +295,7 @@ fn peer_closes(facts: &Facts, namespace: &Namespace, streams: &[Stream<'_>]) -> 
         .map(|stream| Evidence::new(format!("open to {}", stream.service), stream.open(), "connections", "sock_diag"));
     let mut steps = vec!["watch where they go: sudo twtrace run --by dest".to_owned()];
     if let Some((stream, comm)) = owned {
-        steps.extend(remedies(stream, Some(comm), None, (stream.open() * 2).next_power_of_two().clamp(16, 1024)));
+        steps.extend(remedies(stream, Some(comm), None));
     }
     Some(
         Finding::new(&PEER_CLOSES, Severity::Note, sentence)

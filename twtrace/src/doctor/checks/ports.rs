@@ -145,7 +145,6 @@ fn full(facts: &Facts, namespace: &Namespace, destination: &Destination, ends: &
     // What connect() may take over does not stand in its way.
     let takeable = if reused { ends.time_wait.saturating_sub(ends.young) } else { 0 };
     let left = available.saturating_sub(held) + takeable.min(held);
-    let limit = available as f64 / (f64::from(namespace.time_wait_ms()) / 1000.0);
     let mut evidence = vec![
         Evidence::new("ports held", held, format!("of {available}"), "sock_diag"),
         Evidence::new("TIME_WAIT", ends.time_wait, "sockets", "sock_diag"),
@@ -153,8 +152,8 @@ fn full(facts: &Facts, namespace: &Namespace, destination: &Destination, ends: &
         Evidence::new("established", ends.established, "sockets", "sock_diag"),
         Evidence::new("other states", ends.other, "sockets", "sock_diag"),
         Evidence::new("TIME_WAITs begun", ends.per_s(namespace.opens_per_s()), "1/s", "sock_diag: the age of each"),
-        Evidence::new("sustainable without reuse", limit, "1/s", "ports / length of TIME_WAIT"),
-        Evidence::new("ip_local_port_range", range(namespace), "", "/proc/sys/net/ipv4/ip_local_port_range"),
+        Evidence::new("sustainable without reuse", namespace.sustainable_per_s(), "1/s", "ports / length of TIME_WAIT"),
+        range_set(namespace),
         namespace.set("ipv4/tcp_tw_reuse"),
         namespace.set("ipv4/tcp_timestamps"),
     ];
@@ -167,9 +166,7 @@ fn full(facts: &Facts, namespace: &Namespace, destination: &Destination, ends: &
         ));
     }
     let remote = (destination.raddr, destination.rport);
-    if let Some((comm, pid)) = namespace.opener(&facts.machine, remote, ends.inode) {
-        evidence.push(Evidence::new("opened by", format!("{comm} ({pid})"), "", "/proc/PID/fd"));
-    }
+    evidence.extend(namespace.opener(&facts.machine, remote, ends.inode).map(|owner| owner.shown("opened by")));
     let remedies = [
         "keep connections open and use them again: `twtrace doctor --explain keepalive.short-connections`".to_owned(),
         "spread over more local addresses, or over more addresses or ports of the destination: each has ports of its own"
@@ -197,6 +194,11 @@ fn full(facts: &Facts, namespace: &Namespace, destination: &Destination, ends: &
 
 fn range(namespace: &Namespace) -> String {
     format!("{} {}", namespace.range.start(), namespace.range.end())
+}
+
+/// The same as evidence.
+fn range_set(namespace: &Namespace) -> Evidence {
+    Evidence::new("ip_local_port_range", range(namespace), "", "/proc/sys/net/ipv4/ip_local_port_range")
 }
 
 fn bound_first(facts: &Facts, namespace: &Namespace) -> Option<Finding> {
@@ -227,10 +229,8 @@ fn bound_first(facts: &Facts, namespace: &Namespace) -> Option<Finding> {
         })
         .collect();
     let owner = bound.iter().find_map(|(.., ends)| facts.machine.owner(ends.inode?));
-    if let Some((comm, pid)) = owner {
-        evidence.push(Evidence::new("one of them is of", format!("{comm} ({pid})"), "", "/proc/PID/fd"));
-    }
-    evidence.push(Evidence::new("ip_local_port_range", range(namespace), "", "/proc/sys/net/ipv4/ip_local_port_range"));
+    evidence.extend(owner.map(|owner| owner.shown("one of them is of")));
+    evidence.push(range_set(namespace));
     let finding = Finding::new(&BOUND_FIRST, severity, sentence).shown_by(evidence);
     Some(
         finding
@@ -252,10 +252,14 @@ fn room(namespace: &Namespace, fullest: &[(&Destination, &Ends)], available: u64
     let held = |(destination, ends): &(&Destination, &Ends)| {
         Evidence::new(name(destination), ends.in_range, format!("of {available} ports"), "sock_diag")
     };
-    let limit = available as f64 / (f64::from(namespace.time_wait_ms()) / 1000.0);
     Finding::new(&ROOM, Severity::Fine, sentence).shown_by(fullest.iter().take(TOP).map(held)).shown_by([
-        Evidence::new("sustainable to each without reuse", limit, "1/s", "ports / length of TIME_WAIT"),
-        Evidence::new("ip_local_port_range", range(namespace), "", "/proc/sys/net/ipv4/ip_local_port_range"),
+        Evidence::new(
+            "sustainable to each without reuse",
+            namespace.sustainable_per_s(),
+            "1/s",
+            "ports / length of TIME_WAIT",
+        ),
+        range_set(namespace),
     ])
 }
 

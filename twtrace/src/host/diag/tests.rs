@@ -84,7 +84,7 @@ fn queues_timers_and_attributes_are_read() {
     assert_eq!((it.left_ms, it.receive_queue, it.send_queue, it.inode), (59_000, 2, 1, 4711));
     assert_eq!((it.bytes, it.drops), (Some(12), Some(3)));
     // Of a listener tcp_info holds something else; an old kernel's is shorter; a broken attribute ends the reading.
-    bytes[1] = LISTEN;
+    bytes[1] = TCP_LISTEN;
     assert_eq!(told(&bytes).bytes, None);
     let mut old = socket(AF_INET, 1, 0, "10.0.0.1", 1, "10.0.0.2", 2);
     old.extend(attribute(INET_DIAG_INFO, &info[..BYTES_RECEIVED]));

@@ -28,8 +28,8 @@ fn full_sockets_are_counted_by_destination() {
         |lport, raddr, state, minisock| Entry::of(Tuple { laddr: here, lport, raddr, rport: 443 }, state, minisock);
     let mut held = HashMap::new();
     for entry in [
-        entry(1, there, ESTABLISHED, false),
-        entry(2, there, ESTABLISHED, false),
+        entry(1, there, TCP_ESTABLISHED, false),
+        entry(2, there, TCP_ESTABLISHED, false),
         entry(3, there, 8, false),
         entry(4, there, 5, false),
         entry(5, there, 5, true),

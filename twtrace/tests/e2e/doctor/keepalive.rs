@@ -8,41 +8,28 @@ use std::{
     time::Duration,
 };
 
-use twtrace::lab::lives::{self, Pair};
+use twtrace::lab::lives;
 
-use super::{Outcome, Said, address, new, other, until};
+use super::{Outcome, SERVICE, Said, address, amid, new, other, until};
 use crate::{inside::Resident, tracer::traffic};
+
+const SHORT: &str = "keepalive.short-connections";
 
 /// Found while they come, and not any more when they have ended, though their TIME_WAITs are still there.
 pub fn doctor_keepalive() -> Outcome {
     let netns = new()?;
     Said::of(&netns, &[])?.finds("keepalive.enough", "fine")?;
-    let is_over = AtomicBool::new(false);
-    let found = thread::scope(|scope| {
-        let closing = scope.spawn(|| {
-            netns.run(|| {
-                let listener = lives::listen(address("127.0.0.1:8000")?)?;
-                while !is_over.load(Ordering::Relaxed) {
-                    let Pair { client, server } = lives::connect(&listener, None)?;
-                    lives::close_in_order(client, server)?;
-                    thread::sleep(Duration::from_millis(2));
-                }
-                Ok(())
-            })
-        });
+    let said = amid(&netns, SERVICE, || {
         thread::sleep(Duration::from_millis(500));
-        let said = Said::of(&netns, &[]);
-        is_over.store(true, Ordering::Relaxed);
-        closing.join().map_err(|_| "the closing thread panicked")?.map_err(|error| error.to_string())?;
-        let said = said?;
-        // As a note or, with enough of them, as a warning.
-        let finding = said.finds("keepalive.short-connections", "warning");
-        let finding = finding.or_else(|_| said.finds("keepalive.short-connections", "note"))?;
-        finding.shows("closed first by", "the client")?;
-        let rate = finding.evidence("TIME_WAITs begun")?.as_f64();
-        if rate.is_some_and(|rate| rate >= 10.0) { Ok(()) } else { Err(format!("{rate:?} per second")) }
-    });
-    found?;
+        Said::of(&netns, &[])
+    })?;
+    // As a note or, with enough of them, as a warning.
+    let finding = said.finds(SHORT, "warning").or_else(|_| said.finds(SHORT, "note"))?;
+    finding.shows("closed first by", "the client")?;
+    let rate = finding.evidence("TIME_WAITs begun")?.as_f64();
+    if rate.is_none_or(|rate| rate < 10.0) {
+        return Err(format!("{rate:?} per second"));
+    }
     until("end of the short connections", || Ok(Said::of(&netns, &[])?.finds("keepalive.enough", "fine").is_ok()))?;
     let said = Said::of(&netns, &[])?;
     match said.finds("cost.harmless", "fine")?.evidence("TIME_WAIT")?.as_u64() {
@@ -106,9 +93,8 @@ pub fn doctor_peer_closes() -> Outcome {
     })?;
     let (opening, accepting) = (opening?, accepting?);
     opening.finds("keepalive.peer-closes", "note")?;
-    opening.lacks("keepalive.short-connections")?;
-    let finding = accepting.finds("keepalive.short-connections", "warning");
-    let finding = finding.or_else(|_| accepting.finds("keepalive.short-connections", "note"))?;
+    opening.lacks(SHORT)?;
+    let finding = accepting.finds(SHORT, "warning").or_else(|_| accepting.finds(SHORT, "note"))?;
     finding.shows("closed first by", "the server")?;
     accepting.lacks("keepalive.peer-closes")?;
     until("end of the connections", || Ok(Said::of(&here, &[])?.lacks("keepalive.peer-closes").is_ok()))

@@ -15,7 +15,10 @@ use std::{
     fmt, io,
     net::SocketAddr,
     process::{Child, Command},
-    sync::{LazyLock, Once},
+    sync::{
+        LazyLock, Once,
+        atomic::{AtomicBool, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -205,6 +208,28 @@ pub fn close(netns: &Netns, to: &str, count: usize, first: First) -> Outcome {
     until("end of the closing", || {
         let left = netns.run(|| diag::dump(&open, Detail::Header, || 0, |left, _| *left += 1));
         Ok(left.map_err(|error| error.to_string())? == 0)
+    })
+}
+
+/// What comes of something that is done while short connections come and go, of which the client closes first.
+pub fn amid<T>(netns: &Netns, to: &str, work: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
+    let is_over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let closing = scope.spawn(|| {
+            netns.run(|| {
+                let listener = lives::listen(address(to)?)?;
+                while !is_over.load(Ordering::Relaxed) {
+                    let Pair { client, server } = lives::connect(&listener, None)?;
+                    lives::close_in_order(client, server)?;
+                    thread::sleep(Duration::from_millis(2));
+                }
+                Ok(())
+            })
+        });
+        let done = work();
+        is_over.store(true, Ordering::Relaxed);
+        closing.join().map_err(|_| "the closing thread panicked")?.map_err(|error| error.to_string())?;
+        done
     })
 }
 

@@ -41,9 +41,9 @@ pub fn doctor_reuse() -> Outcome {
 }
 
 /// What only a trace tells: which peers have no timestamps.
-pub fn doctor_with_trace(backend: &str) -> Outcome {
+pub fn doctor_with_trace() -> Outcome {
     let netns = new()?;
-    let tracer = Tracer::start(&netns, backend, &["--events", "born"])?;
+    let tracer = Tracer::start(&netns, "auto", &["--events", "born"])?;
     close(&netns, SERVICE, 5, First::Client)?;
     set(&netns, "tcp_timestamps", "0")?;
     close(&netns, "127.0.0.2:8000", 4, First::Client)?;
