@@ -46,6 +46,9 @@ pub enum BpfError {
     /// An iterator over sockets could not be run.
     #[error("the socket iterator: {0}")]
     Seed(String),
+    /// The kernel does not time programs.
+    #[error("BPF_ENABLE_STATS: {0}")]
+    Timing(String),
 }
 
 /// An error and what is behind it, in one line, each part once.
@@ -148,6 +151,8 @@ pub fn gather(host: &Host, file: Option<&Path>) -> Result<Kernel, BpfError> {
 pub struct Attached {
     pub(super) ebpf: Ebpf,
     pub(super) ring: Option<RingBuf<MapData>>,
+    /// The programs that are loaded.
+    pub(super) names: Vec<&'static str>,
 }
 
 /// An attempt that did not come off: either a hook that another backend may do without, or an end.
@@ -206,7 +211,8 @@ pub fn attach(kernel: &Kernel, plan: &Plan, settings: &Settings) -> Result<Attac
     }
     let ring = RingBuf::try_from(ebpf.take_map("RING").ok_or(BpfError::Missing("map RING"))?)
         .map_err(|source| BpfError::Map { name: "RING", source })?;
-    Ok(Attached { ebpf, ring: Some(ring) })
+    let names = plan.hooks.iter().map(|hook| hook.program).collect();
+    Ok(Attached { ebpf, ring: Some(ring), names })
 }
 
 fn load_program(program: &mut Program, hook: Hook, btf: &Btf) -> Result<(), ProgramError> {

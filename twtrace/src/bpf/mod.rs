@@ -5,6 +5,8 @@ mod counters;
 mod globals;
 mod passive;
 mod seed;
+mod stats;
 
 pub use attach::{AttachError, Attached, BpfError, Kernel, Settings, Tables, attach, gather};
 pub use globals::Offsets;
+pub use stats::Timing;
