@@ -18,7 +18,7 @@ use crate::{
     doctor::{
         checks,
         facts::{Facts, Trace},
-        finding::{Finding, Severity, Verdict},
+        finding::{Finding, Severity},
         gather::{Gatherer, WINDOW, Where},
         report::{self, Report, Style},
         trace,
@@ -46,7 +46,7 @@ pub(super) fn doctor(host: &Host, asked: &Asked) -> Result<Exit, Exit> {
         let findings = checks::examine(&facts);
         let exit = match asked.explain {
             Some(story) => Exit::answer(report::explain(story, &findings, style())),
-            None => told(host, asked.format, &facts, findings)?,
+            None => told(asked.format, &facts, findings)?,
         };
         let Some(watch) = asked.watch else { return Ok(exit) };
         if !say(&exit.stdout, asked.format) {
@@ -59,23 +59,10 @@ pub(super) fn doctor(host: &Host, asked: &Asked) -> Result<Exit, Exit> {
 }
 
 /// The report, and the exit code of its verdict.
-fn told(host: &Host, format: Format, facts: &Facts, findings: Vec<Finding>) -> Result<Exit, Exit> {
+fn told(format: Format, facts: &Facts, findings: Vec<Finding>) -> Result<Exit, Exit> {
     let mono_ns = clock::monotonic_ns();
     let wall = Clock { offset_ns: clock::wall_offset_ns().into() }.wall(mono_ns);
-    let first = facts.namespaces.first();
-    let report = Report {
-        v: 1,
-        kind: "doctor".to_owned(),
-        ts: format!("{wall:.9}"),
-        mono_ns,
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        kernel: host.kernel_release(),
-        window_s: first.map_or(0.0, |namespace| namespace.window.as_secs_f64()),
-        namespaces: facts.namespaces.iter().map(|namespace| namespace.inum).collect(),
-        verdict: Verdict::of(&findings),
-        findings,
-        missed: facts.missed.clone(),
-    };
+    let report = Report::new(facts, findings, format!("{wall:.9}"), mono_ns);
     let mut exit = Exit::answer(match format {
         Format::Json => report.json().map_err(|error| internal("the report", &error))? + "\n",
         Format::Text => report::text(&report, style()),

@@ -15,11 +15,11 @@ Examples:
   twtrace run --duration 30s --port 80,8000-8100   half a minute of web traffic
   twtrace run --cause reused,recycled --format json | jq .
   twtrace probe                                    what this kernel lets twtrace watch
-  twtrace doctor                                   what is wrong with the TIME_WAITs of this machine, if anything
+  twtrace doctor                                   what is wrong here, if anything, without BPF
   twtrace lab --quick                              whether what twtrace says is so, on this kernel
 
-Exit codes: 0 done, 1 the lab found a difference or the doctor something to do, 2 the doctor found connections that
-fail, 64 wrong usage, 69 this kernel cannot be watched, 77 no privilege, 70 the rest.";
+Exit codes: 0 done, 1 the lab found a difference or the doctor a warning, 2 the doctor found \
+connections that fail, 64 wrong usage, 69 this kernel cannot be watched, 77 no privilege, 70 the rest.";
 
 const RUN_EXAMPLES: &str = "\
 Values of one filter are alternatives, filters add up: --lport 443 --pid 7,9 wants local port 443 and \
@@ -61,7 +61,7 @@ Examples:
   twtrace doctor --watch 5s                        again and again
   twtrace doctor --explain ports.exhausted         the whole story of one finding
   twtrace run --format json --events born --duration 1m > trace.json
-  twtrace doctor --with-trace trace.json           with what only a trace can tell: timestamps, by peer
+  twtrace doctor --with-trace trace.json           with what only a trace tells: timestamps by peer
 
 Exit codes: 0 nothing has to be done, 1 there is a warning, 2 connections fail.";
 
@@ -85,7 +85,7 @@ pub(super) enum Verb {
     /// Show what this kernel offers: each capability, its backend, or why not and what to do
     #[command(after_help = PROBE_EXAMPLES)]
     Probe(ProbeArgs),
-    /// Say what is wrong with this machine's TIME_WAITs and with what people blame on them: one verdict, its evidence, one
+    /// Say what is wrong with this machine's TIME_WAITs, and with what is blamed on them: one verdict, its evidence, one
     /// safe next step
     #[command(after_help = DOCTOR_EXAMPLES)]
     Doctor(DoctorArgs),

@@ -153,9 +153,9 @@ pub struct Lab {
 /// How to show it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Format {
-    /// Columns for the eye
+    /// Words for the eye
     Text,
-    /// JSON, one object per line (docs/events.md)
+    /// JSON, one object per line
     Json,
 }
 

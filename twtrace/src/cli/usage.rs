@@ -49,7 +49,13 @@ fn complaint(error: &Error, command: Option<&str>) -> Complaint {
             let why = format!("{value} is none of its values");
             Complaint::new(format!("{name} {value}"), why, format!("write one of {}", known.join(", ")))
         }
-        ErrorKind::ArgumentConflict => Complaint::new(name, "it is there twice", "write it once"),
+        ErrorKind::ArgumentConflict => {
+            let name_of = |option: String| option.split([' ', '=']).next().unwrap_or_default().to_owned();
+            match text(error, ContextKind::PriorArg).map(name_of).filter(|prior| prior != name) {
+                Some(prior) => Complaint::new(name, format!("it does not go with {prior}"), "leave one of them out"),
+                None => Complaint::new(name, "it is there twice", "write it once"),
+            }
+        }
         ErrorKind::TooManyValues => Complaint::new(name, "it takes no value", format!("write {name}")),
         ErrorKind::InvalidUtf8 => Complaint::new("the command line", "a word is not UTF-8", "write it in UTF-8"),
         _ => {

@@ -10,7 +10,7 @@ use std::{
 use super::finding::{Evidence, Missed};
 use crate::{
     host::{
-        conntrack::Conntrack,
+        conntrack::{Conntrack, Stats},
         counters::{Snmp, Sockstat},
         openers::Remote,
         processes::Census,
@@ -107,8 +107,12 @@ pub struct Namespace {
     pub sockets: Sockets,
     /// Processes that open connections to busy services, whose sockets were gone before they could be found otherwise.
     pub openers: HashMap<Remote, u32>,
-    /// Connection tracking, if it is there.
+    /// Slots of the hash of connections (`net.ipv4.tcp_ehash_entries`), since Linux 6.1.
+    pub hash_slots: Option<u64>,
+    /// Connection tracking, if it is there, at the second look.
     pub conntrack: Option<Conntrack>,
+    /// Its counts at the first look.
+    pub tracked_before: Option<Stats>,
 }
 
 impl Namespace {
@@ -142,6 +146,12 @@ impl Namespace {
     pub fn per_s(&self, group: &str, name: &str) -> Option<f64> {
         let seconds = self.window.as_secs_f64();
         (seconds > 0.0).then_some(self.moved(group, name)? as f64 / seconds)
+    }
+
+    /// Connections opened and accepted here per second: no more TIME_WAITs can begin.
+    #[must_use]
+    pub fn opens_per_s(&self) -> Option<f64> {
+        Some(self.per_s("Tcp", "ActiveOpens")? + self.per_s("Tcp", "PassiveOpens")?)
     }
 
     /// A counter as evidence: since the namespace was made, and now.

@@ -219,7 +219,7 @@ pub struct Missed {
 pub struct Verdict {
     /// Of the worst finding: fine, warning or critical.
     pub severity: Severity,
-    /// The id of the finding that decides.
+    /// The id of the finding that decides; empty if nothing could be looked at.
     pub id: String,
     /// Its sentence.
     pub sentence: String,

@@ -11,7 +11,8 @@ use super::facts::{Facts, Machine, Namespace, SYSCTLS, time_wait_ms};
 use crate::{
     doctor::finding::Missed,
     host::{
-        Host, conntrack,
+        Host,
+        conntrack::{self, Stats},
         counters::{Snmp, Sockstat},
         meminfo,
         netns::{self, Netns},
@@ -52,7 +53,7 @@ pub struct Gatherer<'a> {
     host: &'a Host,
     place: Where,
     /// The counters of the last look, by namespace.
-    last: HashMap<u32, (Instant, Snmp)>,
+    last: HashMap<u32, (Instant, Snmp, Option<Stats>)>,
 }
 
 impl<'a> Gatherer<'a> {
@@ -65,7 +66,7 @@ impl<'a> Gatherer<'a> {
         let (namespaces, _) = namespaces(host, place)?;
         for (index, netns) in namespaces.iter().enumerate() {
             match netns.run(|| counters(host)) {
-                Ok(counters) => drop(last.insert(netns.inum(), (Instant::now(), counters))),
+                Ok((snmp, tracked)) => drop(last.insert(netns.inum(), (Instant::now(), snmp, tracked))),
                 Err(error) if index == 0 => return Err(error),
                 // It is told of at the second look.
                 Err(_) => {}
@@ -99,13 +100,14 @@ impl<'a> Gatherer<'a> {
                 look.openers = netns.run(find).unwrap_or_default();
             }
         }
-        let oldest = self.last.values().map(|(at, _)| at.elapsed()).max().unwrap_or_default();
+        let oldest = self.last.values().map(|(at, ..)| at.elapsed()).max().unwrap_or_default();
         thread::sleep(window.saturating_sub(oldest));
         let mut namespaces = Vec::new();
         let mut last = HashMap::new();
         for (index, netns, look) in seen {
-            let read = netns.run(|| Ok((counters(self.host)?, Sockstat::read(self.host).ok())));
-            let (after, sockstat) = match read {
+            let host = self.host;
+            let read = netns.run(|| Ok((counters(host)?, Sockstat::read(host).ok(), conntrack::read(host))));
+            let ((after, tracked), sockstat, conntrack) = match read {
                 Ok(read) => read,
                 Err(error) if index == 0 => return Err(error),
                 Err(error) => {
@@ -114,12 +116,13 @@ impl<'a> Gatherer<'a> {
                 }
             };
             // One that is new has not moved yet.
-            let (window, before) = match self.last.remove(&netns.inum()) {
-                Some((at, before)) => (at.elapsed(), before),
-                None => (Duration::ZERO, after.clone()),
+            let (window, before, tracked_before) = match self.last.remove(&netns.inum()) {
+                Some((at, before, tracked)) => (at.elapsed(), before, tracked),
+                None => (Duration::ZERO, after.clone(), tracked),
             };
-            last.insert(netns.inum(), (Instant::now(), after.clone()));
-            namespaces.push(Namespace { inum: netns.inum(), window, before, after, sockstat, ..look });
+            last.insert(netns.inum(), (Instant::now(), after.clone(), tracked));
+            let inum = netns.inum();
+            namespaces.push(Namespace { inum, window, before, after, sockstat, conntrack, tracked_before, ..look });
         }
         self.last = last;
         Ok(Facts { kernel: self.host.kernel_release(), namespaces, machine, trace: None, missed })
@@ -127,15 +130,30 @@ impl<'a> Gatherer<'a> {
 }
 
 /// Those of the calling thread's namespace.
-fn counters(host: &Host) -> io::Result<Snmp> {
-    Snmp::read(host).map_err(io::Error::other)
+fn counters(host: &Host) -> io::Result<(Snmp, Option<Stats>)> {
+    Ok((Snmp::read(host).map_err(io::Error::other)?, conntrack::counts(host)))
+}
+
+/// Told as a negative number where the namespace shares the hash of the initial one.
+fn hash_slots(host: &Host) -> Option<u64> {
+    let slots: i64 = host.read("proc/sys/net/ipv4/tcp_ehash_entries").ok()?.trim().parse().ok()?;
+    Some(slots.unsigned_abs())
+}
+
+/// What to do about what only root may see.
+fn as_root(purpose: &str) -> String {
+    if rustix::process::geteuid().is_root() {
+        "there is no more to be had: the kernel refuses it even root, as in a container".to_owned()
+    } else {
+        format!("run twtrace as root{purpose}")
+    }
 }
 
 fn unseen(inum: u32, error: &io::Error) -> Missed {
     Missed {
         what: format!("network namespace {inum}"),
         why: error.to_string(),
-        remedy: "run twtrace as root to look into other namespaces".to_owned(),
+        remedy: as_root(" to look into other namespaces"),
     }
 }
 
@@ -157,7 +175,7 @@ fn namespaces(host: &Host, place: Where) -> io::Result<(Vec<Netns>, Vec<Missed>)
             let missed = (unopened > 0).then(|| Missed {
                 what: format!("the network namespaces of {}", Many(unopened as u64, "process")),
                 why: "they cannot be opened".to_owned(),
-                remedy: "run twtrace as root to look into other namespaces".to_owned(),
+                remedy: as_root(" to look into other namespaces"),
             });
             let namespaces = std::iter::once(own).chain(others.into_values()).collect();
             Ok((namespaces, missed.into_iter().collect()))
@@ -181,7 +199,9 @@ fn look(host: &Host) -> io::Result<Namespace> {
         sockstat: None,
         sockets: sockets::look(&frame)?,
         openers: HashMap::new(),
-        conntrack: conntrack::read(host),
+        hash_slots: hash_slots(host),
+        conntrack: None,
+        tracked_before: None,
     })
 }
 
@@ -214,7 +234,7 @@ fn machine<'a>(host: &Host, sockets: impl Iterator<Item = &'a Sockets>, missed: 
         missed.push(Missed {
             what: format!("the descriptors and sockets of {}", Many(census.unreadable as u64, "process")),
             why: "they are another user's".to_owned(),
-            remedy: "run twtrace as root".to_owned(),
+            remedy: as_root(""),
         });
     }
     if census.cut {
@@ -228,7 +248,7 @@ fn machine<'a>(host: &Host, sockets: impl Iterator<Item = &'a Sockets>, missed: 
         missed.push(Missed {
             what: "what the kernel's caches of minisocks hold".to_owned(),
             why: error.to_string(),
-            remedy: "run twtrace as root".to_owned(),
+            remedy: as_root(""),
         });
     });
     let files = sysctl_files::read(host);
@@ -236,7 +256,7 @@ fn machine<'a>(host: &Host, sockets: impl Iterator<Item = &'a Sockets>, missed: 
         missed.push(Missed {
             what: format!("what {} sets at boot", file.display()),
             why: why.clone(),
-            remedy: "run twtrace as root".to_owned(),
+            remedy: as_root(""),
         });
     }
     Machine { memory: meminfo::memory_bytes(host), slabs: slabs.ok(), census, files }

@@ -3,12 +3,14 @@
 use std::fmt::Write as _;
 
 use crossterm::style::Stylize as _;
-use schemars::JsonSchema;
+use schemars::{JsonSchema, generate::SchemaSettings};
 use serde::Serialize;
+use textwrap::{Options, WordSplitter};
 use unicode_width::UnicodeWidthStr as _;
 
 use super::{
     checks::{self, QUESTIONS},
+    facts::Facts,
     finding::{Evidence, Finding, Missed, Severity, Story, Verdict},
 };
 use crate::sink::human::Plain;
@@ -17,8 +19,10 @@ use crate::sink::human::Plain;
 #[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct Report {
     /// Version of the format: 1.
+    #[schemars(extend("const" = 1))]
     pub v: u8,
     /// `doctor`.
+    #[schemars(extend("const" = "doctor"))]
     #[serde(rename = "type")]
     pub kind: String,
     /// When, RFC 3339 in UTC.
@@ -42,6 +46,25 @@ pub struct Report {
 }
 
 impl Report {
+    /// What was found in these facts, and when: by the wall (RFC 3339) and by CLOCK_MONOTONIC.
+    #[must_use]
+    pub fn new(facts: &Facts, findings: Vec<Finding>, ts: String, mono_ns: u64) -> Self {
+        let first = facts.namespaces.first();
+        Self {
+            v: 1,
+            kind: "doctor".to_owned(),
+            ts,
+            mono_ns,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            kernel: facts.kernel.clone(),
+            window_s: first.map_or(0.0, |namespace| namespace.window.as_secs_f64()),
+            namespaces: facts.namespaces.iter().map(|namespace| namespace.inum).collect(),
+            verdict: Verdict::of(&findings),
+            findings,
+            missed: facts.missed.clone(),
+        }
+    }
+
     /// Its line, without the end.
     ///
     /// # Errors
@@ -54,8 +77,13 @@ impl Report {
 /// The JSON Schema of a [`Report`], pretty: docs/doctor.schema.json.
 #[must_use]
 pub fn schema() -> String {
-    let mut schema = schemars::schema_for!(Report);
+    // As it is written: what may be null is there nevertheless.
+    let settings = SchemaSettings::default().for_serialize();
+    let mut schema = settings.into_generator().into_root_schema_for::<Report>();
     let ids: Vec<&str> = checks::stories().map(|story| story.id).collect();
+    if let Some(id) = schema.pointer_mut("/$defs/Verdict/properties/id") {
+        id["enum"] = ids.iter().copied().chain([""]).collect();
+    }
     if let Some(id) = schema.pointer_mut("/$defs/Finding/properties/id") {
         id["enum"] = ids.into();
     }
@@ -85,7 +113,8 @@ pub fn text(report: &Report, style: Style) -> String {
     };
     // To the second: the rest is for programs.
     let at = report.ts.get(..19).unwrap_or(&report.ts).replace('T', " ");
-    let _ = writeln!(out, "twtrace doctor {} on kernel {}: {places}, {at} UTC", report.version, report.kernel);
+    let head = format!("twtrace doctor {} on kernel {}: {places}, {at} UTC", report.version, report.kernel);
+    paragraph(&mut out, style, "", "", &head);
     let verdict = &report.verdict;
     let _ = writeln!(out);
     paragraph(&mut out, style, &format!("{} ", word(verdict.severity, style)), "", &verdict.sentence);
@@ -113,7 +142,9 @@ pub fn text(report: &Report, style: Style) -> String {
             paragraph(&mut out, style, "  ", MARGIN, &format!("{what}: {why}; {remedy}"));
         }
     }
-    let _ = writeln!(out, "\nThe whole story of one of them: twtrace doctor --explain {}", verdict.id);
+    if !verdict.id.is_empty() {
+        let _ = writeln!(out, "\nThe whole story of one of them: twtrace doctor --explain {}", verdict.id);
+    }
     out
 }
 
@@ -170,8 +201,9 @@ fn evidence(out: &mut String, evidence: &[Evidence]) {
 /// Text that was put together of what others wrote, wrapped.
 fn paragraph(out: &mut String, style: Style, first: &str, rest: &str, text: &str) {
     let text = Plain(text).to_string();
-    let options = textwrap::Options::new(style.width.max(40)).initial_indent(first).subsequent_indent(rest);
-    for line in textwrap::wrap(&text, options.break_words(false)) {
+    let options = Options::new(style.width.max(40)).initial_indent(first).subsequent_indent(rest);
+    // Names with hyphens are to be copied whole.
+    for line in textwrap::wrap(&text, options.break_words(false).word_splitter(WordSplitter::NoHyphenation)) {
         let _ = writeln!(out, "{line}");
     }
 }

@@ -82,8 +82,14 @@ pub fn read(host: &Host) -> Option<Conntrack> {
             syn_sent: timeout("syn_sent"),
             syn_recv: timeout("syn_recv"),
         },
-        stats: host.read(STAT).ok().and_then(|text| stats(&text)),
+        stats: counts(host),
     })
+}
+
+/// What went wrong so far in the calling thread's namespace; `None` if the kernel does not tell.
+#[must_use]
+pub fn counts(host: &Host) -> Option<Stats> {
+    stats(&host.read(STAT).ok()?)
 }
 
 /// Names, then one line of hexadecimal numbers for each CPU (ct_cpu_seq_show of

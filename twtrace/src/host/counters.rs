@@ -68,7 +68,7 @@ impl Snmp {
     }
 
     /// Adds the counters of a file; what is none is passed over.
-    fn add(&mut self, text: &str) {
+    pub fn add(&mut self, text: &str) {
         for (group, names, values) in groups(text) {
             let group = self.0.entry(group.to_owned()).or_default();
             let values =

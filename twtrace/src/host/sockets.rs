@@ -112,18 +112,19 @@ impl Ends {
         self.time_wait + self.fin_wait2 + self.established + self.other
     }
 
-    /// TIME_WAITs begun per second: in the last 100 ms, or second, or [`RECENT_MS`], the shortest that has enough of them
-    /// to tell. A longer one would miss those that are gone again: a SYN from the same port takes a TIME_WAIT over, on a
-    /// busy server within a second.
+    /// TIME_WAITs begun per second: over [`RECENT_MS`], or in the last second if that has enough of them to tell, or in the
+    /// last 100 ms as far as so many connections begin (`opens_per_s`). A longer time misses those that are gone again: a
+    /// SYN from the same port takes a TIME_WAIT over, on a busy server within a second.
     #[must_use]
-    pub fn per_s(&self) -> f64 {
-        let now = self.young as f64;
+    pub fn per_s(&self, opens_per_s: Option<f64>) -> f64 {
+        let second = self.young as f64;
         let mean = self.recent as f64 / (f64::from(RECENT_MS) / 1000.0);
         if self.fresh >= ENOUGH {
-            self.fresh as f64 / (f64::from(FRESH_MS) / 1000.0)
-        } else if self.young >= ENOUGH || now * 10.0 < mean {
+            let now = self.fresh as f64 / (f64::from(FRESH_MS) / 1000.0);
+            now.min(opens_per_s.unwrap_or(second)).max(second)
+        } else if self.young >= ENOUGH || second * 10.0 < mean {
             // The latter: it has all but ended.
-            now
+            second
         } else {
             mean
         }

@@ -59,6 +59,11 @@ impl Resident {
         })?;
         Ok(Self { child, _line: line })
     }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
 }
 
 impl Drop for Resident {

@@ -53,6 +53,9 @@ fn main() -> ExitCode {
         run(&arguments, &config.backends, Scale { storm: 3_000 }, true);
         guest::power_off();
     }
+    if let Some(code) = doctor::machine::hold() {
+        return code;
+    }
     let arguments = Arguments::from_args();
     if !rustix::process::geteuid().is_root() {
         println!("skipped: end-to-end tests need root");
@@ -175,7 +178,7 @@ fn trials(offered: &Backends, scale: Scale, guest: bool, tally: &Arc<Mutex<Tally
             });
         }
     }
-    let once: [(&str, Once); 24] = [
+    let once: [(&str, Once); 26] = [
         ("unprivileged", manners::unprivileged),
         ("bad_btf", manners::bad_btf),
         ("bad_filters", manners::bad_filters),
@@ -200,14 +203,24 @@ fn trials(offered: &Backends, scale: Scale, guest: bool, tally: &Arc<Mutex<Tally
         ("doctor_everywhere", doctor::manners::doctor_everywhere),
         ("doctor_watch", doctor::manners::doctor_watch),
         ("doctor_explains", doctor::manners::doctor_explains),
+        ("doctor_descriptors", doctor::machine::doctor_descriptors),
+        ("doctor_folklore", doctor::machine::doctor_folklore),
     ];
     trials.extend(once.map(|(name, case)| trial(name, "any", tally, move |_| case())));
+    trials.push(match doctor::keepalive::missing() {
+        Some(reason) => skipped("doctor_peer_closes", "any", &reason, tally),
+        None => trial("doctor_peer_closes", "any", tally, |_| doctor::keepalive::doctor_peer_closes()),
+    });
     let no_tmux = screen::missing();
     let screens: [(&str, Once); 2] = [("screen", screen::screen), ("screen_is_left", screen::screen_is_left)];
     trials.extend(screens.map(|(name, case)| match &no_tmux {
         Some(reason) => skipped(name, "any", reason, tally),
         None => trial(name, "any", tally, move |_| case()),
     }));
+    trials.push(match doctor::conntrack::no_table() {
+        Some(reason) => skipped("doctor_conntrack", "any", &reason, tally),
+        None => trial("doctor_conntrack", "any", tally, |_| doctor::conntrack::doctor_conntrack()),
+    });
     trials
 }
 

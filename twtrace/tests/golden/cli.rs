@@ -10,7 +10,7 @@ use twtrace::cli::{
     parse,
     resolve::{Place, Resolver},
 };
-use twtrace::sink::by::Group;
+use twtrace::{doctor::checks, sink::by::Group};
 
 fn run(words: &[&str]) -> cli::Run {
     match parse(["twtrace", "run"].iter().chain(words)).map(|cli| cli.command) {
@@ -33,7 +33,9 @@ fn helps() {
     assert_snapshot!("help_run", help(&["twtrace", "run", "--help"]));
     assert_snapshot!("help_run_short", help(&["twtrace", "run", "-h"]));
     assert_snapshot!("help_probe", help(&["twtrace", "probe", "--help"]));
+    assert_snapshot!("help_doctor", help(&["twtrace", "doctor", "--help"]));
     assert_snapshot!("help_lab", help(&["twtrace", "lab", "--help"]));
+    assert_snapshot!("help_doctor", help(&["twtrace", "doctor", "--help"]));
 }
 
 #[test]
@@ -194,6 +196,17 @@ fn complaints() {
         "run --role both",
         "run --role client,server",
         "run --port a\nb\x1b[31m",
+        "doctor --format tui",
+        "doctor --netns=",
+        "doctor --netns 0",
+        "doctor --netns self --netns 1",
+        "doctor --watch 5",
+        "doctor --watch 100ms",
+        "doctor --watch 2h",
+        "doctor --explain ports",
+        "doctor --explain ports.room --format json",
+        "doctor --explain ports.room --watch 1s",
+        "doctor --with-trace",
     ];
     let said = wrong.map(|line| {
         let words = line.split(' ').filter(|word| !word.is_empty()).map(|word| word.replace('_', " "));
@@ -207,6 +220,26 @@ fn complaints() {
         }
     });
     assert_snapshot!(said.join("\n"));
+}
+
+/// What the doctor's stories tell people to type.
+#[test]
+fn commands_of_the_stories_are_right() {
+    let mut seen = 0;
+    for story in checks::stories() {
+        let quoted = story.story.split('`').skip(1).step_by(2);
+        for line in quoted.chain(story.by_hand.iter().copied()) {
+            let command = line.split(['#', '>']).next().unwrap_or_default().trim();
+            let command = command.strip_prefix("sudo ").unwrap_or(command);
+            if let Some(rest) = command.strip_prefix("twtrace ") {
+                let words = rest.split_ascii_whitespace().map(|word| if word == "ID" { story.id } else { word });
+                let parsed = parse(["twtrace"].into_iter().chain(words));
+                assert!(parsed.is_ok(), "{}: {line}: {parsed:?}", story.id);
+                seen += 1;
+            }
+        }
+    }
+    assert!(seen > 2, "{seen}");
 }
 
 #[test]
@@ -245,6 +278,7 @@ fn names_that_lead_nowhere() {
 
 #[test]
 fn codes_are_those_of_sysexits() {
-    let codes = [Code::Success, Code::Usage, Code::Unsupported, Code::Internal, Code::Privilege];
-    assert_eq!(codes.map(|code| code as u8), [0, 64, 69, 70, 77]);
+    let codes =
+        [Code::Success, Code::Wrong, Code::Critical, Code::Usage, Code::Unsupported, Code::Internal, Code::Privilege];
+    assert_eq!(codes.map(|code| code as u8), [0, 1, 2, 64, 69, 70, 77]);
 }

@@ -3,6 +3,7 @@
 //! After a wanted change: `INSTA_UPDATE=always cargo test -p twtrace --test golden`, then read the difference in git.
 
 mod cli;
+mod doctor;
 mod fixture;
 mod json;
 mod stream;

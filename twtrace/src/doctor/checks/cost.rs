@@ -25,7 +25,7 @@ pub const OVERFLOW: Story = Story {
     story: "Each network namespace may have net.ipv4.tcp_max_tw_buckets minisocks, those in TIME_WAIT and those in \
             FIN_WAIT2 together. The default is half the slots of the hash of connections, up to 262,144. When a \
             connection should get one more, the kernel counts TcpExt TCPTimeWaitOverflow and closes the socket for \
-            good.\n\n\
+            good; so it does when there is no memory for one.\n\n\
             Documentation and many articles say that the kernel prints 'time wait bucket table overflow'. It does not, \
             in no kernel since 5.4. They also say that new connections are refused: that is not so either. The counter \
             is the only sign.\n\n\
@@ -133,7 +133,7 @@ fn buckets(facts: &Facts, namespace: &Namespace) -> Option<Finding> {
     let object = object_bytes(facts);
     let room = format!(
         "raise net.ipv4.tcp_max_tw_buckets (now {limit}), e.g. to {}: each minisock takes {object} bytes",
-        (limit.max(used) * 2).max(1024)
+        limit.max(used).saturating_mul(2).max(1024)
     );
     let fewer = "make fewer short connections: see `twtrace doctor --explain keepalive.short-connections`";
     let avoid = ["do not lower tcp_max_tw_buckets: that is how the protection is lost"];
@@ -141,11 +141,21 @@ fn buckets(facts: &Facts, namespace: &Namespace) -> Option<Finding> {
         let finding = Finding::new(story, severity, sentence).shown_by(numbers(namespace));
         finding.shown_by(namespace.counted("TcpExt", "TCPTimeWaitOverflow"))
     };
+    let is_near = used as f64 >= limit as f64 * NEAR;
+    if now > 0 && !is_near {
+        // The counter moves for want of memory too.
+        let sentence = format!(
+            "{now} sockets were closed without a TIME_WAIT just now, with {used} of {limit} buckets taken: there was no \
+             memory for it, or the buckets are free again"
+        );
+        let memory = "see whether the kernel is out of memory: dmesg, /proc/meminfo";
+        return Some(story(&OVERFLOW, Severity::Warning, sentence).to_do([memory, fewer]).avoid(avoid));
+    }
     if now > 0 {
         let sentence = format!("{now} sockets were closed without a TIME_WAIT just now: the {limit} buckets are full");
         return Some(story(&OVERFLOW, Severity::Warning, sentence).to_do([room.as_str(), fewer]).avoid(avoid));
     }
-    if used as f64 >= limit as f64 * NEAR {
+    if is_near {
         let sentence = format!("{used} of {limit} buckets for TIME_WAIT are taken");
         return Some(story(&BUCKETS, Severity::Warning, sentence).to_do([room.as_str(), fewer]).avoid(avoid));
     }
@@ -203,11 +213,15 @@ fn fin_wait2(namespace: &Namespace) -> Option<Finding> {
 
 fn harmless(facts: &Facts, namespace: &Namespace) -> Finding {
     let used = minisocks(namespace);
-    let bytes = used * object_bytes(facts);
-    let sentence = match used {
-        0 => "there is no TIME_WAIT at all".to_owned(),
-        1 => "the one TIME_WAIT that there is costs nothing: harmless".to_owned(),
-        _ => format!("{used} TIME_WAITs take {} of memory and no descriptor: harmless", mega(bytes)),
+    let bytes = used.saturating_mul(object_bytes(facts));
+    let sentence = match (used, namespace.sockets.fin_wait2) {
+        (0, _) => "there is no TIME_WAIT at all".to_owned(),
+        (1, 0) => "the one TIME_WAIT that there is costs nothing: harmless".to_owned(),
+        (_, 0) => format!("{used} TIME_WAITs take {} of memory and no descriptor: harmless", mega(bytes)),
+        _ => format!(
+            "{used} minisocks, in TIME_WAIT and FIN_WAIT2, take {} of memory and no descriptor: harmless",
+            mega(bytes)
+        ),
     };
     let mut evidence = numbers(namespace);
     if let Some((_, caches)) = held(facts) {
@@ -222,5 +236,146 @@ fn mega(bytes: u64) -> String {
         0..1_000_000 => format!("{:.1} kB", bytes as f64 / 1e3),
         1_000_000..1_000_000_000 => format!("{:.1} MB", bytes as f64 / 1e6),
         _ => format!("{:.2} GB", bytes as f64 / 1e9),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        doctor::checks::fixture::{Fixture, destination, ids, number, severity, the},
+        host::sockets::Ends,
+    };
+
+    const OVERFLOWED: &str = "TCPTimeWaitOverflow";
+
+    /// With so many minisocks of so many, all towards one destination.
+    fn filled(used: u64, limit: u64) -> Fixture {
+        let ends = Ends { time_wait: used, ..Ends::default() };
+        let mut facts =
+            Fixture::quiet().sysctl("ipv4/tcp_max_tw_buckets", limit).opened(destination(443), ends).facts();
+        facts.namespaces[0].sockstat.as_mut().unwrap().tw = used;
+        facts.into()
+    }
+
+    #[test]
+    fn a_quiet_machine_costs_nothing() {
+        let findings = Fixture::quiet().asked(check);
+        assert_eq!((ids(&findings), findings[0].severity), (vec!["cost.harmless"], Severity::Fine));
+        assert_eq!(findings[0].sentence, "there is no TIME_WAIT at all");
+        let told = |used| filled(used, 131_072).asked(check).remove(0).sentence;
+        assert_eq!(told(1), "the one TIME_WAIT that there is costs nothing: harmless");
+        assert_eq!(told(2), "2 TIME_WAITs take 0.5 kB of memory and no descriptor: harmless");
+        assert_eq!(told(100_000), "100000 TIME_WAITs take 25.6 MB of memory and no descriptor: harmless");
+    }
+
+    #[test]
+    fn minisocks_of_both_kinds_are_not_called_time_waits() {
+        let both = Ends { time_wait: 5, fin_wait2: 3, ..Ends::default() };
+        let facts = Fixture::quiet().opened(destination(443), both).namespace(|namespace| namespace.sockstat = None);
+        let findings = Fixture::from(facts).asked(check);
+        assert!(findings[0].sentence.starts_with("8 minisocks, in TIME_WAIT and FIN_WAIT2,"), "{findings:?}");
+        assert_eq!(number(&findings[0], "TIME_WAIT"), Some(5.0));
+        assert_eq!(number(&findings[0], "tw"), None);
+    }
+
+    #[test]
+    fn buckets_are_nearly_full_from_four_fifths_on() {
+        let border = filled(800, 1000).asked(check);
+        assert_eq!((ids(&border), border[0].severity), (vec!["cost.buckets"], Severity::Warning));
+        assert_eq!(border[0].sentence, "800 of 1000 buckets for TIME_WAIT are taken");
+        assert!(border[0].to_do[0].contains("(now 1000), e.g. to 2000: each minisock takes 256 bytes"), "{border:?}");
+        assert_eq!((number(&border[0], "tw"), number(&border[0], "tcp_max_tw_buckets")), (Some(800.0), Some(1000.0)));
+        assert_eq!(ids(&filled(799, 1000).asked(check)), ["cost.harmless"]);
+        // More than there may be: the limit was lowered.
+        assert!(filled(4000, 1000).asked(check)[0].to_do[0].contains("e.g. to 8000"));
+        // Without a limit that can be read nothing is near it.
+        assert_eq!(ids(&filled(800, 1000).sysctl("ipv4/tcp_max_tw_buckets", None).asked(check)), ["cost.harmless"]);
+    }
+
+    #[test]
+    fn what_the_kernel_says_of_a_minisock_counts() {
+        let slab = Slab { object_bytes: 280, ..Slab::default() };
+        let facts = filled(900, 1000).machine(|machine| {
+            machine.slabs.as_mut().unwrap().insert("tw_sock_TCP".to_owned(), slab);
+        });
+        assert!(Fixture::from(facts).asked(check)[0].to_do[0].ends_with("each minisock takes 280 bytes"));
+    }
+
+    #[test]
+    fn an_overflow_is_a_warning_while_it_happens() {
+        let full = filled(1000, 1000).counter("TcpExt", OVERFLOWED, 5, 12).asked(check);
+        assert_eq!((ids(&full), full[0].severity), (vec!["cost.overflow"], Severity::Warning));
+        assert_eq!(full[0].sentence, "7 sockets were closed without a TIME_WAIT just now: the 1000 buckets are full");
+        assert_eq!(number(&full[0], OVERFLOWED), Some(12.0));
+        assert_eq!(number(&full[0], "TCPTimeWaitOverflow now"), Some(14.0));
+        assert!(full[0].to_do[0].starts_with("raise net.ipv4.tcp_max_tw_buckets"), "{full:?}");
+        // There were buckets left: a higher limit does not help.
+        let empty = filled(10, 1000).counter("TcpExt", OVERFLOWED, 5, 12).asked(check);
+        assert_eq!((ids(&empty), empty[0].severity), (vec!["cost.overflow"], Severity::Warning));
+        assert!(empty[0].to_do.iter().all(|step| !step.contains("tcp_max_tw_buckets")), "{empty:?}");
+    }
+
+    #[test]
+    fn an_overflow_that_is_over_is_a_note() {
+        let over = filled(10, 1000).counter("TcpExt", OVERFLOWED, 12, 12).asked(check);
+        assert_eq!(ids(&over), ["cost.overflow", "cost.harmless"]);
+        assert_eq!(over[0].severity, Severity::Note);
+        // What is still nearly full comes before what was.
+        let full = filled(1000, 1000).counter("TcpExt", OVERFLOWED, 12, 12).asked(check);
+        assert_eq!((ids(&full), number(&full[0], OVERFLOWED)), (vec!["cost.buckets"], Some(12.0)));
+    }
+
+    #[test]
+    fn memory_counts_from_one_percent_on() {
+        let page = rustix::param::page_size() as u64;
+        let with = |slabs, memory| {
+            let slab = Slab { slabs, pages_per_slab: 1, object_bytes: 256, ..Slab::default() };
+            let facts = Fixture::quiet().machine(|machine| {
+                machine.memory = memory;
+                machine.slabs.as_mut().unwrap().insert("tcp_bind_bucket".to_owned(), slab);
+            });
+            Fixture::from(facts).asked(check)
+        };
+        let border = with(10, Some(page * 1000));
+        assert_eq!(ids(&border), ["cost.memory", "cost.harmless"]);
+        let found = the(&border, "cost.memory");
+        assert_eq!((found.severity, number(found, "tcp_bind_bucket")), (Severity::Note, Some(10.0 * page as f64)));
+        assert!(found.sentence.ends_with(", 1.0 % of the memory"), "{found:?}");
+        assert_eq!(ids(&with(9, Some(page * 1000))), ["cost.harmless"]);
+        assert_eq!(ids(&with(10, None)), ["cost.harmless"]);
+    }
+
+    #[test]
+    fn the_machines_memory_is_told_once() {
+        let slab = Slab { slabs: 1 << 30, pages_per_slab: 1, ..Slab::default() };
+        let mut facts = Fixture::quiet().machine(|machine| {
+            machine.slabs.as_mut().unwrap().insert("tw_sock_TCP".to_owned(), slab);
+        });
+        facts.namespaces.push(Namespace { inum: 7, ..facts.namespaces[0].clone() });
+        assert!(ids(&check(&facts, &facts.namespaces[0])).contains(&"cost.memory"));
+        assert_eq!(ids(&check(&facts, &facts.namespaces[1])), ["cost.harmless"]);
+    }
+
+    #[test]
+    fn many_peers_that_do_not_close_are_a_warning() {
+        let with = |fin_wait2, orphans, time_wait| {
+            let ends = Ends { fin_wait2, time_wait, ..Ends::default() };
+            let facts = Fixture::quiet().opened(destination(443), ends);
+            let facts = facts.namespace(|namespace| namespace.sockets.orphans = orphans);
+            Fixture::from(facts).asked(check)
+        };
+        let found = with(60, 40, 0);
+        assert_eq!((ids(&found), found[0].severity), (vec!["cost.fin-wait2"], Severity::Warning));
+        assert_eq!(
+            found[0].sentence,
+            "100 connections were closed here and wait for a peer that does not close its end"
+        );
+        assert_eq!((number(&found[0], "FIN_WAIT2"), number(&found[0], "FIN_WAIT2 orphans")), (Some(60.0), Some(40.0)));
+        assert_eq!(number(&found[0], "tcp_fin_timeout"), Some(60.0));
+        assert_eq!(severity(&with(99, 0, 0), "cost.fin-wait2"), None);
+        // Beside many more TIME_WAITs they are what is always on its way.
+        assert_eq!(severity(&with(100, 0, 200), "cost.fin-wait2"), Some(Severity::Warning));
+        assert_eq!(severity(&with(100, 0, 202), "cost.fin-wait2"), None);
     }
 }

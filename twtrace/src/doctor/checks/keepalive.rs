@@ -5,7 +5,7 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use super::ports::TOP;
+use super::{is_program, ports::TOP};
 use crate::{
     doctor::{
         facts::{Facts, Namespace},
@@ -86,14 +86,11 @@ struct Stream<'a> {
     client: Option<(IpAddr, &'a Ends)>,
     /// The end that accepts, if it is here.
     server: Option<&'a Ends>,
+    /// TIME_WAITs begun per second, at either end.
+    per_s: f64,
 }
 
 impl Stream<'_> {
-    /// TIME_WAITs begun per second, at either end.
-    fn per_s(&self) -> f64 {
-        self.client.map_or(0.0, |(_, ends)| ends.per_s()) + self.server.map_or(0.0, Ends::per_s)
-    }
-
     /// Connections that are open now: as many as the end that is here has.
     fn open(&self) -> u64 {
         let of = |ends: &Ends| ends.established + ends.other;
@@ -116,7 +113,7 @@ impl Stream<'_> {
 #[must_use]
 pub fn check(facts: &Facts, namespace: &Namespace) -> Vec<Finding> {
     let streams = streams(namespace);
-    let many = |stream: &&Stream<'_>| stream.per_s() >= MANY && !carries_much(namespace, stream);
+    let many = |stream: &&Stream<'_>| stream.per_s >= MANY && !carries_much(namespace, stream);
     let many: Vec<&Stream<'_>> = streams.iter().filter(many).take(TOP).collect();
     let mut findings: Vec<Finding> = many.into_iter().map(|stream| short(facts, namespace, stream)).collect();
     findings.extend(peer_closes(facts, namespace, &streams));
@@ -136,6 +133,8 @@ fn carries_much(namespace: &Namespace, stream: &Stream<'_>) -> bool {
 /// Those with the highest rate first. The two ends of a connection within this namespace are one stream.
 fn streams(namespace: &Namespace) -> Vec<Stream<'_>> {
     let sockets = &namespace.sockets;
+    let opens = namespace.opens_per_s();
+    let rate = |ends: &Ends| ends.per_s(opens);
     // The accepting end's sockets are put to the client address that has most; mostly there is one.
     let mut fullest: HashMap<(IpAddr, u16), (u64, IpAddr)> = HashMap::new();
     for (to, ends) in &sockets.opened {
@@ -145,10 +144,12 @@ fn streams(namespace: &Namespace) -> Vec<Stream<'_>> {
     let opened = sockets.opened.iter().map(|(to, ends)| {
         let is_fullest = fullest.get(&(to.raddr, to.rport)).is_some_and(|(_, laddr)| *laddr == to.laddr);
         let service = Service { laddr: to.raddr, lport: to.rport };
+        let server = sockets.accepted.get(&service).filter(|_| is_fullest);
         Stream {
             service: (to.raddr, to.rport).into(),
             client: Some((to.laddr, ends)),
-            server: sockets.accepted.get(&service).filter(|_| is_fullest),
+            server,
+            per_s: rate(ends) + server.map_or(0.0, rate),
         }
     });
     let is_elsewhere = |service: &Service| !fullest.contains_key(&(service.laddr, service.lport));
@@ -156,14 +157,15 @@ fn streams(namespace: &Namespace) -> Vec<Stream<'_>> {
         service: (service.laddr, service.lport).into(),
         client: None,
         server: Some(ends),
+        per_s: rate(ends),
     });
     let mut streams: Vec<Stream<'_>> = opened.chain(accepted).collect();
-    streams.sort_by(|a, b| b.per_s().total_cmp(&a.per_s()).then(a.service.cmp(&b.service)));
+    streams.sort_by(|a, b| b.per_s.total_cmp(&a.per_s).then(a.service.cmp(&b.service)));
     streams
 }
 
 fn short(facts: &Facts, namespace: &Namespace, stream: &Stream<'_>) -> Finding {
-    let rate = stream.per_s();
+    let rate = stream.per_s;
     let open = stream.open();
     // As much again for bursts, and enough to be worth a pool.
     let pool = (open * 2).next_power_of_two().clamp(16, 1024);
@@ -221,16 +223,16 @@ fn listener_inode(namespace: &Namespace, service: SocketAddr) -> Option<u32> {
 fn remedies(stream: &Stream<'_>, client: Option<&str>, server: Option<&str>, pool: u64) -> Vec<String> {
     let service = stream.service;
     let mut steps = match client {
-        Some(comm) if comm.starts_with("nginx") => vec![
+        Some(comm) if is_program(comm, "nginx") => vec![
             format!("nginx, in an upstream block with {service}, which proxy_pass has to name: keepalive {pool};"),
             "nginx, in the location: proxy_http_version 1.1;".to_owned(),
             "nginx, in the location: proxy_set_header Connection \"\";".to_owned(),
         ],
-        Some(comm) if comm.starts_with("haproxy") => vec![
+        Some(comm) if is_program(comm, "haproxy") => vec![
             "HAProxy, in the backend: http-reuse safe".to_owned(),
             "HAProxy: remove 'option httpclose' and 'option http-server-close'".to_owned(),
         ],
-        Some(comm) if comm.starts_with("envoy") => vec![
+        Some(comm) if is_program(comm, "envoy") => vec![
             "Envoy, in the cluster: remove max_requests_per_connection: 1 (common_http_protocol_options)".to_owned(),
             "Envoy, in the cluster: common_http_protocol_options.idle_timeout of a minute or more".to_owned(),
         ],
@@ -241,7 +243,7 @@ fn remedies(stream: &Stream<'_>, client: Option<&str>, server: Option<&str>, poo
     };
     if stream.closer() == "the server" {
         steps.push(match server {
-            Some(comm) if comm.starts_with("nginx") => {
+            Some(comm) if is_program(comm, "nginx") => {
                 "nginx at the accepting end: keepalive_timeout 75s; keepalive_requests 1000; (or more)".to_owned()
             }
             Some(comm) => format!("see that {comm} does not close after each answer: its keepalive timeout and limits"),
@@ -254,8 +256,9 @@ fn remedies(stream: &Stream<'_>, client: Option<&str>, server: Option<&str>, poo
 /// Bytes in both directions, by connections opened or accepted here, between the looks. On loopback each is counted
 /// twice.
 fn octets_per_connection(namespace: &Namespace) -> Option<f64> {
-    let opened = namespace.moved("Tcp", "ActiveOpens")? + namespace.moved("Tcp", "PassiveOpens")?;
-    let octets = namespace.moved("IpExt", "InOctets")? + namespace.moved("IpExt", "OutOctets")?;
+    let moved = |group, name| namespace.moved(group, name);
+    let opened = moved("Tcp", "ActiveOpens")?.saturating_add(moved("Tcp", "PassiveOpens")?);
+    let octets = moved("IpExt", "InOctets")?.saturating_add(moved("IpExt", "OutOctets")?);
     (opened > 0).then(|| octets as f64 / opened as f64)
 }
 
@@ -283,14 +286,14 @@ fn peer_closes(facts: &Facts, namespace: &Namespace, streams: &[Stream<'_>]) -> 
     }
     let mut open: Vec<&Stream<'_>> = streams.iter().filter(|stream| stream.client.is_some()).collect();
     open.sort_by(|a, b| b.open().cmp(&a.open()).then(a.service.cmp(&b.service)));
-    let owner = open.iter().find_map(|stream| facts.machine.owner(stream.client?.1.inode?));
+    let owned = open.iter().find_map(|stream| Some((stream, facts.machine.owner(stream.client?.1.inode?)?.0)));
     let sentence = format!("{untold:.0} connections per second are opened here and closed first by their peer");
     let shown = open
         .iter()
         .take(TOP)
         .map(|stream| Evidence::new(format!("open to {}", stream.service), stream.open(), "connections", "sock_diag"));
     let mut steps = vec!["watch where they go: sudo twtrace run --by dest".to_owned()];
-    if let (Some(stream), Some((comm, _))) = (open.first(), owner) {
+    if let Some((stream, comm)) = owned {
         steps.extend(remedies(stream, Some(comm), None, (stream.open() * 2).next_power_of_two().clamp(16, 1024)));
     }
     Some(
@@ -305,10 +308,13 @@ fn peer_closes(facts: &Facts, namespace: &Namespace, streams: &[Stream<'_>]) -> 
 
 fn enough(namespace: &Namespace, streams: &[Stream<'_>]) -> Finding {
     let sentence = match streams.first() {
-        Some(stream) if stream.per_s() > 0.0 => {
-            format!("the busiest place, {}, gets {:.1} short connections per second", stream.service, stream.per_s())
+        Some(stream) if stream.per_s > 0.0 => {
+            format!("the busiest place, {}, gets {:.1} short connections per second", stream.service, stream.per_s)
         }
         _ => "no short connections: no TIME_WAIT began in the last ten seconds".to_owned(),
     };
     Finding::new(&ROOM, Severity::Fine, sentence).shown_by(rates(namespace))
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,14 +1,21 @@
 //! Who listens, and overflows? The accept queue and the SYN queue of each listener.
 
-use std::net::SocketAddr;
+mod stories;
 
+use std::{cmp::Reverse, net::SocketAddr};
+
+use super::is_program;
 use crate::{
     doctor::{
         facts::{Facts, Namespace},
-        finding::{Evidence, Finding, Severity, Story},
+        finding::{Evidence, Finding, Severity},
     },
     host::sockets::Listener,
+    sink::human::Many,
 };
+
+pub use stories::STORIES;
+use stories::{ABORT, LOW_BACKLOG, OVERFLOWS, QUEUE_FULL, ROOM, SYN_QUEUE};
 
 /// Listeners that are shown.
 const TOP: usize = 5;
@@ -17,13 +24,15 @@ const LOW: u32 = 128;
 /// Up to here it is low for anybody.
 const TINY: u32 = 16;
 /// What programs hand to listen() if nobody tells them otherwise, and where to tell them.
-const DEFAULTS: [(&str, u32, &str); 12] = [
+const DEFAULTS: [(&str, u32, &str); 13] = [
     ("nginx", 511, "listen 443 ssl backlog=4096;"),
     ("apache2", 511, "ListenBacklog 4096"),
     ("httpd", 511, "ListenBacklog 4096"),
     ("redis-server", 511, "tcp-backlog 4096"),
     ("php-fpm", 511, "listen.backlog = 4096"),
     ("node", 511, "server.listen({ port, backlog: 4096 })"),
+    // What newer releases of Node.js call their main thread.
+    ("node-MainThread", 511, "server.listen({ port, backlog: 4096 })"),
     ("python", 5, "socketserver: request_queue_size = 4096"),
     ("java", 50, "new ServerSocket(port, 4096); Tomcat: acceptCount=\"4096\""),
     ("uwsgi", 100, "listen = 4096"),
@@ -31,119 +40,6 @@ const DEFAULTS: [(&str, u32, &str); 12] = [
     ("sshd", 128, "(built in; MaxStartups limits it earlier)"),
     ("lighttpd", 1024, "server.listen-backlog = 4096"),
 ];
-
-/// A queue is full now.
-pub const QUEUE_FULL: Story = Story {
-    id: "listen.queue-full",
-    title: "An accept queue is full: connections are dropped until the program calls accept()",
-    why: "A finished handshake waits in the accept queue. While more wait there than the backlog allows, the kernel drops \
-          SYNs and the last ACK of handshakes; clients try again after 1, 3, 7 seconds, and many believe meanwhile that \
-          they are connected.",
-    story: "listen(fd, backlog) sets the limit, net.core.somaxconn (4096 since 5.4) caps it. The queue is full when it \
-            holds more than the limit, so it takes one more than that: a backlog of 1 holds 2. sock_diag tells both, \
-            as Recv-Q and Send-Q of the LISTEN line of ss.\n\n\
-            The queue fills because the program does not call accept() often enough: it is out of CPU, of threads, of \
-            descriptors, or waits for something else. A longer queue carries a burst; it does not help a program \
-            that is too slow at all times.",
-    by_hand: &["ss -ltn     # Recv-Q: waiting, Send-Q: the limit", "nstat -az TcpExtListenOverflows TcpExtListenDrops"],
-    sources: &[
-        "include/net/sock.h: sk_acceptq_is_full",
-        "net/ipv4/tcp_input.c: tcp_conn_request",
-        "net/socket.c: __sys_listen",
-    ],
-};
-
-/// Connections were dropped for lack of room.
-pub const OVERFLOWS: Story = Story {
-    id: "listen.overflows",
-    title: "Accept queues overflowed: connections were dropped",
-    why: "ListenOverflows counts what an accept queue had no room for; ListenDrops all that a listener dropped, those \
-          included.",
-    story: "ListenOverflows moves in two places: when a SYN meets a full accept queue, and when the ACK that ends a \
-            handshake does. In the second case the client believes that it is connected, sends its request, and sends \
-            it again. ListenDrops moves for these and for other reasons (no memory, no route, a full SYN queue \
-            without cookies). Both count since the namespace began: only what moves now is of interest now.\n\n\
-            Each listener has a count of its own, sk_drops: `ss -lmtn` shows it as the d in skmem.",
-    by_hand: &[
-        "nstat -az TcpExtListenOverflows TcpExtListenDrops",
-        "ss -lmtn     # skmem:(..,dN): drops of each listener",
-    ],
-    sources: &[
-        "net/ipv4/tcp_input.c: tcp_conn_request",
-        "net/ipv4/tcp_ipv4.c: tcp_v4_syn_recv_sock",
-        "include/net/tcp.h: tcp_listendrop",
-    ],
-};
-
-/// Handshakes do not end.
-pub const SYN_QUEUE: Story = Story {
-    id: "listen.syn-queue",
-    title: "A SYN queue is full: handshakes do not end",
-    why: "Past the same limit as that of the accept queue, handshakes are answered by SYN cookies, or dropped if \
-          tcp_syncookies is 0.",
-    story: "A connection whose handshake is not finished is a request, listed as SYN-RECV. The SYN queue is full when \
-            there are more of them than the listener's backlog: that is its real limit, and not \
-            net.ipv4.tcp_max_syn_backlog, which matters only with tcp_syncookies = 0, where its last quarter is kept \
-            for peers that are known to be alive.\n\n\
-            With tcp_syncookies = 1, the default, a full queue makes the kernel answer with cookies and remember \
-            nothing: nobody is refused, but window scaling and the like are lost where there are no timestamps. Many \
-            requests are a SYN flood, or clients that our SYN-ACK does not reach. Each is given up after \
-            net.ipv4.tcp_synack_retries (5: 63 seconds).",
-    by_hand: &[
-        "ss -Htan state syn-recv | awk '{print $3}' | sort | uniq -c | sort -n",
-        "nstat -az TcpExtTCPReqQFullDoCookies TcpExtTCPReqQFullDrop TcpExtSyncookiesSent TcpExtSyncookiesFailed",
-    ],
-    sources: &[
-        "net/ipv4/tcp_input.c: tcp_conn_request, tcp_syn_flood_action",
-        "include/net/inet_connection_sock.h: inet_csk_reqsk_queue_is_full",
-    ],
-};
-
-/// Overflow is answered by RST.
-pub const ABORT: Story = Story {
-    id: "listen.abort-on-overflow",
-    title: "tcp_abort_on_overflow resets clients at a burst that would have passed",
-    why: "With 1 the kernel answers the last ACK of a handshake by a RST when the accept queue is full; with 0, the \
-          default, the client's next segment finds room if there is some by then.",
-    story: "The setting turns a short burst into errors at the clients. It never makes room. It is of use only where \
-            clients should go to another server at once, and where that is really what they do on ECONNRESET. The \
-            RSTs are counted in TcpExt EmbryonicRsts.",
-    by_hand: &["sysctl net.ipv4.tcp_abort_on_overflow", "nstat -az TcpExtEmbryonicRsts"],
-    sources: &[
-        "net/ipv4/tcp_minisocks.c: tcp_check_req",
-        "Documentation/networking/ip-sysctl.rst: tcp_abort_on_overflow",
-    ],
-};
-
-/// The backlog is low.
-pub const LOW_BACKLOG: Story = Story {
-    id: "listen.low-backlog",
-    title: "A backlog is low: a short burst fills the accept queue",
-    why: "The limit is the smaller of what the program hands to listen() and net.core.somaxconn; many programs hand over a \
-          number from the time when 128 was the most.",
-    story: "Since 5.4 somaxconn is 4096, so it is mostly the program's own number that limits. Defaults: nginx, Apache, \
-            Redis, PHP-FPM and Node.js 511, Java 50, uWSGI 100, Python's socketserver 5. Go and others read \
-            somaxconn. The number is read at listen(): a higher somaxconn takes effect when the program listens \
-            anew.\n\n\
-            A longer queue costs a few hundred bytes for each connection that waits, and nothing otherwise.",
-    by_hand: &["ss -ltnp     # Send-Q is the limit", "sysctl net.core.somaxconn"],
-    sources: &["net/socket.c: __sys_listen", "net/ipv4/af_inet.c: inet_listen"],
-};
-
-/// They keep up.
-pub const ROOM: Story = Story {
-    id: "listen.room",
-    title: "The listeners keep up",
-    why: "Nothing waits that has no room, and nothing was dropped.",
-    story: "Of each listener the accept queue is held against its limit, the requests (SYN-RECV) against the same limit, \
-            and its drops are read. TcpExt ListenOverflows, ListenDrops, TCPReqQFullDoCookies and TCPReqQFullDrop \
-            tell what happened since the namespace began.",
-    by_hand: &["ss -ltn", "nstat -az | grep -E 'Listen|ReqQ|Syncookies'"],
-    sources: &["net/ipv4/inet_diag.c: inet_diag_dump_icsk", "net/ipv4/tcp_diag.c: tcp_diag_get_info"],
-};
-
-/// What this question can find.
-pub const STORIES: &[Story] = &[QUEUE_FULL, OVERFLOWS, SYN_QUEUE, ABORT, LOW_BACKLOG, ROOM];
 
 /// Judges.
 #[must_use]
@@ -217,11 +113,11 @@ fn cookie_counters(namespace: &Namespace) -> Vec<Evidence> {
 fn raise(facts: &Facts, namespace: &Namespace, listener: &Listener) -> String {
     let cap = namespace.sysctl("core/somaxconn").unwrap_or(4096);
     let comm = facts.machine.owner(listener.inode).map(|(comm, _)| comm).unwrap_or_default();
-    let setting = DEFAULTS.iter().find(|(program, ..)| !comm.is_empty() && comm.starts_with(program));
+    let setting = DEFAULTS.iter().find(|(program, ..)| is_program(comm, program));
     let how = setting.map_or_else(String::new, |(program, _, setting)| format!(", in {program}: {setting}"));
     if u64::from(listener.limit) >= cap {
         format!(
-            "raise net.core.somaxconn (now {cap}) and the backlog at {}{how}; it takes effect at the next listen()",
+            "raise net.core.somaxconn (now {cap}) and the backlog at {}{how} (it takes effect at the next listen())",
             place(listener)
         )
     } else {
@@ -234,6 +130,7 @@ fn queue_full(facts: &Facts, namespace: &Namespace, listeners: &[&Listener]) -> 
     let worst = full.first()?;
     let more = match full.len() {
         1 => String::new(),
+        2 => ", and that of another".to_owned(),
         count => format!(", and those of {} others", count - 1),
     };
     let sentence = format!(
@@ -265,31 +162,43 @@ fn overflows(facts: &Facts, namespace: &Namespace, listeners: &[&Listener]) -> O
     }
     let (severity, sentence) = if now > 0 {
         let seconds = namespace.window.as_secs_f64();
-        (Severity::Critical, format!("listeners dropped {now} connections in {seconds:.1} s"))
+        (Severity::Critical, format!("listeners dropped {} in {seconds:.1} s", Many(now, "connection")))
     } else {
-        (Severity::Note, format!("listeners have dropped {drops} connections so far, none of them now"))
+        (Severity::Note, format!("listeners have dropped {} so far, none of them now", Many(drops, "connection")))
     };
     let mut dropping: Vec<&&Listener> = listeners.iter().filter(|listener| listener.drops.unwrap_or(0) > 0).collect();
-    dropping.sort_by(|a, b| b.drops.cmp(&a.drops));
+    dropping.sort_by_key(|listener| Reverse(listener.drops));
     let finding = Finding::new(&OVERFLOWS, severity, sentence)
         .shown_by(overflow_counters(namespace))
         .shown_by(dropping.iter().take(TOP).flat_map(|listener| queue(facts, listener)));
-    let Some(worst) = dropping.first().filter(|_| now > 0) else { return Some(finding) };
-    Some(
-        finding
-            .to_do([
-                format!("find out why {} does not call accept() often enough", name(facts, worst)),
-                raise(facts, namespace, worst),
-            ])
-            .avoid(["do not set tcp_abort_on_overflow: it turns the delay into errors"]),
-    )
+    if now == 0 {
+        return Some(finding);
+    }
+    let is_overflow = namespace.moved("TcpExt", "ListenOverflows").is_none_or(|count| count > 0);
+    // The one that dropped may be gone by now.
+    let steps = match dropping.first() {
+        _ if !is_overflow => vec![
+            "ListenOverflows stands still, so it was no accept queue: see whether memory is short (dmesg), or a SYN queue \
+             is full without cookies (listen.syn-queue)"
+                .to_owned(),
+        ],
+        Some(worst) => vec![
+            format!("find out why {} does not call accept() often enough", name(facts, worst)),
+            raise(facts, namespace, worst),
+        ],
+        None => vec!["find the listener that drops: ss -lmtn, the number behind d in skmem".to_owned()],
+    };
+    Some(finding.to_do(steps).avoid(["do not set tcp_abort_on_overflow: it turns the delay into errors"]))
 }
 
 fn syn_queue(facts: &Facts, namespace: &Namespace, listeners: &[&Listener]) -> Option<Finding> {
     let room = |it: &Listener| u64::from(it.limit) * u64::from(it.sharing.max(1));
-    let full: Vec<&&Listener> = listeners.iter().filter(|it| it.requests > room(it)).collect();
+    let full: Vec<&&Listener> = listeners.iter().filter(|it| it.requests >= room(it).max(1)).collect();
     let moved = |name| namespace.moved("TcpExt", name).unwrap_or_default();
-    let (cookies, dropped) = (moved("TCPReqQFullDoCookies"), moved("TCPReqQFullDrop"));
+    // With 2 every SYN gets a cookie, and is counted as if the queue were full.
+    let always = namespace.sysctl("ipv4/tcp_syncookies") == Some(2);
+    let cookies = if always { 0 } else { moved("TCPReqQFullDoCookies") };
+    let dropped = moved("TCPReqQFullDrop");
     if full.is_empty() && cookies == 0 && dropped == 0 {
         return None;
     }
@@ -329,12 +238,10 @@ fn syn_queue(facts: &Facts, namespace: &Namespace, listeners: &[&Listener]) -> O
 }
 
 fn abort(namespace: &Namespace) -> Option<Finding> {
-    if namespace.sysctl("ipv4/tcp_abort_on_overflow") != Some(1) {
-        return None;
-    }
+    let value = namespace.sysctl("ipv4/tcp_abort_on_overflow").filter(|value| *value != 0)?;
     let overflowed = namespace.total("TcpExt", "ListenOverflows").unwrap_or_default() > 0;
     let severity = if overflowed { Severity::Warning } else { Severity::Note };
-    let sentence = "tcp_abort_on_overflow is 1: clients are reset when an accept queue is full";
+    let sentence = format!("tcp_abort_on_overflow is {value}: clients are reset when an accept queue is full");
     Some(
         Finding::new(&ABORT, severity, sentence)
             .shown_by([namespace.set("ipv4/tcp_abort_on_overflow")])
@@ -348,7 +255,7 @@ fn abort(namespace: &Namespace) -> Option<Finding> {
 /// The limit is what its program hands to listen() if nobody tells it otherwise.
 fn is_default(facts: &Facts, listener: &Listener) -> bool {
     let Some((comm, _)) = facts.machine.owner(listener.inode) else { return false };
-    DEFAULTS.iter().any(|(program, backlog, _)| comm.starts_with(program) && *backlog == listener.limit)
+    DEFAULTS.iter().any(|(program, backlog, _)| is_program(comm, program) && *backlog == listener.limit)
 }
 
 fn low_backlog(facts: &Facts, namespace: &Namespace, listeners: &[&Listener]) -> Option<Finding> {
@@ -357,7 +264,8 @@ fn low_backlog(facts: &Facts, namespace: &Namespace, listeners: &[&Listener]) ->
     let low: Vec<&Listener> = listeners
         .iter()
         .copied()
-        .filter(|it| u64::from(it.limit) < cap)
+        // One that is full is told already.
+        .filter(|it| u64::from(it.limit) < cap && !it.is_full())
         .filter(|it| it.limit < TINY || is_default(facts, it) || it.limit <= LOW && pressed(it))
         .collect();
     let worst = low.iter().find(|it| pressed(it)).or(low.first())?;
@@ -379,6 +287,7 @@ fn room(namespace: &Namespace, listeners: &[&Listener]) -> Finding {
     let sentence = match listeners.len() {
         0 => "nobody listens here".to_owned(),
         1 => "the one listener keeps up".to_owned(),
+        2 => "both listeners keep up".to_owned(),
         count => format!("all {count} listeners keep up"),
     };
     let settings = ["core/somaxconn", "ipv4/tcp_syncookies", "ipv4/tcp_synack_retries", "ipv4/tcp_max_syn_backlog"];
@@ -386,3 +295,6 @@ fn room(namespace: &Namespace, listeners: &[&Listener]) -> Finding {
         .shown_by(overflow_counters(namespace))
         .shown_by(settings.map(|name| namespace.set(name)))
 }
+
+#[cfg(test)]
+mod tests;

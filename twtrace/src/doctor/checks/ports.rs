@@ -97,7 +97,7 @@ pub fn check(facts: &Facts, namespace: &Namespace) -> Vec<Finding> {
     let mut findings = Vec::new();
     let available = namespace.available();
     let fullest = fullest(namespace);
-    let crowded = fullest.iter().copied().filter(|(_, ends)| ends.in_range * 2 >= available && ends.in_range >= SOME);
+    let crowded = fullest.iter().copied().filter(|(_, ends)| is_crowded(ends.in_range, available));
     for (destination, ends) in crowded.take(TOP) {
         findings.push(full(facts, namespace, destination, ends, available));
     }
@@ -106,6 +106,11 @@ pub fn check(facts: &Facts, namespace: &Namespace) -> Vec<Finding> {
         findings.push(room(namespace, &fullest, available));
     }
     findings
+}
+
+/// Whether that many of the ports there are is worth a word: half of them. A few may be chance, unless they are all.
+pub(super) fn is_crowded(held: u64, available: u64) -> bool {
+    held > 0 && held.saturating_mul(2) >= available && held >= SOME.min(available)
 }
 
 /// Destinations by the ports of the range that are held towards them, most first.
@@ -147,7 +152,7 @@ fn full(facts: &Facts, namespace: &Namespace, destination: &Destination, ends: &
         Evidence::new("FIN_WAIT2", ends.fin_wait2, "minisocks", "sock_diag"),
         Evidence::new("established", ends.established, "sockets", "sock_diag"),
         Evidence::new("other states", ends.other, "sockets", "sock_diag"),
-        Evidence::new("TIME_WAITs begun", ends.per_s(), "1/s", "sock_diag: the age of each"),
+        Evidence::new("TIME_WAITs begun", ends.per_s(namespace.opens_per_s()), "1/s", "sock_diag: the age of each"),
         Evidence::new("sustainable without reuse", limit, "1/s", "ports / length of TIME_WAIT"),
         Evidence::new("ip_local_port_range", range(namespace), "", "/proc/sys/net/ipv4/ip_local_port_range"),
         namespace.set("ipv4/tcp_tw_reuse"),
@@ -253,3 +258,6 @@ fn room(namespace: &Namespace, fullest: &[(&Destination, &Ends)], available: u64
         Evidence::new("ip_local_port_range", range(namespace), "", "/proc/sys/net/ipv4/ip_local_port_range"),
     ])
 }
+
+#[cfg(test)]
+mod tests;

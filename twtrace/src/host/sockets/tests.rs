@@ -56,13 +56,18 @@ fn who_listens_has_accepted() {
 
 #[test]
 fn a_rate_is_of_the_shortest_time_that_tells() {
-    let rate = |recent, young, fresh| Ends { recent, young, fresh, ..Ends::default() }.per_s();
-    assert_eq!(rate(14_000, 14_000, 1_000), 10_000.0);
+    let ends = |recent, young, fresh| Ends { recent, young, fresh, ..Ends::default() };
+    let rate = |recent, young, fresh| ends(recent, young, fresh).per_s(Some(10_500.0));
+    assert_eq!(rate(14_000, 9_000, 1_000), 10_000.0);
+    assert_eq!(rate(14_000, 9_000, 2_000), 10_500.0);
     assert_eq!(rate(500, 40, 3), 40.0);
     assert_eq!(rate(200, 25, 3), 20.0);
     assert_eq!(rate(14_000, 20, 2), 20.0);
     assert_eq!(rate(14_000, 0, 0), 0.0);
     assert_eq!(rate(0, 0, 0), 0.0);
+    // A burst that is over.
+    assert_eq!(ends(100, 100, 100).per_s(Some(0.0)), 100.0);
+    assert_eq!(ends(100, 100, 100).per_s(None), 100.0);
 }
 
 #[test]

@@ -1,49 +1,101 @@
 //! What keepalive would save: short connections, as long as they come.
 
 use std::{
+    net::TcpListener,
+    process::{Command, Stdio},
     sync::atomic::{AtomicBool, Ordering},
     thread,
     time::Duration,
 };
 
-use twtrace::lab::lives::{self, Pair};
+use twtrace::lab::lives;
 
-use super::{Outcome, Said, address, new, until};
+use super::{Outcome, SERVICE, Said, address, amid, new, other, until};
+use crate::{inside::Resident, tracer::traffic};
+
+const SHORT: &str = "keepalive.short-connections";
 
 /// Found while they come, and not any more when they have ended, though their TIME_WAITs are still there.
 pub fn doctor_keepalive() -> Outcome {
     let netns = new()?;
     Said::of(&netns, &[])?.finds("keepalive.enough", "fine")?;
-    let is_over = AtomicBool::new(false);
-    let found = thread::scope(|scope| {
-        let closing = scope.spawn(|| {
-            netns.run(|| {
-                let listener = lives::listen(address("127.0.0.1:8000")?)?;
-                while !is_over.load(Ordering::Relaxed) {
-                    let Pair { client, server } = lives::connect(&listener, None)?;
-                    lives::close_in_order(client, server)?;
-                    thread::sleep(Duration::from_millis(2));
-                }
-                Ok(())
-            })
-        });
+    let said = amid(&netns, SERVICE, || {
         thread::sleep(Duration::from_millis(500));
-        let said = Said::of(&netns, &[]);
-        is_over.store(true, Ordering::Relaxed);
-        closing.join().map_err(|_| "the closing thread panicked")?.map_err(|error| error.to_string())?;
-        let said = said?;
-        // As a note or, with enough of them, as a warning.
-        let finding = said.finds("keepalive.short-connections", "warning");
-        let finding = finding.or_else(|_| said.finds("keepalive.short-connections", "note"))?;
-        finding.shows("closed first by", "the client")?;
-        let rate = finding.evidence("TIME_WAITs begun")?.as_f64();
-        if rate.is_some_and(|rate| rate >= 10.0) { Ok(()) } else { Err(format!("{rate:?} per second")) }
-    });
-    found?;
+        Said::of(&netns, &[])
+    })?;
+    // As a note or, with enough of them, as a warning.
+    let finding = said.finds(SHORT, "warning").or_else(|_| said.finds(SHORT, "note"))?;
+    finding.shows("closed first by", "the client")?;
+    let rate = finding.evidence("TIME_WAITs begun")?.as_f64();
+    if rate.is_none_or(|rate| rate < 10.0) {
+        return Err(format!("{rate:?} per second"));
+    }
     until("end of the short connections", || Ok(Said::of(&netns, &[])?.finds("keepalive.enough", "fine").is_ok()))?;
     let said = Said::of(&netns, &[])?;
     match said.finds("cost.harmless", "fine")?.evidence("TIME_WAIT")?.as_u64() {
         Some(left) if left > 0 => Ok(()),
         left => Err(format!("{left:?} TIME_WAITs are left")),
     }
+}
+
+/// Why no two namespaces can be joined here; `None` if they can.
+pub fn missing() -> Option<String> {
+    let mut ip = Command::new("ip");
+    let ran = ip.arg("-V").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
+    ran.is_err().then(|| "there is no ip (iproute2) here".to_owned())
+}
+
+/// A server elsewhere that closes first: nothing is left of it where the connections are opened, and all of it where they
+/// are accepted.
+pub fn doctor_peer_closes() -> Outcome {
+    let (here, there) = (new()?, new()?);
+    let resident = Resident::of(&there)?;
+    let pid = resident.pid().to_string();
+    let ip = |netns, words: &str| {
+        let words: Vec<&str> = words.split(' ').collect();
+        other(netns, "ip", &words)?.map(drop).ok_or("there is no ip".to_owned())
+    };
+    ip(&here, &format!("link add here type veth peer name there netns {pid}"))?;
+    ip(&here, "addr add 10.9.0.1/24 dev here")?;
+    ip(&there, "addr add 10.9.0.2/24 dev there")?;
+    ip(&here, "link set here up")?;
+    ip(&there, "link set there up")?;
+
+    let listener = traffic(&there, || TcpListener::bind("10.9.0.2:8000"))?;
+    let is_over = AtomicBool::new(false);
+    let (opening, accepting) = thread::scope(|scope| {
+        let served = scope.spawn(|| {
+            while !is_over.load(Ordering::Relaxed) {
+                let (server, _) = listener.accept()?;
+                drop(server);
+            }
+            Ok(())
+        });
+        let opened = scope.spawn(|| {
+            here.run(|| {
+                while !is_over.load(Ordering::Relaxed) {
+                    let mut client = lives::dial(address("10.9.0.2:8000")?, None)?;
+                    lives::expect_end(&mut client)?;
+                    thread::sleep(Duration::from_millis(2));
+                }
+                // The one that the server may wait for.
+                lives::dial(address("10.9.0.2:8000")?, None).map(drop)
+            })
+        });
+        thread::sleep(Duration::from_secs(1));
+        let said = (Said::of(&here, &[]), Said::of(&there, &[]));
+        is_over.store(true, Ordering::Relaxed);
+        for (what, thread) in [("opening", opened), ("serving", served)] {
+            let ended = thread.join().map_err(|_| format!("the {what} thread panicked"))?;
+            ended.map_err(|error| format!("{what}: {error}"))?;
+        }
+        Ok::<_, String>(said)
+    })?;
+    let (opening, accepting) = (opening?, accepting?);
+    opening.finds("keepalive.peer-closes", "note")?;
+    opening.lacks(SHORT)?;
+    let finding = accepting.finds(SHORT, "warning").or_else(|_| accepting.finds(SHORT, "note"))?;
+    finding.shows("closed first by", "the server")?;
+    accepting.lacks("keepalive.peer-closes")?;
+    until("end of the connections", || Ok(Said::of(&here, &[])?.lacks("keepalive.peer-closes").is_ok()))
 }

@@ -1,8 +1,10 @@
 //! `twtrace doctor` on sockets that make each finding true, and then false; its numbers held against those of ss and nstat,
 //! run beside it.
 
+pub mod conntrack;
 pub mod keepalive;
 pub mod listen;
+pub mod machine;
 pub mod manners;
 pub mod nginx;
 pub mod ports;
@@ -12,8 +14,11 @@ pub mod sockets;
 use std::{
     fmt, io,
     net::SocketAddr,
-    process::Command,
-    sync::Once,
+    process::{Child, Command},
+    sync::{
+        LazyLock, Once,
+        atomic::{AtomicBool, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -38,18 +43,37 @@ pub fn new() -> Result<Netns, String> {
     Netns::new().map_err(|error| format!("a network namespace: {error}"))
 }
 
+/// What each report has to be.
+static SCHEMA: LazyLock<Result<jsonschema::Validator, String>> = LazyLock::new(|| {
+    let schema = include_str!("../../../../docs/doctor.schema.json");
+    let schema = serde_json::from_str(schema).map_err(|error| error.to_string())?;
+    jsonschema::validator_for(&schema).map_err(|error| error.to_string())
+});
+
+/// What the doctor is asked.
+pub const QUESTION: [&str; 5] = ["doctor", "--format", "json", "--netns", "self"];
+
 /// What the doctor said of a namespace.
-pub struct Said(Value);
+pub struct Said(pub Value);
 
 impl Said {
-    /// Asks inside the namespace. The exit code must be that of the verdict, and the verdict that of the findings.
+    /// Asks inside the namespace.
     pub fn of(netns: &Netns, more: &[&str]) -> Result<Self, String> {
-        let output = run(netns, &[&["doctor", "--format", "json", "--netns", "self"], more].concat())?;
+        Self::hear(spawn(netns, &[&QUESTION, more].concat(), |_| {})?)
+    }
+
+    /// What a doctor said that was started before. It must be as its schema says, the exit code that of the verdict, and the
+    /// verdict that of the findings.
+    pub fn hear(child: Child) -> Result<Self, String> {
+        let output = child.wait_with_output().map_err(|error| format!("waiting for the doctor: {error}"))?;
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         let errors = String::from_utf8_lossy(&output.stderr).into_owned();
         let said: Value = serde_json::from_str(&text).map_err(|error| {
             format!("the doctor ended with {} and no JSON ({error}): {text} {errors}", output.status)
         })?;
+        if let Err(error) = SCHEMA.as_ref().map_err(String::clone)?.validate(&said) {
+            return Err(format!("not as docs/doctor.schema.json says: {error} at {}: {said:#}", error.instance_path()));
+        }
         let worst = said["findings"].as_array().into_iter().flatten().map(|it| rank(&it["severity"])).max();
         let verdict = rank(&said["verdict"]["severity"]);
         // A note alone is no verdict.
@@ -62,8 +86,7 @@ impl Said {
 
     /// The finding, which there must be, of this severity.
     pub fn finds(&self, id: &str, severity: &str) -> Result<Finding<'_>, String> {
-        let found = self.findings().find(|finding| finding["id"] == id);
-        let finding = found.ok_or_else(|| format!("{id} is not found: {self}"))?;
+        let Finding(finding) = self.finding(id).ok_or_else(|| format!("{id} is not found: {self}"))?;
         if finding["severity"] != severity {
             return Err(format!("{id} is not {severity}: {finding}"));
         }
@@ -75,14 +98,20 @@ impl Said {
 
     /// The finding, which there must not be.
     pub fn lacks(&self, id: &str) -> Outcome {
-        match self.findings().find(|finding| finding["id"] == id) {
-            Some(finding) => Err(format!("{finding}")),
+        match self.finding(id) {
+            Some(Finding(finding)) => Err(format!("{finding}")),
             None => Ok(()),
         }
     }
 
-    fn findings(&self) -> impl Iterator<Item = &Value> {
-        self.0["findings"].as_array().into_iter().flatten()
+    /// The finding, if there is one.
+    pub fn finding(&self, id: &str) -> Option<Finding<'_>> {
+        self.findings().find(|Finding(finding)| finding["id"] == id)
+    }
+
+    /// All of them.
+    pub fn findings(&self) -> impl Iterator<Item = Finding<'_>> {
+        self.0["findings"].as_array().into_iter().flatten().map(Finding)
     }
 }
 
@@ -99,7 +128,7 @@ fn rank(severity: &Value) -> i32 {
 }
 
 /// One finding.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq)]
 pub struct Finding<'a>(pub &'a Value);
 
 impl Finding<'_> {
@@ -179,6 +208,28 @@ pub fn close(netns: &Netns, to: &str, count: usize, first: First) -> Outcome {
     until("end of the closing", || {
         let left = netns.run(|| diag::dump(&open, Detail::Header, || 0, |left, _| *left += 1));
         Ok(left.map_err(|error| error.to_string())? == 0)
+    })
+}
+
+/// What comes of something that is done while short connections come and go, of which the client closes first.
+pub fn amid<T>(netns: &Netns, to: &str, work: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
+    let is_over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let closing = scope.spawn(|| {
+            netns.run(|| {
+                let listener = lives::listen(address(to)?)?;
+                while !is_over.load(Ordering::Relaxed) {
+                    let Pair { client, server } = lives::connect(&listener, None)?;
+                    lives::close_in_order(client, server)?;
+                    thread::sleep(Duration::from_millis(2));
+                }
+                Ok(())
+            })
+        });
+        let done = work();
+        is_over.store(true, Ordering::Relaxed);
+        closing.join().map_err(|_| "the closing thread panicked")?.map_err(|error| error.to_string())?;
+        done
     })
 }
 

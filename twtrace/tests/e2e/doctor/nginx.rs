@@ -14,6 +14,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use twtrace::{host::netns::Netns, lab::oracle};
 
+use super::{Finding, Outcome, Said, new, until};
 use crate::tracer::{PATIENCE, forking, spawn};
 
 const FINDING: &str = "keepalive.short-connections";
@@ -43,15 +44,15 @@ pub fn missing() -> Option<String> {
 }
 
 /// The directives are copied from the finding. Then it is gone, though the old minisocks are still there.
-pub fn doctor_nginx() -> Result<(), String> {
-    let netns = Netns::new().map_err(|error| format!("a network namespace: {error}"))?;
+pub fn doctor_nginx() -> Outcome {
+    let netns = new()?;
     let place = Place::new()?;
     let answers = format!("server {{ listen {UPSTREAM}; location / {{ return 200 \"hello\\n\"; }} }}");
     let _upstream = Nginx::start(&netns, place.0.join("upstream"), &answers)?;
     let proxy = Nginx::start(&netns, place.0.join("proxy"), &proxying("", BY_DEFAULT))?;
 
     let mut load = Load::start(&netns, &place)?;
-    wait("minisocks", || Ok(births(&netns)? >= MANY))?;
+    until("minisocks", || Ok(births(&netns)? >= MANY))?;
     let mut attempts = 1..=LOOKS;
     let ill = loop {
         let look = Look::take(&netns, &place, &mut load)?;
@@ -72,7 +73,7 @@ pub fn doctor_nginx() -> Result<(), String> {
     proxy.reload(&proxying(directive(finding, "keepalive ")?, &format!("{} {}", version?, header?)))?;
 
     let mut load = Load::start(&netns, &place)?;
-    wait("an end of the births", || {
+    until("end of the births", || {
         let since = Since::now(&netns)?;
         thread::sleep(PAUSE);
         Ok(since.rate(&netns)? < ill.rate / 10.0)
@@ -105,7 +106,7 @@ fn directive<'a>(finding: &'a Value, begin: &str) -> Result<&'a str, String> {
 
 /// What the doctor said under load.
 struct Look {
-    said: Value,
+    said: Said,
     /// Births of TIME_WAIT per second meanwhile.
     rate: f64,
 }
@@ -113,7 +114,7 @@ struct Look {
 impl Look {
     fn take(netns: &Netns, place: &Place, load: &mut Load) -> Result<Self, String> {
         let since = Since::now(netns)?;
-        let said = doctor(netns, place)?;
+        let said = Said::hear(spawn(netns, &["doctor", "--format", "json"], |_| {})?)?;
         let rate = since.rate(netns)?;
         match load.0.try_wait().map_err(|error| error.to_string())? {
             None => Ok(Self { said, rate }),
@@ -124,38 +125,8 @@ impl Look {
     /// Other namespaces may have their own.
     fn finding(&self, netns: &Netns) -> Option<&Value> {
         let is_ours = |finding: &&Value| finding["id"] == FINDING && finding["netns"] == netns.inum();
-        self.said["findings"].as_array()?.iter().find(is_ours)
+        self.said.findings().map(|Finding(finding)| finding).find(is_ours)
     }
-}
-
-/// Runs `twtrace doctor` inside the namespace. Its exit code must be that of its verdict.
-fn doctor(netns: &Netns, place: &Place) -> Result<Value, String> {
-    let (said, errors) = (place.file("doctor")?, place.file("doctor.errors")?);
-    let mut child = spawn(netns, &["doctor", "--format", "json"], |command| {
-        command.stdout(said).stderr(errors);
-    })?;
-    let mut code = None;
-    let ended = wait("the doctor's verdict", || {
-        let status = child.try_wait().map_err(|error| error.to_string())?;
-        code = status.and_then(|status| status.code());
-        Ok(status.is_some())
-    });
-    if ended.is_err() {
-        let _gone = child.kill();
-        let _reaped = child.wait();
-    }
-    ended?;
-    let text = place.read("doctor");
-    let said: Value = serde_json::from_str(&text).map_err(|error| {
-        format!("the doctor ended with {code:?} and no JSON ({error}): {text} {}", place.read("doctor.errors"))
-    })?;
-    let expected = match said["verdict"]["severity"].as_str() {
-        Some("fine" | "note") => 0,
-        Some("warning") => 1,
-        Some("critical") => 2,
-        _ => return Err(format!("no verdict: {said}")),
-    };
-    if code == Some(expected) { Ok(said) } else { Err(format!("exit {code:?}, not {expected}: {said}")) }
 }
 
 /// Births up to a moment.
@@ -180,17 +151,6 @@ impl Since {
 fn births(netns: &Netns) -> Result<u64, String> {
     let counters = netns.run(oracle::counters).map_err(|error| error.to_string())?;
     Ok(counters.tw + counters.tw_killed)
-}
-
-fn wait(what: &str, mut is_there: impl FnMut() -> Result<bool, String>) -> Result<(), String> {
-    let deadline = Instant::now() + PATIENCE;
-    while !is_there()? {
-        if Instant::now() > deadline {
-            return Err(format!("waited in vain for {what}"));
-        }
-        thread::sleep(PAUSE);
-    }
-    Ok(())
 }
 
 /// A directory that goes away with all that is in it.
@@ -253,7 +213,7 @@ impl Nginx {
         command.arg("-p").arg(&dir).args(["-c", "nginx.conf", "-e", "error.log"]);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let mut nginx = Self { master: started(netns, &mut command)?, dir };
-        wait("nginx", || match nginx.master.try_wait().map_err(|error| error.to_string())? {
+        until("nginx", || match nginx.master.try_wait().map_err(|error| error.to_string())? {
             Some(status) => Err(format!("nginx ended with {status}: {}", nginx.log())),
             // It is written when the ports are open.
             None => Ok(nginx.dir.join("pid").exists()),
@@ -266,7 +226,7 @@ impl Nginx {
         let old = self.workers();
         configure(&self.dir, servers)?;
         kill_process(Pid::from_child(&self.master), Signal::HUP).map_err(|error| format!("reloading: {error}"))?;
-        wait("the reloaded nginx", || {
+        until("reloaded nginx", || {
             let (new, log) = (self.workers(), self.log());
             if log.contains("[emerg]") {
                 return Err(format!("nginx does not take {servers}: {log}"));

@@ -1,15 +1,10 @@
 //! What minisocks cost.
 
-use std::{
-    io,
-    sync::atomic::{AtomicBool, Ordering},
-    thread,
-    time::Duration,
-};
+use std::io;
 
 use twtrace::lab::lives::{self, Pair};
 
-use super::{First, Outcome, SERVICE, Said, address, agrees, close, new, nstat, set, ss, until};
+use super::{First, Outcome, SERVICE, Said, address, agrees, amid, close, new, nstat, set, ss, until};
 use crate::tracer::traffic;
 
 /// Buckets fill, overflow, and have room again.
@@ -40,24 +35,8 @@ pub fn doctor_cost() -> Outcome {
     let theirs = nstat(&netns, "TcpExtTCPTimeWaitOverflow")?;
     agrees("TCPTimeWaitOverflow", finding.evidence("TCPTimeWaitOverflow")?, theirs)?;
 
-    let is_over = AtomicBool::new(false);
-    thread::scope(|scope| {
-        let closing = scope.spawn(|| {
-            netns.run(|| {
-                let listener = lives::listen(address("127.0.0.1:8002")?)?;
-                while !is_over.load(Ordering::Relaxed) {
-                    let Pair { client, server } = lives::connect(&listener, None)?;
-                    lives::close_in_order(client, server)?;
-                    thread::sleep(Duration::from_millis(2));
-                }
-                Ok(())
-            })
-        });
-        let said = Said::of(&netns, &[]);
-        is_over.store(true, Ordering::Relaxed);
-        closing.join().map_err(|_| "the closing thread panicked")?.map_err(|error| error.to_string())?;
-        said?.finds("cost.overflow", "warning").map(drop)
-    })?;
+    let said = amid(&netns, "127.0.0.1:8002", || Said::of(&netns, &[]))?;
+    said.finds("cost.overflow", "warning")?;
 
     set(&netns, "tcp_max_tw_buckets", "10000")?;
     let said = Said::of(&netns, &[])?;
