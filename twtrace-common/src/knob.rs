@@ -45,6 +45,7 @@ macro_rules! for_each_field {
             SK_PROTOCOL, 2, required, "sock.sk_protocol";
             SK_MARK, 4, optional, "sock.sk_mark";
             INET_SPORT, 2, required, "inet_sock.inet_sport";
+            TASK_COMM, 0, required, "task_struct.comm";
             TP_SRTT, 4, optional, "tcp_sock.srtt_us";
             TP_BYTES_RECEIVED, 8, optional, "tcp_sock.bytes_received";
             TP_BYTES_SENT, 8, optional, "tcp_sock.bytes_sent";
@@ -239,8 +240,10 @@ pub struct Filter {
     pub rport: u8,
     /// 1: row 2 names ports either of which is wanted.
     pub port: u8,
+    /// 1: any of the above, but for kinds and causes, leaves something out. Else nothing of them is looked at.
+    pub any: u8,
     /// Zero.
-    pub pad: [u8; 5],
+    pub pad: [u8; 4],
 }
 
 impl Filter {
@@ -265,8 +268,16 @@ impl Filter {
         lport: 0,
         rport: 0,
         port: 0,
-        pad: [0; 5],
+        any: 0,
+        pad: [0; 4],
     };
+
+    /// The same, with [`Filter::any`] as the rest of it says.
+    #[must_use]
+    pub fn settled(self) -> Self {
+        let lets_all = Self { kinds: self.kinds, causes: self.causes, any: self.any, ..Self::ALL };
+        Self { any: u8::from(self != lets_all), ..self }
+    }
 }
 
 /// One row of map `PORTS`: a bit for each port.

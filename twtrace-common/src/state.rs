@@ -28,8 +28,10 @@ pub struct Conn {
     pub has_closer: u8,
     /// The last transition that was told, a number of include/net/tcp_states.h.
     pub state: u8,
+    /// 1 once its minisock was born (tracepoint backend).
+    pub born: u8,
     /// Zero.
-    pub pad: [u8; 4],
+    pub pad: [u8; 3],
 }
 
 /// A minisock that is alive; map `LIVES`, keyed by its address.

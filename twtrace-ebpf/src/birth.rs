@@ -21,7 +21,7 @@ use crate::{
     filter,
     kernel::{self, Head, Object, Of, Raw, Typed},
     knobs::{self, knob},
-    maps::{self, BPF_NOEXIST, CLOSING, ENTERING, LIVES, bump, count},
+    maps::{self, CLOSING, ENTERING, LIVES, bump, count},
     plain::clear,
     rearm,
 };
@@ -64,7 +64,7 @@ fn hashed(tw: impl Object, sk: impl Object, timeo: i32) {
         // The timer is armed already: inet_twsk_schedule came before the hash dance.
         timer_of(tw.address()).get(&knobs::TIMER_EXPIRES).unwrap_or(0)
     };
-    born(tw, sk, expires, now_jiffies);
+    born(tw, sk, conn::of(sk), expires, now_jiffies);
 }
 
 /// `void timer_start(struct timer_list *timer, ..)`: the arguments behind it changed in 6.8 and are not used.
@@ -111,35 +111,45 @@ pub fn timer_of(tw: u64) -> Raw {
 #[inline(always)]
 fn started(tw: u64, expires: u64, now_jiffies: u64) {
     let Some(tw) = Head::of(tw) else { return };
-    let mut sk = 0;
+    // One look-up: the verifier goes through what follows once for each place where an entry may be.
+    let (mut sk, mut conn) = (0, None);
     if let Some(at) = kernel::meeting_point(tw, Of::Minisock) {
         // Only TCP's sockets are entered.
         if let Some(closing) = CLOSING.get_ptr_mut(at.key) {
             // SAFETY: the entry is this connection's; its socket's lock is held from here to its removal.
             let closing = unsafe { &mut *closing };
             if closing.ports == at.ports {
-                closing.born = 1;
                 sk = closing.sk;
+                conn = conn::of_born(sk);
+                if conn.is_some() {
+                    CLOSING.remove(at.key);
+                } else {
+                    closing.born = 1;
+                }
             }
         } else if !kernel::is_tcp_minisock(tw) {
             bump!(trouble.not_tcp);
             return;
-        } else if CLOSING.insert(at.key, Closing { sk: 0, ports: at.ports, born: 1 }, 0).is_err() {
+        } else {
             // The socket was in FIN_WAIT2 before twtrace: without this its close would look like a refusal.
-            bump!(trouble.closing_full);
+            let mut entry = MaybeUninit::<Closing>::uninit();
+            let entry = clear(&mut entry);
+            (entry.ports, entry.born) = (at.ports, 1);
+            if !CLOSING.insert(at.key, entry) {
+                bump!(trouble.closing_full);
+            }
         }
     }
-    born(tw, sk, expires, now_jiffies);
+    born(tw, sk, conn, expires, now_jiffies);
 }
 
 #[inline(always)]
-fn born(tw: impl Object, sk: u64, expires: u64, now_jiffies: u64) {
+fn born(tw: impl Object, sk: u64, conn: Option<&Conn>, expires: u64, now_jiffies: u64) {
     let Some(counters) = maps::counters() else { return };
     let now = now();
     let mut life = MaybeUninit::uninit();
     let life = clear(&mut life);
     kernel::minisock(tw, life);
-    let conn = conn::of(sk);
     if let Some(conn) = conn {
         conn::describe(conn, life);
     }
@@ -200,7 +210,7 @@ fn remember(tw: u64, life: &Life, born_ns: u64, expires: u64, matched: bool) {
         flags: life.flags,
         state,
     };
-    if LIVES.insert(tw, entry, BPF_NOEXIST).is_ok() {
+    if LIVES.insert_new(tw, entry) {
         return;
     }
     // Rare: the table is full, or somebody is in this place. A seeded entry may be of a minisock that ended while it was
@@ -212,7 +222,8 @@ fn remember(tw: u64, life: &Life, born_ns: u64, expires: u64, matched: bool) {
         bump!(trouble.stale);
         aya_log_ebpf::warn!(&(), "a minisock's end was missed: its address is being born again");
     }
-    if LIVES.insert(tw, entry, 0).is_err() {
+    LIVES.remove(tw);
+    if !LIVES.insert(tw, entry) {
         bump!(trouble.lives_full);
         aya_log_ebpf::warn!(&(), "table of lives is full: a death will not know its age");
     }

@@ -148,7 +148,7 @@ fn closer(conn: &mut Conn) {
 
 #[inline(always)]
 fn follow(sk: u64, conn: &Conn) {
-    if CONNS.insert(sk, conn, 0).is_err() {
+    if !CONNS.insert(sk, conn) {
         bump!(trouble.conns_full);
         aya_log_ebpf::warn!(&(), "table of connections is full: a socket is not followed");
     }
@@ -171,30 +171,38 @@ fn closing(sock: Typed) {
     if knob!(DUTIES.tp_birth) == 0 {
         return;
     }
-    if let Some(at) = kernel::meeting_point(sock, Of::Socket)
-        && CLOSING.insert(at.key, Closing { sk: sock.address(), ports: at.ports, born: 0 }, 0).is_err()
-    {
-        bump!(trouble.closing_full);
+    if let Some(at) = kernel::meeting_point(sock, Of::Bound) {
+        let mut entry = MaybeUninit::<Closing>::uninit();
+        let entry = clear(&mut entry);
+        (entry.sk, entry.ports) = (sock.address(), at.ports);
+        if !CLOSING.insert(at.key, entry) {
+            bump!(trouble.closing_full);
+        }
     }
 }
 
 #[inline(always)]
 fn gone(ctx: &BtfTracePointContext, sock: Typed, old: i32) {
+    let sk = sock.address();
     if old == FIN_WAIT2 || old == IN_CLOSING {
-        let mut born = knob!(DUTIES.tp_birth) == 0;
-        if !born
-            && let Some(at) = kernel::meeting_point(sock, Of::Socket)
-            && let Some(closing) = CLOSING.get_ptr(at.key)
-        {
-            // SAFETY: the entry is removed below and by nobody else.
-            born = unsafe { (*closing).born == 1 && (*closing).ports == at.ports };
-            let _gone_already = CLOSING.remove(at.key);
-        }
+        let born = knob!(DUTIES.tp_birth) == 0 || of(sk).is_some_and(|conn| conn.born == 1) || met(sock);
         refusal::at_close(ctx, sock, old == IN_CLOSING, born);
     } else if old == SYN_SENT && knob!(DUTIES.tp_no_port) == 1 {
         connect::failed(sock);
     }
-    let _not_followed = CONNS.remove(sock.address());
+    CONNS.remove(sk);
+}
+
+/// True if the birth of this socket's minisock left word in `CLOSING`, which it does if the socket is not followed. Takes
+/// away what is there.
+#[inline(always)]
+fn met(sock: Typed) -> bool {
+    let Some(at) = kernel::meeting_point(sock, Of::Socket) else { return false };
+    let Some(closing) = CLOSING.get_ptr(at.key) else { return false };
+    // SAFETY: the entry is removed below and by nobody else.
+    let born = unsafe { (*closing).born == 1 && (*closing).ports == at.ports };
+    CLOSING.remove(at.key);
+    born
 }
 
 /// What is known of a socket's connection.
@@ -205,6 +213,20 @@ pub fn of(sk: u64) -> Option<&'static Conn> {
     }
     // SAFETY: the entry lives until the socket's transition to CLOSE, which comes after every caller of this.
     CONNS.get_ptr(sk).map(|conn| unsafe { &*conn })
+}
+
+/// As [`of`], and notes that the socket's minisock is born.
+#[inline(always)]
+pub fn of_born(sk: u64) -> Option<&'static Conn> {
+    if sk == 0 {
+        return None;
+    }
+    let conn = CONNS.get_ptr_mut(sk)?;
+    // SAFETY: as in `of`; one byte, which only this socket's events write.
+    unsafe {
+        (*conn).born = 1;
+        Some(&*conn)
+    }
 }
 
 /// Notes how far a followed socket has come.

@@ -204,7 +204,7 @@ fn died(tw: impl Object, cause: u8, by_current: bool) {
         life_ns = rearm::recall(entry, now, life);
         let matched = entry.state & alive::MATCHED != 0;
         rearm::late_turn(counters, tw, entry, life, now, matched);
-        let _gone_already = LIVES.remove(tw.address());
+        LIVES.remove(tw.address());
         matched
     } else {
         if !kernel::is_tcp_minisock(tw) {

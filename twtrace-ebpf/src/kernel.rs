@@ -1,11 +1,13 @@
 //! Reading the kernel's structures at the offsets that user space found in BTF.
 
+use core::mem::MaybeUninit;
+
 use aya_ebpf::{
     Global,
     helpers::{
         bpf_get_current_pid_tgid, bpf_probe_read_kernel,
         generated::{
-            bpf_get_current_cgroup_id, bpf_get_current_comm, bpf_jiffies64,
+            bpf_get_current_cgroup_id, bpf_get_current_task, bpf_jiffies64,
             bpf_probe_read_kernel as bpf_probe_read_kernel_raw,
         },
     },
@@ -205,12 +207,39 @@ pub fn jiffies_to_ms(jiffies: u64) -> u32 {
     (jiffies * 1000 / u64::from(knobs::HZ.load().max(1))) as u32
 }
 
-/// The current task: thread group id and command name.
+/// The current task: thread group id and command name, padded with NULs.
+///
+/// The name is read where it is: bpf_get_current_comm measures, clears and copies it, which takes five times as long. Older
+/// kernels leave what an earlier name had behind the end of this one.
 #[inline(always)]
 pub fn current(comm: &mut [u8; 16]) -> u32 {
-    // SAFETY: the helper writes at most 16 bytes, NUL-terminated, into a buffer of 16.
-    unsafe { bpf_get_current_comm(comm.as_mut_ptr().cast(), 16) };
+    let mut name = MaybeUninit::<[u64; 2]>::uninit();
+    // SAFETY: the helper takes nothing and cannot fail.
+    let at = unsafe { bpf_get_current_task() } + u64::from(knobs::TASK_COMM.load());
+    // SAFETY: the helper writes all 16 bytes, zeroes if it fails.
+    let [first, second] = unsafe {
+        bpf_probe_read_kernel_raw(name.as_mut_ptr().cast(), 16, at as *const _);
+        name.assume_init()
+    };
+    let second = if nuls(first) == 0 { until_nul(second) } else { 0 };
+    let first = until_nul(first);
+    put(comm, [first as u32, (first >> 32) as u32, second as u32, (second >> 32) as u32]);
     (bpf_get_current_pid_tgid() >> 32) as u32
+}
+
+/// The highest bit of each byte that is zero, and perhaps of bytes above the lowest such.
+#[inline(always)]
+fn nuls(word: u64) -> u64 {
+    word.wrapping_sub(0x0101_0101_0101_0101) & !word & 0x8080_8080_8080_8080
+}
+
+/// The bytes below the first zero, the others cleared. On little-endian machines, the only ones built for, the lowest byte
+/// is the first.
+#[inline(always)]
+fn until_nul(word: u64) -> u64 {
+    let nuls = nuls(word);
+    // The lowest bit alone, less one: all bits below it. Without a zero byte that is all of them.
+    word & (nuls & nuls.wrapping_neg()).wrapping_sub(1)
 }
 
 /// The current task's cgroup v2 id.
@@ -225,6 +254,8 @@ pub fn current_cgroup() -> u64 {
 pub enum Of {
     /// A minisock: its local port is `skc_num`.
     Minisock,
+    /// A socket that has its port still: `skc_num` as well.
+    Bound,
     /// A socket, perhaps in transition to CLOSE: `inet_put_port` has cleared `skc_num`, only `inet_sport` is left.
     Socket,
 }
@@ -233,7 +264,7 @@ pub enum Of {
 #[inline(always)]
 pub fn local_port(sock: impl Object, of: Of) -> Option<u16> {
     match of {
-        Of::Minisock => sock.get(&knobs::SKC_NUM),
+        Of::Minisock | Of::Bound => sock.get(&knobs::SKC_NUM),
         // Beyond struct sock, so beyond what a typed argument allows.
         Of::Socket => Raw(sock.address()).get::<u16>(&knobs::INET_SPORT).map(u16::from_be),
     }
@@ -333,7 +364,8 @@ pub fn meeting_point(sock: impl Object, of: Of) -> Option<MeetingPoint> {
     let rport = sock.get::<u16>(&knobs::SKC_DPORT)?;
     let ports = u32::from(local_port(sock, of)?) << 16 | u32::from(rport);
     let bound_if = sock.get::<u32>(&knobs::SKC_BOUND_IF)?;
-    let mut key = mix(u64::from(netns_of(sock)?), u64::from(ports) << 32 | u64::from(bound_if));
+    let netns = lower_half(sock.get::<u64>(&knobs::SKC_NET)?);
+    let mut key = mix(netns, u64::from(ports) << 32 | u64::from(bound_if));
     if sock.get::<u16>(&knobs::SKC_FAMILY)? == AF_INET6 {
         for address in [v6(sock, &knobs::SKC_V6_RCV_SADDR)?, v6(sock, &knobs::SKC_V6_DADDR)?] {
             key = mix(key, u64::from(address[0]) << 32 | u64::from(address[1]));
@@ -344,6 +376,16 @@ pub fn meeting_point(sock: impl Object, of: Of) -> Option<MeetingPoint> {
         key = mix(key, u64::from(laddr) << 32 | u64::from(raddr));
     }
     Some(MeetingPoint { key, ports })
+}
+
+/// The lower 32 bits of what may be an address. In assembly: with what the verifier knows as a pointer no arithmetic is
+/// done, but a copy of half of it is a number.
+#[inline(always)]
+pub fn lower_half(address: u64) -> u64 {
+    let half;
+    // SAFETY: a move between registers.
+    unsafe { core::arch::asm!("w2 = w1", in("r1") address, lateout("r2") half, options(pure, nomem, nostack)) };
+    half
 }
 
 /// One round of SplitMix64's finaliser over the sum so far: every bit of the input changes half of the output's.

@@ -41,6 +41,18 @@ pub static OWN_NETNS: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
 pub static WAKE_AT: Global<u64> = Global::new(u64::MAX);
 
+/// Entries of `CONN_SLOTS` less one, all bits below the highest set: see [`crate::table`].
+#[unsafe(no_mangle)]
+pub static CONN_MASK: Global<u32> = Global::new(0);
+
+/// As [`CONN_MASK`], in `LIFE_SLOTS`.
+#[unsafe(no_mangle)]
+pub static LIFE_MASK: Global<u32> = Global::new(0);
+
+/// As [`CONN_MASK`], in `CLOSING_SLOTS`.
+#[unsafe(no_mangle)]
+pub static CLOSING_MASK: Global<u32> = Global::new(0);
+
 /// Reads one field of a global struct, volatile as [`Global::load`] is, without copying the rest to the stack.
 macro_rules! knob {
     ($global:ident . $($field:tt)+) => {

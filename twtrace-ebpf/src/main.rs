@@ -23,6 +23,7 @@ mod rearm;
 mod refusal;
 mod seed;
 mod stack;
+mod table;
 
 /// A panic that can be reached is an endless loop, which the verifier refuses: it shows at load, never in the kernel.
 #[cfg(not(test))]

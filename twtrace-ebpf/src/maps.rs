@@ -11,7 +11,10 @@ use twtrace_common::{
     state::{Alive, Closing, Conn, Denied, Service},
 };
 
-use crate::again;
+use crate::{
+    again, knobs,
+    table::{Slot, Table},
+};
 
 /// `bpf_map_update_elem`: only if there is no such entry.
 pub const BPF_NOEXIST: u64 = 1;
@@ -20,17 +23,30 @@ pub const BPF_NOEXIST: u64 = 1;
 #[map]
 pub static RING: RingBuf = RingBuf::with_byte_size(4 << 20, 0);
 
-/// Connections being followed, by address of their socket.
-#[map]
-pub static CONNS: HashMap<u64, Conn> = HashMap::with_max_entries(65_536, 0);
+/// Makes a [`Table`] of its two maps and the number that user space sets with their sizes.
+macro_rules! table {
+    ($(#[$doc:meta])* $name:ident: $value:ty, $slots:ident, $rest:ident, $mask:ident, $cell:literal) => {
+        #[map]
+        static $slots: Array<Slot<$value>> = Array::with_max_entries(1, 0);
+        #[map]
+        static $rest: HashMap<u64, $value> = HashMap::with_max_entries(1, 0);
+        $(#[$doc])*
+        pub const $name: Table<$value> = Table { slots: &$slots, rest: &$rest, mask: || knobs::$mask.load(), cell: $cell };
+    };
+}
 
-/// Minisocks alive, by address.
-#[map]
-pub static LIVES: HashMap<u64, Alive> = HashMap::with_max_entries(65_536, 0);
-
-/// Sockets in FIN_WAIT2 or CLOSING, by [`crate::kernel::MeetingPoint`]; written only where timer_start tells births.
-#[map]
-pub static CLOSING: HashMap<u64, Closing> = HashMap::with_max_entries(65_536, 0);
+table! {
+    /// Connections being followed, by address of their socket, of more than 2 KB.
+    CONNS: Conn, CONN_SLOTS, CONN_REST, CONN_MASK, 11
+}
+table! {
+    /// Minisocks alive, by address. They have some 256 bytes.
+    LIVES: Alive, LIFE_SLOTS, LIFE_REST, LIFE_MASK, 8
+}
+table! {
+    /// Sockets in FIN_WAIT2 or CLOSING, by [`crate::kernel::MeetingPoint`]; written only where timer_start tells births.
+    CLOSING: Closing, CLOSING_SLOTS, CLOSING_REST, CLOSING_MASK, 0
+}
 
 /// Sockets inside tcp_time_wait, and the substate asked for; written only by the kprobe backend of `refusal`.
 #[map]
@@ -87,12 +103,18 @@ pub fn counters() -> Option<&'static Counters> {
 /// In assembly: rustc offers no atomic arithmetic for this target.
 #[inline(always)]
 pub fn count(counter: &u64) {
-    // SAFETY: the counter lies in a map value, is 8-byte aligned, and is only ever changed by atomic additions.
+    add(counter, 1);
+}
+
+/// Adds to a number in a map, atomically.
+#[inline(always)]
+pub fn add(number: &u64, many: i64) {
+    // SAFETY: the number lies in a map value, is 8-byte aligned, and is only ever changed by atomic additions.
     unsafe {
         core::arch::asm!(
-            "lock *(u64 *)({at} + 0) += {one}",
-            at = in(reg) counter,
-            one = in(reg) 1u64,
+            "lock *(u64 *)({at} + 0) += {many}",
+            at = in(reg) number,
+            many = in(reg) many,
             options(nostack),
         );
     }

@@ -1,7 +1,7 @@
 //! Duty `passive`: connections that the peer closed first, so that this host gets no TIME_WAIT of them. They are counted
 //! by service, not told: on a busy server that is every connection.
 
-use core::mem::MaybeUninit;
+use core::{hint::black_box, mem::MaybeUninit};
 
 use twtrace_common::{
     record::{Life, role, valid},
@@ -36,7 +36,9 @@ pub fn closed(sock: Typed, conn: &Conn) {
 
 #[inline(always)]
 fn add(life: &Life) {
-    let port = if life.role == role::CLIENT { life.rport } else { life.lport };
+    // Both are read: LLVM would choose between their addresses, by arithmetic that the verifier does not do on its stack.
+    let (lport, rport) = (black_box(life.lport), black_box(life.rport));
+    let port = if life.role == role::CLIENT { rport } else { lport };
     let service = Service { port, role: life.role, pad: 0 };
     // Twice: whoever loses the race for a new entry finds the winner's.
     for _ in 0..2 {

@@ -5,7 +5,7 @@ use core::mem::MaybeUninit;
 
 use twtrace_common::{
     record::{Birth, Connect, Death, Life, Touch},
-    state::{Alive, Conn, Denied},
+    state::{Alive, Closing, Conn, Denied},
 };
 
 /// A type that may be all zeroes.
@@ -30,6 +30,8 @@ unsafe impl Plain for Alive {}
 unsafe impl Plain for Conn {}
 // SAFETY: as above.
 unsafe impl Plain for Denied {}
+// SAFETY: as above.
+unsafe impl Plain for Closing {}
 
 /// Zeroes a place and hands it back as a value.
 #[inline(always)]

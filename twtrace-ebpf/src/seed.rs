@@ -15,7 +15,7 @@ use crate::{
     filter,
     kernel::{self, Object as _, Raw},
     knobs,
-    maps::{self, BPF_NOEXIST, LIVES, bump, count},
+    maps::{self, LIVES, bump, count},
     plain::clear,
 };
 
@@ -54,7 +54,7 @@ fn seed(ctx: &FEntryContext, tw: u64) {
     entry.state = if matched { alive::MATCHED } else { 0 };
     life.id = entry.id;
     // An entry that is there already is a birth that the hooks have told, or of an earlier walk: each is told once.
-    if LIVES.insert(tw, entry as &Alive, BPF_NOEXIST).is_ok() {
+    if LIVES.get_ptr(tw).is_none() && LIVES.insert_new(tw, entry) {
         count(&counters.seeded);
         if matched && !write(ctx, life) {
             bump!(trouble.seeds_full);

@@ -1,9 +1,11 @@
 //! The run itself: from the ring through the decoder into the sink, until somebody or something ends it.
 
 mod feed;
+mod meter;
 mod options;
 
 pub use feed::Feed;
+use meter::Meter;
 pub use options::{Options, Shown};
 
 use std::{
@@ -79,6 +81,7 @@ pub struct Pipeline<'a> {
     feed: Option<Feed>,
     inputs: Option<mpsc::Receiver<Input>>,
     shown: Shown,
+    meter: Option<Meter>,
 }
 
 impl<'a> Pipeline<'a> {
@@ -108,6 +111,7 @@ impl<'a> Pipeline<'a> {
             feed: None,
             inputs: None,
             shown: Shown::default(),
+            meter: None,
         }
     }
 
@@ -141,6 +145,7 @@ impl<'a> Pipeline<'a> {
         let (first, _) = scope.look(self.tracer)?;
         ready()?;
         self.shown.clone_from(&options.shown);
+        self.measure(options.self_stats, options);
         self.sink.start(clock::monotonic_ns(), start);
         let seeds = std::mem::take(&mut self.tracer.seeds);
         if let (Some(feed), Some(all)) = (&mut self.feed, self.sink.aggregates()) {
@@ -190,6 +195,10 @@ impl<'a> Pipeline<'a> {
                 _ = audit.tick() => self.audit()?,
                 Some(input) = next(&mut self.inputs) => match self.sink.input(input) {
                     Some(Steer::End) => return Ok(()),
+                    Some(Steer::Measure(whether)) => {
+                        self.measure(whether, options);
+                        telling = true;
+                    }
                     Some(Steer::Interval(interval)) => {
                         tell = every(interval);
                         tell.tick().await;
@@ -209,6 +218,9 @@ impl<'a> Pipeline<'a> {
 
     /// Takes what waits in the ring. While the output is stuck the ring keeps it, and the programs count what it cannot.
     fn drain(&mut self) -> Result<usize, RunError> {
+        if let Some(meter) = &mut self.meter {
+            meter.look(self.tracer);
+        }
         self.flush();
         if self.waiting.is_some() && !self.sink.is_live() {
             return Ok(0);
@@ -252,6 +264,13 @@ impl<'a> Pipeline<'a> {
         }
     }
 
+    fn measure(&mut self, whether: bool, options: &Options) {
+        self.meter = whether.then(|| Meter::new(options.ring_size));
+        if let (Some(meter), Ok(counters)) = (&mut self.meter, self.tracer.counters()) {
+            meter.read(self.tracer, &counters);
+        }
+    }
+
     fn audit(&mut self) -> Result<(), RunError> {
         let audit = self.tracer.audit(&Host::default(), &[])?;
         self.beside.alive_unseen = audit.unseen;
@@ -282,7 +301,9 @@ impl<'a> Pipeline<'a> {
             (born.saturating_sub(born_then) as f64 / seconds, died.saturating_sub(died_then) as f64 / seconds)
         });
         self.last = Some((Instant::now(), born, died));
+        let own = self.meter.as_mut().and_then(|meter| meter.read(self.tracer, &counters));
         let tick = Tick {
+            own: own.as_ref(),
             totals: &totals,
             born_per_s: rates.map(|rates| rates.0),
             died_per_s: rates.map(|rates| rates.1),

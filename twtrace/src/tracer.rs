@@ -16,6 +16,7 @@ use crate::{
     model::{
         event::{Event, Life},
         occupancy::Passive,
+        own::Runs,
     },
     plan::{Backend, Capability, Failure, Plan, PlanError, Reason, choose},
     selftest::{self, TwCounts},
@@ -229,6 +230,12 @@ impl Tracer {
         self.attached.seed(namespaces, &mut |life| audit.found.push(life))?;
         audit.unseen = self.counters()?.seeded.saturating_sub(at_start);
         Ok(audit)
+    }
+
+    /// What each program has cost while somebody kept a [`Timing`](crate::bpf::Timing).
+    #[must_use]
+    pub fn runs(&self) -> Vec<Runs> {
+        self.attached.runs()
     }
 
     /// Stops the programs. Records in the ring and counters stay.

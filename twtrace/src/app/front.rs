@@ -76,7 +76,8 @@ fn live_view(asked: &Run, clock: Clock, zone: jiff::tz::TimeZone, own_netns: u32
         // https://no-color.org: set and not empty.
         plain: std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty()),
     };
-    let state = State::new(about, clock, zone, asked.interval, size);
+    let mut state = State::new(about, clock, zone, asked.interval, size);
+    state.shows_own = asked.self_stats;
     let sink = Box::new(Screen::new(state).map_err(|error| internal("the screen", &error))?);
     let terminal = Taken::take().map_err(failed)?;
     let inputs = terminal::inputs().map_err(|error| internal("the keyboard", &error))?;
@@ -117,6 +118,8 @@ pub(super) fn options(asked: &Run) -> Options {
         duration: asked.duration,
         interval,
         tables_every,
+        self_stats: asked.self_stats,
+        ring_size: asked.ring_size,
         shown: Shown { kinds: asked.filter.kinds.clone(), causes: asked.filter.causes.clone() },
     }
 }

@@ -27,11 +27,11 @@ use crate::{
     tracer::{Attempt, Tracer},
 };
 
-/// Entries of the table of lives if nobody says: enough for the machine's own limit, bounded in memory (104 bytes each).
+/// Entries of the table of lives if nobody says: enough for the machine's own limit, bounded in memory (some 125 bytes each).
 const MOST_LIVES: u32 = 1 << 18;
 /// Fewer make no sense: the table is shared by all namespaces.
 const LEAST_LIVES: u32 = 1 << 14;
-/// Connections followed if nobody says (136 bytes each). A larger table is a slower one: its buckets leave the cache.
+/// Connections followed if nobody says (some 160 bytes each).
 const CONNS: u32 = 1 << 16;
 
 pub(super) fn run(host: &Host, verbose: u8, asked: &Run) -> Result<Exit, Exit> {

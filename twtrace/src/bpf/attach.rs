@@ -10,7 +10,7 @@ use aya::{
 use aya_log::EbpfLogger;
 use twtrace_common::knob::{Filter, LiveKnobs, PORTS_EITHER, PORTS_LOCAL, PORTS_REMOTE, PortSet};
 
-use super::globals::{Globals, Offsets, duties};
+use super::globals::{Globals, Offsets, SLOTTED, Slots, duties};
 use crate::{
     host::{
         Host, HostError,
@@ -52,6 +52,9 @@ pub enum BpfError {
     /// The benches' program could not be run.
     #[error("the program that makes records for the benches: {0}")]
     Producer(String),
+    /// The kernel does not time programs.
+    #[error("BPF_ENABLE_STATS: {0}")]
+    Timing(String),
 }
 
 /// An error and what is behind it, in one line, each part once.
@@ -68,8 +71,9 @@ pub(super) fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// Sockets between the ACK of our FIN and their end: few, unless peers do not close, and then they are orphans soon.
-const CLOSING: u32 = 1 << 15;
+/// Sockets between the ACK of our FIN and their end: few, unless peers do not close, and then they are orphans soon. Their
+/// slots are taken at random, so they should fit into a CPU's cache.
+const CLOSING: Slots = Slots { slots: 1 << 10, rest: 1 << 15 };
 
 /// Sockets inside connect() that were denied a minisock: one a task at most, and what successful ones left behind.
 const DENIED: u32 = 1 << 12;
@@ -153,6 +157,8 @@ pub fn gather(host: &Host, file: Option<&Path>) -> Result<Kernel, BpfError> {
 pub struct Attached {
     pub(super) ebpf: Ebpf,
     pub(super) ring: Option<RingBuf<MapData>>,
+    /// The programs that are loaded.
+    pub(super) names: Vec<&'static str>,
 }
 
 /// An attempt that did not come off: either a hook that another backend may do without, or an end.
@@ -185,7 +191,8 @@ pub fn attach(kernel: &Kernel, plan: &Plan, settings: &Settings) -> Result<Attac
     }
     let ring = RingBuf::try_from(ebpf.take_map("RING").ok_or(BpfError::Missing("map RING"))?)
         .map_err(|source| BpfError::Map { name: "RING", source })?;
-    Ok(Attached { ebpf, ring: Some(ring) })
+    let names = plan.hooks.iter().map(|hook| hook.program).collect();
+    Ok(Attached { ebpf, ring: Some(ring), names })
 }
 
 /// The object with its maps made and its globals set, no program loaded.
@@ -195,11 +202,15 @@ pub(super) fn open(
     settings: &Settings,
     log: VerifierLogLevel,
 ) -> Result<Ebpf, AttachError> {
+    let duties = duties(plan, &kernel.offsets, kernel.facts.addresses, settings.passive);
+    let closing = if duties.tp_birth == 1 { CLOSING } else { Slots::of(1) };
+    let slots = [Slots::of(settings.tables.conns), Slots::of(settings.tables.lives), closing];
     let globals = Globals {
+        masks: slots.each_ref().map(|table| table.slots - 1),
         offsets: kernel.offsets.clone(),
         functions: kernel.symbols.functions(),
-        duties: duties(plan, &kernel.offsets, kernel.facts.addresses, settings.passive),
-        filter: settings.filter,
+        duties,
+        filter: settings.filter.settled(),
         hz: clock::hz(),
         own_netns: settings.own_netns,
         // A quarter full: the rest is room for what comes until the reader runs.
@@ -211,11 +222,11 @@ pub(super) fn open(
     globals.set(&mut loader);
     loader
         .map_max_entries("RING", settings.tables.ring)
-        .map_max_entries("LIVES", settings.tables.lives)
-        .map_max_entries("CONNS", settings.tables.conns)
         .map_max_entries("DENIED", if globals.duties.reuse_denied == 1 { DENIED } else { 1 })
-        .map_max_entries("PASSIVE", if settings.passive { SERVICES } else { 1 })
-        .map_max_entries("CLOSING", if globals.duties.tp_birth == 1 { settings.tables.conns.min(CLOSING) } else { 1 });
+        .map_max_entries("PASSIVE", if settings.passive { SERVICES } else { 1 });
+    for (table, (name, rest, _)) in slots.iter().zip(SLOTTED) {
+        loader.map_max_entries(name, table.slots).map_max_entries(rest, table.rest);
+    }
     let mut ebpf = loader.load(OBJECT)?;
     ports(&mut ebpf, &settings.ports)?;
     Ok(ebpf)

@@ -1,14 +1,12 @@
 //! The programs' counters, added up over all CPUs.
 
-use std::{
-    fs,
-    os::fd::{AsFd as _, AsRawFd as _},
-};
-
 use aya::maps::PerCpuArray;
 use twtrace_common::counter::Counters;
 
-use super::attach::{Attached, BpfError};
+use super::{
+    attach::{Attached, BpfError},
+    stats::{fdinfo, field},
+};
 
 /// A [`Counters`] is an array of `u64`, which is how the CPUs' blocks are added up.
 const FIELDS: usize = size_of::<Counters>() / size_of::<u64>();
@@ -47,10 +45,7 @@ impl Attached {
     /// # Errors
     /// If the counters cannot be read.
     pub fn missed_runs(&self) -> Result<u64, BpfError> {
-        let of = |program: &aya::programs::Program| {
-            let fd = program.fd().ok()?.as_fd().as_raw_fd();
-            missed(&fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).ok()?)
-        };
+        let of = |program: &aya::programs::Program| field(&fdinfo(program)?, "recursion_misses:");
         // What a second program misses, the first has missed as well.
         let first = |(name, _): &(&str, _)| !name.contains(AGAIN);
         let (mut counters, mut unmet) = (self.counters()?, 0);
@@ -63,22 +58,5 @@ impl Attached {
             }
         }
         Ok(unmet)
-    }
-}
-
-/// The count in a program's fdinfo (bpf_prog_show_fdinfo).
-fn missed(fdinfo: &str) -> Option<u64> {
-    fdinfo.lines().find_map(|line| line.strip_prefix("recursion_misses:")?.trim().parse().ok())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn misses_are_found_by_name() {
-        assert_eq!(missed("pos:\t0\nprog_type:\t26\nrecursion_misses:\t17\nverified_insns:\t9\n"), Some(17));
-        assert_eq!(missed("pos:\t0\n"), None);
-        assert_eq!(missed("recursion_misses:\tx\n"), None);
     }
 }

@@ -50,11 +50,35 @@ impl Offsets {
     }
 }
 
+/// The tables in two maps, and the global that tells how many slots there are: see twtrace-ebpf's table.rs.
+pub(super) const SLOTTED: [(&str, &str, &str); 3] = [
+    ("CONN_SLOTS", "CONN_REST", "CONN_MASK"),
+    ("LIFE_SLOTS", "LIFE_REST", "LIFE_MASK"),
+    ("CLOSING_SLOTS", "CLOSING_REST", "CLOSING_MASK"),
+];
+
+/// Sizes of such a table.
+pub(super) struct Slots {
+    /// A power of two.
+    pub(super) slots: u32,
+    /// Entries of the map that takes what finds its slot taken.
+    pub(super) rest: u32,
+}
+
+impl Slots {
+    /// For this many keys. Of as many keys as there are slots, 37 in 100 would find theirs taken by chance.
+    pub(super) fn of(keys: u32) -> Self {
+        Self { slots: keys.clamp(1, 1 << 31).next_power_of_two(), rest: (keys / 2).max(1) }
+    }
+}
+
 /// Everything that becomes frozen data of the programs. Lives as long as the loader borrows it.
 pub(super) struct Globals {
     pub(super) offsets: Offsets,
     pub(super) functions: Functions,
     pub(super) duties: Duties,
+    /// Slots less one, in the order of [`SLOTTED`].
+    pub(super) masks: [u32; 3],
     pub(super) filter: Filter,
     pub(super) hz: u32,
     pub(super) own_netns: u32,
@@ -66,6 +90,9 @@ impl Globals {
     pub(super) fn set<'a>(&'a self, loader: &mut EbpfLoader<'a>) {
         for (spec, value) in FIELDS.iter().zip(&self.offsets.values) {
             loader.override_global(spec.name, value, true);
+        }
+        for (mask, (_, _, name)) in self.masks.iter().zip(SLOTTED) {
+            loader.override_global(name, mask, true);
         }
         loader
             .override_global("FUNCTIONS", &self.functions, true)

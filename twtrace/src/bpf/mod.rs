@@ -6,9 +6,11 @@ mod globals;
 mod passive;
 mod produce;
 mod seed;
+mod stats;
 mod verifier;
 
 pub use attach::{AttachError, Attached, BpfError, Kernel, Settings, Tables, attach, gather};
 pub use globals::Offsets;
 pub use produce::Lives;
+pub use stats::Timing;
 pub use verifier::{Figures, figures};

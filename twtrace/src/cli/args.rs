@@ -198,6 +198,9 @@ pub(super) struct RunArgs {
     /// Draw the live view with ASCII alone
     #[arg(long, help_heading = "Output")]
     pub ascii: bool,
+    /// Show what twtrace itself costs: time in eBPF programs, processor, memory, ring (in the live view: key i)
+    #[arg(long, help_heading = "Output")]
+    pub self_stats: bool,
     /// Show these events: born, turned, rearmed, died, refused, no_port, reuse_denied; or none
     /// [default: all]
     #[arg(long, value_name = "LIST", help_heading = "Output")]

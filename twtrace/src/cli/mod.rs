@@ -87,6 +87,8 @@ pub struct Run {
     pub top: usize,
     /// Nothing but ASCII in the live view.
     pub ascii: bool,
+    /// What twtrace itself costs.
+    pub self_stats: bool,
     /// When to stop; `None`: when told to.
     pub duration: Option<Duration>,
     /// How often to flush, and to read the counters.
@@ -338,6 +340,7 @@ impl Run {
             summary_every: args.summary_every.as_deref().map(every).transpose()?,
             top: args.top as usize,
             ascii: args.ascii,
+            self_stats: args.self_stats,
             duration: args.duration.as_deref().map(duration).transpose()?,
             interval: Given { option: "--interval", text: &args.interval }
                 .time(&(Duration::from_millis(10)..=HOUR), "1s")?,

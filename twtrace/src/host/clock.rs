@@ -27,6 +27,11 @@ pub fn wall_offset_ns() -> i64 {
     i64::try_from(i128::from(wall) - i128::from(middle)).unwrap_or(0)
 }
 
+/// Processor time of this process, nanoseconds.
+pub(super) fn process_ns() -> u64 {
+    nanos(ClockId::ProcessCPUTime)
+}
+
 fn nanos(clock: ClockId) -> u64 {
     let now = clock_gettime(clock);
     let nanos = i128::from(now.tv_sec) * 1_000_000_000 + i128::from(now.tv_nsec);

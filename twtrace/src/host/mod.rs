@@ -12,6 +12,7 @@ pub mod meminfo;
 pub mod netns;
 pub mod occupancy;
 pub mod openers;
+pub mod own;
 pub mod privilege;
 pub mod processes;
 pub mod slab;

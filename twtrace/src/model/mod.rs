@@ -4,6 +4,7 @@ pub mod aggregate;
 pub mod cgroup;
 pub mod event;
 pub mod occupancy;
+pub mod own;
 pub mod reconcile;
 pub mod report;
 pub mod totals;

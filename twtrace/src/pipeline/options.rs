@@ -13,6 +13,10 @@ pub struct Options {
     pub interval: Duration,
     /// Tables come with every so many of them; at least one.
     pub tables_every: u32,
+    /// Tell what twtrace itself costs.
+    pub self_stats: bool,
+    /// Bytes of the ring.
+    pub ring_size: u32,
     /// Events that the sink shows; its tables are told of all.
     pub shown: Shown,
 }

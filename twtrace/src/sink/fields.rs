@@ -2,6 +2,7 @@
 //! them, in order, name for name and shape for shape.
 
 mod lab;
+mod own;
 mod tables;
 
 pub use lab::LAB;
@@ -315,6 +316,13 @@ pub const LINES: &[Line] = &[
                     "",
                     "the tables, as they are now",
                     "no `--by`, or not due (`--summary-every`)",
+                ),
+                maybe(
+                    "self",
+                    Object(own::SELF),
+                    "",
+                    "what twtrace itself costs, since the last tick",
+                    "no `--self-stats`",
                 ),
             ],
         ],

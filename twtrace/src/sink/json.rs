@@ -10,6 +10,7 @@ use super::{
     by::{By, Reporter},
     clock::Stamp,
     human::plain,
+    own::SelfStats,
 };
 use crate::model::{
     aggregate::{Aggregates, rate::thousandths},
@@ -93,7 +94,8 @@ impl Sink for JsonSink {
     fn tick(&mut self, mono_ns: u64, tick: &Tick<'_>) {
         let (born_per_s, died_per_s) = (tick.born_per_s.map(thousandths), tick.died_per_s.map(thousandths));
         let by = self.by.as_ref().filter(|_| tick.report).map(Reporter::report);
-        self.line("tick", mono_ns, TickLine { counters: Counters::of(tick.totals), born_per_s, died_per_s, by });
+        let (counters, own) = (Counters::of(tick.totals), tick.own.map(SelfStats::of));
+        self.line("tick", mono_ns, TickLine { counters, born_per_s, died_per_s, by, own });
     }
 
     fn summary(&mut self, mono_ns: u64, summary: &Summary) {
@@ -313,6 +315,8 @@ struct TickLine<'a> {
     born_per_s: Option<f64>,
     died_per_s: Option<f64>,
     by: Option<By>,
+    #[serde(rename = "self")]
+    own: Option<SelfStats>,
 }
 
 #[derive(Serialize)]

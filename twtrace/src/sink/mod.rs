@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::model::{
     aggregate::Aggregates,
     event::Event,
+    own::Own,
     report::{Reconciled, Start, Summary, Totals},
 };
 use crate::tui::update::Input;
@@ -18,6 +19,7 @@ pub mod fields;
 pub(crate) mod human;
 pub mod json;
 pub mod notes;
+pub mod own;
 pub mod text;
 pub mod writer;
 
@@ -66,6 +68,8 @@ pub struct Tick<'a> {
     pub died_per_s: Option<f64>,
     /// The kernel's counters held against twtrace's so far; empty if they were not looked at.
     pub reconcile: &'a [Reconciled],
+    /// What twtrace itself costs, if that is measured.
+    pub own: Option<&'a Own>,
     /// The tables are due, if there are any.
     pub report: bool,
 }
@@ -77,6 +81,8 @@ pub enum Steer {
     End,
     /// Tick this often.
     Interval(Duration),
+    /// Measure what twtrace itself costs, or no more.
+    Measure(bool),
 }
 
 /// Formats what happened into a buffer of its own. `mono_ns` is `CLOCK_MONOTONIC` at the time. Everything handed in is

@@ -8,7 +8,7 @@ use super::{
     Batch, Clock, Loss, Sink, Tick,
     by::Reporter,
     human::{Known, Name, Span, Timeout, Who},
-    notes,
+    notes, own,
 };
 use crate::model::{
     aggregate::Aggregates,
@@ -88,6 +88,9 @@ impl Sink for TextSink {
 
     /// The tables, if there are any: for the rest, what happened stands there already.
     fn tick(&mut self, mono_ns: u64, tick: &Tick<'_>) {
+        if let Some(own) = tick.own {
+            self.notes.push_str(&own::line(own));
+        }
         if let Some(by) = self.by.as_ref().filter(|_| tick.report) {
             let at = WallClock { at: self.clock.wall(mono_ns), zone: &self.zone };
             self.lines.extend_from_slice(by.text(&at, tick).as_bytes());

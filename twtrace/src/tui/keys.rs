@@ -84,6 +84,8 @@ pub enum Action {
     Copy,
     /// Write the table to a file.
     Write,
+    /// Show what twtrace itself costs, or hide it.
+    Own,
 }
 
 /// Keys that do the same, how the help calls them, and what it says that they do.
@@ -131,6 +133,7 @@ pub const KEYS: &[Binding] = &[
     bind(&[Key::Char('-')], "-", Action::Faster, "shorter interval"),
     bind(&[Key::Char('c')], "c", Action::Copy, "copy the selected line (OSC 52)"),
     bind(&[Key::Char('w')], "w", Action::Write, "write this table to a file, as JSON"),
+    bind(&[Key::Char('i')], "i", Action::Own, "what twtrace itself costs; measured while it is shown"),
 ];
 
 /// What a key asks for.

@@ -104,6 +104,7 @@ impl Screen {
         match effect {
             Effect::Quit => return Some(Steer::End),
             Effect::Interval(interval) => return Some(Steer::Interval(interval)),
+            Effect::Measure(whether) => return Some(Steer::Measure(whether)),
             Effect::Copy(text) => self.bytes.with(|bytes| bytes.extend(terminal::clipboard(&text))),
             Effect::Write(name, json) => {
                 let message = write(name, &json).map_or_else(

@@ -12,6 +12,7 @@ use crate::{
     model::{
         aggregate::{Aggregates, DestinationRow, Live, PortKey, PortRow, Process},
         event::Event,
+        own::Own,
         report::{Reconciled, Start, Totals},
     },
     sink::{Clock, Tick, columns::Row},
@@ -121,6 +122,8 @@ pub struct Numbers {
     pub reconcile: Vec<Reconciled>,
     /// Minisocks alive that the filters of the command line let through.
     pub live: Live,
+    /// What twtrace itself costs, if that is measured.
+    pub own: Option<Own>,
 }
 
 /// The state of the screen.
@@ -163,6 +166,8 @@ pub struct State {
     pub prompt: Option<String>,
     /// The keys are shown, from this line on.
     pub help: Option<usize>,
+    /// What twtrace itself costs is shown in place of the tab.
+    pub shows_own: bool,
     /// The screen is held.
     pub paused: bool,
     /// Between ticks.
@@ -197,6 +202,7 @@ impl State {
             sieve: Sieve::default(),
             prompt: None,
             help: None,
+            shows_own: false,
             paused: false,
             interval,
             size,
@@ -227,6 +233,7 @@ impl State {
             died_per_s: tick.died_per_s,
             reconcile: tick.reconcile.to_vec(),
             live: self.aggregates.live(),
+            own: tick.own.cloned(),
         };
         if let Some(rate) = tick.born_per_s {
             if self.history.len() >= HISTORY {

@@ -38,6 +38,8 @@ pub enum Effect {
     Interval(Duration),
     /// Read this filter, and give it to [`filter`].
     Filter(String),
+    /// Measure what twtrace itself costs, or no more.
+    Measure(bool),
 }
 
 /// Intervals that + and - step through, milliseconds.
@@ -137,6 +139,10 @@ fn act(state: &mut State, action: Action) -> Option<Effect> {
         Action::Faster => return Some(interval(state, |now| INTERVALS_MS.into_iter().rfind(|&ms| ms < now))),
         Action::Copy => return copy(state),
         Action::Write => return write(state),
+        Action::Own => {
+            state.shows_own ^= true;
+            return Some(Effect::Measure(state.shows_own));
+        }
     }
     None
 }

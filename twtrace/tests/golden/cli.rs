@@ -62,6 +62,7 @@ fn without_options() {
             summary_every: None,
             top: 20,
             ascii: false,
+            self_stats: false,
             duration: None,
             interval: Duration::from_secs(1),
             hooks: cli::Hooks { backend: Backend::Auto, btf: None },

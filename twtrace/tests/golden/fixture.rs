@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 use twtrace::{
     model::{
         event::{Cause, Closer, Comm, Connection, Denial, Detail, Event, Life, Refusal, Role, Substate, Task, Tuple},
+        own::{Own, Runs},
         report::{CapabilityReport, Reconciled, Start, Summary, Totals},
     },
     sink::Clock,
@@ -209,6 +210,22 @@ pub fn exact() -> Summary {
         reconcile: vec![reconciled("TcpExt.TW+TWKilled", 20, 20), reconciled("sockstat.tw", 6, 6)],
         exact: Some(true),
         duration_ns: 30_002_345_678,
+    }
+}
+
+/// What twtrace itself costs.
+pub fn own() -> Own {
+    let program = |name, runs, run_ns| Runs { name, runs, run_ns };
+    Own {
+        interval_ns: 1_000_000_000,
+        events: 1_000,
+        lost: 2,
+        bpf_ns: Some(3_456_789),
+        programs: vec![program("conn_tp", 10_000, 2_345_678), program("birth_tp", 6_543, 1_111_111)],
+        cpu_ns: 12_345_678,
+        ring_used: Some(40_960),
+        ring_size: 4 << 20,
+        rss_bytes: Some(14_680_064),
     }
 }
 

@@ -59,8 +59,15 @@ fn reports() -> String {
             sink.lost(3, loss, 12);
         }
         let (first, later) = (fixture::uncompared(), fixture::exact());
-        let tick =
-            |totals, born_per_s, died_per_s| Tick { totals, born_per_s, died_per_s, reconcile: &[], report: true };
+        let own = fixture::own();
+        let tick = |totals, born_per_s, died_per_s| Tick {
+            totals,
+            born_per_s,
+            died_per_s,
+            reconcile: &[],
+            own: Some(&own),
+            report: true,
+        };
         sink.tick(4, &tick(&first.totals, None, Some(f64::NAN)));
         sink.tick(5, &tick(&later.totals, Some(0.0), Some(1234.56789)));
         for summary in [fixture::exact(), fixture::inexact(), fixture::uncompared()] {

@@ -3,7 +3,7 @@
 use insta::assert_snapshot;
 use jiff::tz::{Offset, TimeZone};
 use twtrace::{
-    model::{aggregate::Aggregates, report::Summary},
+    model::{aggregate::Aggregates, own::Own, report::Summary},
     sink::{
         Loss, Sink, TextSink, Tick,
         by::{Group, Reporter},
@@ -95,10 +95,26 @@ fn remarks_are_no_lines() {
     let mut sink = sink(TimeZone::UTC);
     let summary = fixture::exact();
     sink.lost(0, Loss::Ring, 5);
-    sink.tick(0, &Tick { totals: &summary.totals, born_per_s: None, died_per_s: None, reconcile: &[], report: true });
+    sink.tick(
+        0,
+        &Tick { totals: &summary.totals, born_per_s: None, died_per_s: None, reconcile: &[], own: None, report: true },
+    );
     sink.summary(0, &summary);
     assert!(sink.take().is_empty());
     assert_eq!(sink.notes(), notes::lost(Loss::Ring, 5) + &notes::summary(&summary));
+}
+
+#[test]
+fn what_it_costs_is_a_remark() {
+    let mut sink = sink(TimeZone::UTC);
+    let (totals, own) = (fixture::exact().totals, fixture::own());
+    for own in [own.clone(), Own { bpf_ns: None, programs: Vec::new(), ring_used: None, ..own }] {
+        let (born_per_s, died_per_s) = (None, None);
+        let tick = Tick { totals: &totals, born_per_s, died_per_s, reconcile: &[], own: Some(&own), report: true };
+        sink.tick(0, &tick);
+    }
+    assert!(sink.take().is_empty());
+    assert_snapshot!("self_stats", sink.notes());
 }
 
 #[test]

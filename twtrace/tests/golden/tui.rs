@@ -158,6 +158,16 @@ fn a_row_is_looked_into() {
 }
 
 #[test]
+fn what_it_costs_is_on_one_key() {
+    let mut rig = Rig::played((80, 24));
+    assert_eq!(rig.press("i"), [Effect::Measure(true)]);
+    assert_snapshot!("own_unknown", rig.screen());
+    rig.0.numbers.own = Some(fixture::own());
+    assert_snapshot!("own", rig.screen());
+    assert_eq!(rig.press("i"), [Effect::Measure(false)]);
+}
+
+#[test]
 fn keys_help_filter_and_hold() {
     let mut rig = Rig::played((80, 24));
     rig.press("?");

@@ -2,6 +2,7 @@
 
 mod detail;
 mod header;
+mod own;
 mod table;
 mod theme;
 
@@ -77,6 +78,9 @@ fn body<'a>(state: &'a State, theme: &Theme, area: Rect) -> (Line<'a>, Vec<Line<
     if let Some(from) = state.help {
         let lines = KEYS.iter().map(|key| Line::from(format!("  {:<16} {}", key.name, key.does)));
         return (Line::from("Keys"), lines.skip(from).take(page).collect());
+    }
+    if state.shows_own {
+        return (Line::from(own::TITLE), own::lines(state).into_iter().take(page).collect());
     }
     if let Some((what, from)) = &state.detail {
         let lines = detail::lines(state, theme).into_iter().skip(*from).take(page).collect();

@@ -1,0 +1,128 @@
+//! Tables whose common case is one load. An operation of the kernel's hash map is a call, a hash, a lock, a free list, and
+//! for most of them a line of memory that is in no cache: 60 to 400 ns.
+//!
+//! A key has one slot in an array. If that is another's, the key goes to the `rest`, a hash map. Events of one key come one
+//! after the other (under its socket's lock, or its timer's), those of others at any time, so a slot is claimed first.
+//! Older kernels have no compare-and-exchange, and none is needed: who adds one and then reads one is alone. Two who meet
+//! may both read two, and both go to the rest.
+
+use aya_ebpf::maps::{Array, HashMap};
+
+use crate::{
+    kernel::lower_half,
+    maps::{BPF_NOEXIST, add},
+    plain::Plain,
+};
+
+/// A key's place in the array.
+#[repr(C)]
+pub struct Slot<V> {
+    /// 1 if it is taken, more while others try.
+    claims: u64,
+    /// Whose it is; 0: nobody's. Written last, and cleared first.
+    key: u64,
+    value: V,
+}
+
+/// A table by 64-bit keys, none of which is 0.
+pub struct Table<V: 'static> {
+    /// As many as a power of two.
+    pub slots: &'static Array<Slot<V>>,
+    /// What finds its slot taken.
+    pub rest: &'static HashMap<u64, V>,
+    /// Their number less one.
+    pub mask: fn() -> u32,
+    /// Bits of a key that tell nothing: the size of the object whose address it is. Objects that lie side by side, as those
+    /// that are made one after the other do, have slots that lie side by side: a mixed key would find every slot cold.
+    pub cell: u32,
+}
+
+impl<V: Plain> Table<V> {
+    #[inline(always)]
+    fn slot(&self, key: u64) -> Option<*mut Slot<V>> {
+        self.slots.get_ptr_mut((lower_half(key) >> self.cell) as u32 & (self.mask)())
+    }
+
+    /// The entry of a key.
+    #[inline(always)]
+    pub fn get_ptr_mut(&self, key: u64) -> Option<*mut V> {
+        let slot = self.slot(key)?;
+        // SAFETY: a map value. Another's key may come and go meanwhile, this one not.
+        unsafe {
+            if (&raw const (*slot).key).read_volatile() == key {
+                return Some(&raw mut (*slot).value);
+            }
+        }
+        self.rest.get_ptr_mut(key)
+    }
+
+    /// As [`Table::get_ptr_mut`].
+    #[inline(always)]
+    pub fn get_ptr(&self, key: u64) -> Option<*const V> {
+        self.get_ptr_mut(key).map(<*mut V>::cast_const)
+    }
+
+    /// Enters a key, or writes over its entry. `false`: there is no room.
+    #[inline(always)]
+    pub fn insert(&self, key: u64, value: &V) -> bool {
+        self.put(key, value, 0)
+    }
+
+    /// Enters a key that has no entry. `false`: it has one, or there is no room.
+    #[inline(always)]
+    pub fn insert_new(&self, key: u64, value: &V) -> bool {
+        self.put(key, value, BPF_NOEXIST)
+    }
+
+    #[inline(always)]
+    fn put(&self, key: u64, value: &V, flags: u64) -> bool {
+        let Some(slot) = self.slot(key) else { return false };
+        // SAFETY: a map value, its words aligned.
+        let (slot, held) = unsafe { (&mut *slot, (&raw const (*slot).key).read_volatile()) };
+        if held == key {
+            if flags == 0 {
+                write(&mut slot.value, value);
+            }
+            return flags == 0;
+        }
+        if held == 0 {
+            add(&slot.claims, 1);
+            // SAFETY: as above.
+            if unsafe { (&raw const slot.claims).read_volatile() } == 1 {
+                write(&mut slot.value, value);
+                // SAFETY: as above.
+                unsafe { (&raw mut slot.key).write_volatile(key) };
+                return true;
+            }
+            add(&slot.claims, -1);
+        }
+        self.rest.insert(key, value, flags).is_ok()
+    }
+
+    /// Takes a key's entry away, if it has one.
+    #[inline(always)]
+    pub fn remove(&self, key: u64) {
+        let Some(slot) = self.slot(key) else { return };
+        // SAFETY: as in `put`.
+        let slot = unsafe { &mut *slot };
+        // SAFETY: as in `put`.
+        unsafe {
+            if (&raw const slot.key).read_volatile() == key {
+                (&raw mut slot.key).write_volatile(0);
+                add(&slot.claims, -1);
+                return;
+            }
+        }
+        let _has_none = self.rest.remove(key);
+    }
+}
+
+/// Copies word by word, for the reason given in plain.rs.
+#[inline(always)]
+fn write<V: Plain>(to: &mut V, from: &V) {
+    let (to, from) = (core::ptr::from_mut(to).cast::<u64>(), core::ptr::from_ref(from).cast::<u64>());
+    for i in 0..size_of::<V>() / 8 {
+        // SAFETY: within both.
+        unsafe { to.add(i).write_volatile(from.add(i).read()) };
+    }
+}
