@@ -13,7 +13,7 @@ use twtrace_common::{
 use crate::{
     emit::{self, head, now},
     filter,
-    maps::{self, BPF_NOEXIST, LIVES, bump, count},
+    maps::{self, LIVES, bump, count},
     plain::clear,
     rearm,
 };
@@ -93,7 +93,7 @@ fn enter(life: &Life, born_ns: u64) {
     (entry.closer_pid, entry.closer_comm) = (life.closer_pid, life.closer_comm);
     entry.substate = life.substate;
     entry.state = alive::MATCHED | alive::HAS_CLOSER;
-    if LIVES.insert(life.id, entry as &Alive, BPF_NOEXIST).is_err() {
+    if !LIVES.insert_new(life.id, entry as &Alive) {
         bump!(trouble.lives_full);
     }
 }
@@ -108,7 +108,7 @@ fn died(counters: &Counters, id: u64, n: u64, destinations: u32) {
     if let Some(entry) = LIVES.get_ptr(id) {
         // SAFETY: removed below, by nobody else.
         life_ns = rearm::recall(unsafe { &*entry }, now, life);
-        let _gone_already = LIVES.remove(id);
+        LIVES.remove(id);
     }
     let matched = filter::lets_through(life) && filter::wants_cause(cause::EXPIRED);
     count(&counters.died[usize::from(cause::EXPIRED)]);
