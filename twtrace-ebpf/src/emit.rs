@@ -17,6 +17,9 @@ use crate::{
     maps::{RING, count},
 };
 
+/// What the kernel puts before each record in the ring (BPF_RINGBUF_HDR_SZ), bytes.
+const RECORD_HEADER: u64 = 8;
+
 /// Nanoseconds of `CLOCK_MONOTONIC`.
 #[inline(always)]
 pub fn now() -> u64 {
@@ -61,12 +64,10 @@ pub fn emit<T: 'static>(
     };
     fill(&mut entry);
     // A wake-up costs more than everything else here: the reader drains on a timer, and is woken only if the ring fills
-    // faster than that.
-    let flags = if RING.query(u64::from(BPF_RB_AVAIL_DATA)) >= knobs::WAKE_AT.load() {
-        BPF_RB_FORCE_WAKEUP
-    } else {
-        BPF_RB_NO_WAKEUP
-    };
+    // faster than that; once for each further sixteenth of the ring, for it may be awake and busy.
+    let (filled, wake_at) = (RING.query(u64::from(BPF_RB_AVAIL_DATA)), knobs::WAKE_AT.load());
+    let is_step = filled & (wake_at / 4).wrapping_sub(1) < size_of::<T>() as u64 + RECORD_HEADER;
+    let flags = if filled >= wake_at && is_step { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP };
     entry.submit(u64::from(flags));
     if counted {
         count(&counters.emitted[index]);

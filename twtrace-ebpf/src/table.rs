@@ -1,24 +1,25 @@
 //! Tables whose common case is one load. An operation of the kernel's hash map is a call, a hash, a lock, a free list, and
 //! for most of them a line of memory that is in no cache: 60 to 400 ns.
 //!
-//! A key has one slot in an array. If that is another's, the key goes to the `rest`, a hash map. Events of one key come one
-//! after the other (under its socket's lock, or its timer's), those of others at any time, so a slot is claimed first.
-//! Older kernels have no compare-and-exchange, and none is needed: who adds one and then reads one is alone. Two who meet
-//! may both read two, and both go to the rest.
+//! A key has one slot in an array. If that is another's, the key goes to the `rest`, a hash map, and as long as any key of a
+//! slot is there, so do all that come: a key is never in both. The slot counts its keys, wherever they are, so that an empty
+//! one says no without a look into the hash map. Events of one key come one after the other (under its socket's lock, or its
+//! timer's), those of others at any time: who counts itself first and then reads one is alone. (Kernels before 5.12 have no
+//! compare-and-exchange.) Two who meet may both read two, and both go to the rest.
 
 use aya_ebpf::maps::{Array, HashMap};
 
 use crate::{
     kernel::lower_half,
-    maps::{BPF_NOEXIST, add},
+    maps::{BPF_EXIST, BPF_NOEXIST, add},
     plain::Plain,
 };
 
 /// A key's place in the array.
 #[repr(C)]
 pub struct Slot<V> {
-    /// 1 if it is taken, more while others try.
-    claims: u64,
+    /// Keys that have this slot, here and in the rest; more for a moment while one tries.
+    keys: u64,
     /// Whose it is; 0: nobody's. Written last, and cleared first.
     key: u64,
     value: V,
@@ -47,13 +48,13 @@ impl<V: Plain> Table<V> {
     #[inline(always)]
     pub fn get_ptr_mut(&self, key: u64) -> Option<*mut V> {
         let slot = self.slot(key)?;
-        // SAFETY: a map value. Another's key may come and go meanwhile, this one not.
-        unsafe {
-            if (&raw const (*slot).key).read_volatile() == key {
-                return Some(&raw mut (*slot).value);
-            }
+        // SAFETY: a map value. Other keys may come and go meanwhile, this one not.
+        let (held, keys) = unsafe { ((&raw const (*slot).key).read_volatile(), (&raw const (*slot).keys).read_volatile()) };
+        if held == key {
+            // SAFETY: as above.
+            return Some(unsafe { &raw mut (*slot).value });
         }
-        self.rest.get_ptr_mut(key)
+        if keys == 0 { None } else { self.rest.get_ptr_mut(key) }
     }
 
     /// As [`Table::get_ptr_mut`].
@@ -85,18 +86,20 @@ impl<V: Plain> Table<V> {
             }
             return flags == 0;
         }
-        if held == 0 {
-            add(&slot.claims, 1);
+        add(&slot.keys, 1);
+        // SAFETY: as above.
+        if held == 0 && unsafe { (&raw const slot.keys).read_volatile() } == 1 {
+            write(&mut slot.value, value);
             // SAFETY: as above.
-            if unsafe { (&raw const slot.claims).read_volatile() } == 1 {
-                write(&mut slot.value, value);
-                // SAFETY: as above.
-                unsafe { (&raw mut slot.key).write_volatile(key) };
-                return true;
-            }
-            add(&slot.claims, -1);
+            unsafe { (&raw mut slot.key).write_volatile(key) };
+            return true;
         }
-        self.rest.insert(key, value, flags).is_ok()
+        if self.rest.insert(key, value, BPF_NOEXIST).is_ok() {
+            return true;
+        }
+        // It is there already, or there is no room.
+        add(&slot.keys, -1);
+        flags == 0 && self.rest.insert(key, value, BPF_EXIST).is_ok()
     }
 
     /// Takes a key's entry away, if it has one.
@@ -106,14 +109,14 @@ impl<V: Plain> Table<V> {
         // SAFETY: as in `put`.
         let slot = unsafe { &mut *slot };
         // SAFETY: as in `put`.
-        unsafe {
-            if (&raw const slot.key).read_volatile() == key {
-                (&raw mut slot.key).write_volatile(0);
-                add(&slot.claims, -1);
-                return;
-            }
+        let (held, keys) = unsafe { ((&raw const slot.key).read_volatile(), (&raw const slot.keys).read_volatile()) };
+        if held == key {
+            // SAFETY: as in `put`.
+            unsafe { (&raw mut slot.key).write_volatile(0) };
+        } else if keys == 0 || self.rest.remove(key).is_err() {
+            return;
         }
-        let _has_none = self.rest.remove(key);
+        add(&slot.keys, -1);
     }
 }
 
