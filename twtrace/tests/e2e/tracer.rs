@@ -19,8 +19,9 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use twtrace::host::netns::Netns;
 
-/// Longest that anything short of a real TIME_WAIT may take; emulated machines are slow.
-pub const PATIENCE: Duration = Duration::from_secs(120);
+/// Longest that anything short of a real TIME_WAIT may take. Emulated machines that share their processors take minutes to
+/// verify the programs of several tracers.
+pub const PATIENCE: Duration = Duration::from_secs(360);
 
 thread_local! {
     static MISSED: RefCell<BTreeMap<String, u64>> = const { RefCell::new(BTreeMap::new()) };
