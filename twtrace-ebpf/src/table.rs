@@ -49,7 +49,8 @@ impl<V: Plain> Table<V> {
     pub fn get_ptr_mut(&self, key: u64) -> Option<*mut V> {
         let slot = self.slot(key)?;
         // SAFETY: a map value. Other keys may come and go meanwhile, this one not.
-        let (held, keys) = unsafe { ((&raw const (*slot).key).read_volatile(), (&raw const (*slot).keys).read_volatile()) };
+        let (held, keys) =
+            unsafe { ((&raw const (*slot).key).read_volatile(), (&raw const (*slot).keys).read_volatile()) };
         if held == key {
             // SAFETY: as above.
             return Some(unsafe { &raw mut (*slot).value });

@@ -6,7 +6,6 @@
 //! `cargo xtask bench` makes tables of. It fails if a counter is not exact.
 
 use std::{
-    collections::BTreeMap,
     env,
     fs::File,
     io::{self, Write as _},
@@ -120,7 +119,7 @@ struct Pipe {
 impl Pipe {
     fn open(ring: u32, lives: u32) -> io::Result<Self> {
         let kernel = bpf::gather(&Host::default(), None).map_err(io::Error::other)?;
-        let plan = Plan { chosen: BTreeMap::new(), against: BTreeMap::new(), hooks: Vec::new() };
+        let plan = Plan::default();
         let settings = Settings::all(Tables { ring, lives, conns: 1 << 10 }, Netns::current()?.inum());
         let mut attached = bpf::attach(&kernel, &plan, &settings).map_err(|error| match error {
             AttachError::Hook(failure) => io::Error::other(failure.reason.to_string()),

@@ -18,7 +18,7 @@ use crate::{
         occupancy::Passive,
         own::Runs,
     },
-    plan::{Backend, Capability, Failure, Plan, PlanError, Reason, choose},
+    plan::{Asked, Backend, Capability, Failure, Plan, PlanError, Reason, choose},
     selftest::{self, TwCounts},
     source::Ring,
 };
@@ -96,8 +96,9 @@ impl Tracer {
     /// If birth or death cannot be watched at all, with every reason. `failures` holds what was tried in any case.
     pub fn start(attempt: &Attempt<'_>, failures: &mut Vec<Failure>) -> Result<Self, TracerError> {
         let kernel = bpf::gather(attempt.host, attempt.btf)?;
+        let asked = Asked { forced: attempt.forced, kinds: attempt.settings.filter.kinds };
         loop {
-            let plan = choose(&kernel.facts, attempt.forced, failures)?;
+            let plan = choose(&kernel.facts, &asked, failures)?;
             match bpf::attach(&kernel, &plan, attempt.settings) {
                 Ok(attached) => match Self::prove(attempt, &kernel, plan, attached)? {
                     Ok(tracer) => {

@@ -7,7 +7,7 @@ use crate::{
     bpf::{self, AttachError, Figures, Settings, Tables},
     cli::exit::Exit,
     host::Host,
-    plan::{Backend, choose},
+    plan::{Asked, Backend, choose},
     tracer::TracerError,
 };
 
@@ -24,7 +24,7 @@ struct Line {
 pub(super) fn verifier(host: &Host, verbose: u8, backend: Backend) -> Result<Exit, Exit> {
     let wrong = |error: TracerError| no_tracer(&error, &[], verbose);
     let kernel = bpf::gather(host, None).map_err(|error| wrong(error.into()))?;
-    let plan = choose(&kernel.facts, Some(backend), &[]).map_err(|error| wrong(error.into()))?;
+    let plan = choose(&kernel.facts, &Asked::of(backend), &[]).map_err(|error| wrong(error.into()))?;
     // All that a run may ask for, but filters: one that is not set is nothing to the verifier.
     let settings = Settings { passive: true, ..Settings::all(TABLES, 1) };
     let figures = bpf::figures(&kernel, &plan, &settings).map_err(|error| match error {

@@ -242,10 +242,7 @@ pub fn listed(scenarios: &[&Scenario]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        collections::{BTreeMap, BTreeSet},
-        time::Duration,
-    };
+    use std::{collections::BTreeSet, time::Duration};
 
     use super::*;
     use crate::{
@@ -302,7 +299,7 @@ mod tests {
     #[test]
     fn every_line_has_the_fields_of_its_table() {
         let lab = Lab {
-            plan: Plan { chosen: BTreeMap::new(), against: BTreeMap::new(), hooks: Vec::new() },
+            plan: Plan::default(),
             self_test: "passed".into(),
             knows: Knows::default(),
             ran: Vec::new(),

@@ -1,14 +1,16 @@
 //! The decision: capability by capability, the best backend that nothing speaks against.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Attach, Backend, Capability, Facts, Failure, Hook, Reason, facts::OF_A_DENIAL, hooks};
+use super::{Asked, Attach, Backend, Capability, Facts, Failure, Hook, Reason, facts::OF_A_DENIAL, hooks};
 
 /// What will be attached.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
-    /// The backend of each capability; `None`: not offered.
+    /// The backend of each capability; `None`: not offered, or not asked for.
     pub chosen: BTreeMap<Capability, Option<Backend>>,
+    /// What no event that was asked for needs.
+    pub unasked: BTreeSet<Capability>,
     /// What spoke against the backends that were not chosen, in the order in which they were considered.
     pub against: BTreeMap<Capability, Vec<(Backend, Reason)>>,
     /// Every program to load, in the order in which they go live.
@@ -22,9 +24,12 @@ impl Plan {
         self.chosen.get(&capability).copied().flatten()
     }
 
-    /// What spoke against the backends of a capability, in words; `None`: nothing.
+    /// What spoke against a capability or its backends, in words; `None`: nothing.
     #[must_use]
     pub fn reasons(&self, capability: Capability) -> Option<String> {
+        if self.unasked.contains(&capability) {
+            return Some("no event that was asked for needs it (--events)".to_owned());
+        }
         self.against.get(&capability).filter(|against| !against.is_empty()).map(|against| list(against))
     }
 
@@ -55,20 +60,24 @@ fn list(against: &[(Backend, Reason)]) -> String {
     against.iter().map(|(backend, reason)| format!("{backend}: {reason}")).collect::<Vec<_>>().join("; ")
 }
 
-/// Chooses. `forced` leaves one backend, except to what has no twin there (`conn`, `closer`, `no_port`: tracepoints);
-/// `failures` is what earlier attempts ran into.
+/// Chooses. `failures` is what earlier attempts ran into.
 ///
 /// # Errors
 /// If a required capability has no backend left.
-pub fn choose(facts: &Facts, forced: Option<Backend>, failures: &[Failure]) -> Result<Plan, PlanError> {
+pub fn choose(facts: &Facts, asked: &Asked, failures: &[Failure]) -> Result<Plan, PlanError> {
     if !facts.missing_fields.is_empty() {
         return Err(PlanError::Fields(facts.missing_fields.clone()));
     }
-    let mut plan = Plan { chosen: BTreeMap::new(), against: BTreeMap::new(), hooks: Vec::new() };
+    let mut plan = Plan::default();
     for capability in Capability::ALL {
+        if !asked.wants(capability) {
+            plan.chosen.insert(capability, None);
+            plan.unasked.insert(capability);
+            continue;
+        }
         let mut against = Vec::new();
         let mut chosen = None;
-        let candidates: &[Backend] = match (capability, &forced) {
+        let candidates: &[Backend] = match (capability, &asked.forced) {
             (Capability::Conn | Capability::Closer, _) => &[Backend::Tracepoint],
             (Capability::NoPort, Some(Backend::Kprobe)) => &[Backend::Tracepoint],
             (Capability::NoPort, None) => &[Backend::Fentry, Backend::Tracepoint],
@@ -163,6 +172,8 @@ fn failed(failures: &[Failure], hooks: &[Hook], capability: Capability, backend:
 
 #[cfg(test)]
 mod tests {
+    use twtrace_common::record::kind;
+
     use super::{super::facts, *};
 
     /// A kernel that can do everything; the development machine's and others are cut down from it.
@@ -189,7 +200,7 @@ mod tests {
 
     #[test]
     fn fentry_serves_all_where_it_can() {
-        let plan = choose(&able(), None, &[]).unwrap();
+        let plan = choose(&able(), &Asked::default(), &[]).unwrap();
         for capability in Capability::ALL {
             let wanted = match capability {
                 Capability::Conn | Capability::Closer => Backend::Tracepoint,
@@ -203,7 +214,7 @@ mod tests {
     #[test]
     fn ends_go_live_before_births_and_births_before_transitions() {
         for backend in Backend::ALL {
-            let plan = choose(&able(), Some(backend), &[]).unwrap();
+            let plan = choose(&able(), &Asked::of(backend), &[]).unwrap();
             let place = |prefix: &str| plan.hooks.iter().position(|hook| hook.program.starts_with(prefix)).unwrap();
             assert!(place("death") < place("birth") && place("expiry") < place("birth"), "{:?}", plan.hooks);
             assert!(place("birth") < place("conn"), "{:?}", plan.hooks);
@@ -213,7 +224,7 @@ mod tests {
     /// Trampolines call the last that was attached first, tracepoints the first.
     #[test]
     fn who_stands_in_for_a_busy_program_is_called_after_it() {
-        let plan = choose(&able(), None, &[]).unwrap();
+        let plan = choose(&able(), &Asked::default(), &[]).unwrap();
         let place = |program: &str| plan.hooks.iter().position(|hook| hook.program == program).unwrap();
         assert!(place("death_again_fentry") < place("death_fentry"));
         assert!(place("refusal_again_fexit") < place("refusal_fexit"));
@@ -225,7 +236,7 @@ mod tests {
         let facts = Facts { kprobes: false, ..able() };
         let mut failures = Vec::new();
         let plan = loop {
-            let plan = choose(&facts, None, &failures).unwrap();
+            let plan = choose(&facts, &Asked::default(), &failures).unwrap();
             match plan.hooks.iter().find(|hook| matches!(hook.attach, Attach::Fentry | Attach::Fexit)) {
                 Some(&hook) => failures.push(refused(Backend::Fentry, hook)),
                 None => break plan,
@@ -247,7 +258,7 @@ mod tests {
         let mut facts = able();
         facts.functions.remove(super::super::HASHDANCE_SCHEDULE);
         facts.functions.insert(super::super::HASHDANCE, 3);
-        let plan = choose(&facts, Some(Backend::Kprobe), &[]).unwrap();
+        let plan = choose(&facts, &Asked::of(Backend::Kprobe), &[]).unwrap();
         assert!(plan.hooks.iter().any(|hook| hook.target == super::super::HASHDANCE));
     }
 
@@ -255,7 +266,7 @@ mod tests {
     fn one_missing_function_costs_one_capability() {
         let mut facts = able();
         facts.functions.remove("__inet_twsk_schedule");
-        let plan = choose(&facts, Some(Backend::Fentry), &[]).unwrap();
+        let plan = choose(&facts, &Asked::of(Backend::Fentry), &[]).unwrap();
         assert_eq!(plan.backend(Capability::Rearm), None);
         assert_eq!(plan.backend(Capability::Turn), None);
         assert_eq!(plan.backend(Capability::Death), Some(Backend::Fentry));
@@ -264,7 +275,7 @@ mod tests {
     #[test]
     fn forced_and_impossible_names_the_reason() {
         let facts = Facts { kprobes: false, ..able() };
-        let error = choose(&facts, Some(Backend::Kprobe), &[]).unwrap_err();
+        let error = choose(&facts, &Asked::of(Backend::Kprobe), &[]).unwrap_err();
         assert_eq!(
             error.to_string(),
             "birth is not possible: kprobe: the kernel was built without kprobes (CONFIG_KPROBES)"
@@ -274,30 +285,30 @@ mod tests {
     #[test]
     fn hidden_addresses_cost_the_cause_and_say_what_to_do() {
         let facts = Facts { addresses: false, addresses_hidden: true, ..able() };
-        let plan = choose(&facts, None, &[]).unwrap();
+        let plan = choose(&facts, &Asked::default(), &[]).unwrap();
         assert_eq!(plan.backend(Capability::Cause), None);
         let reasons: Vec<_> = plan.against[&Capability::Cause].iter().map(|(_, reason)| reason.to_string()).collect();
         assert!(reasons[0].contains("kptr_restrict"), "{reasons:?}");
-        assert!(choose(&facts, Some(Backend::Tracepoint), &[]).is_err());
+        assert!(choose(&facts, &Asked::of(Backend::Tracepoint), &[]).is_err());
     }
 
     #[test]
     fn kprobes_leave_the_failed_connect_to_the_tracepoint() {
-        let plan = choose(&able(), Some(Backend::Kprobe), &[]).unwrap();
+        let plan = choose(&able(), &Asked::of(Backend::Kprobe), &[]).unwrap();
         assert_eq!(plan.backend(Capability::NoPort), Some(Backend::Tracepoint));
         assert_eq!(plan.backend(Capability::ReuseDenied), Some(Backend::Kprobe));
         let mut facts = able();
         facts.functions.remove("inet6_hash_connect");
-        let plan = choose(&facts, None, &[]).unwrap();
+        let plan = choose(&facts, &Asked::default(), &[]).unwrap();
         assert_eq!(plan.backend(Capability::NoPort), Some(Backend::Tracepoint));
         assert_eq!(plan.backend(Capability::ReuseDenied), Some(Backend::Fentry));
-        assert_eq!(choose(&facts, Some(Backend::Fentry), &[]).unwrap().backend(Capability::NoPort), None);
+        assert_eq!(choose(&facts, &Asked::of(Backend::Fentry), &[]).unwrap().backend(Capability::NoPort), None);
     }
 
     #[test]
     fn a_denial_is_told_with_its_connect_and_reason_or_not_at_all() {
         let of = |facts: &Facts| {
-            let plan = choose(facts, Some(Backend::Fentry), &[]).unwrap();
+            let plan = choose(facts, &Asked::of(Backend::Fentry), &[]).unwrap();
             (plan.backend(Capability::ReuseDenied), plan.against[&Capability::ReuseDenied].clone())
         };
         let mut facts = able();
@@ -311,15 +322,33 @@ mod tests {
     }
 
     #[test]
+    fn what_no_event_needs_is_not_loaded() {
+        let of = |kinds: &[u8]| {
+            let kinds = kinds.iter().fold(0, |bits, kind| bits | 1 << kind);
+            choose(&able(), &Asked { kinds, ..Asked::default() }, &[]).unwrap()
+        };
+        let plan = of(&[kind::BORN, kind::DIED]);
+        let unasked =
+            [Capability::Turn, Capability::Rearm, Capability::Refusal, Capability::NoPort, Capability::ReuseDenied];
+        assert!(plan.unasked.iter().eq(&unasked), "{:?}", plan.unasked);
+        assert!(unasked.iter().all(|&of| plan.backend(of).is_none() && plan.reasons(of).is_some()));
+        assert_eq!(plan.hooks.len(), 6, "{:?}", plan.hooks);
+        // A denial is told by the connect() that failed.
+        assert!(of(&[kind::REUSE_DENIED]).backend(Capability::NoPort).is_some());
+        // Counters alone: all of them.
+        assert_eq!(of(&[]), choose(&able(), &Asked::default(), &[]).unwrap());
+    }
+
+    #[test]
     fn missing_fields_end_it() {
         let facts = Facts { missing_fields: vec!["sock_common.skc_num"], ..able() };
-        assert!(choose(&facts, None, &[]).unwrap_err().to_string().contains("sock_common.skc_num"));
+        assert!(choose(&facts, &Asked::default(), &[]).unwrap_err().to_string().contains("sock_common.skc_num"));
     }
 
     #[test]
     fn a_failed_self_test_degrades_the_backend() {
         let failure = Failure { backend: Backend::Fentry, hook: None, reason: Reason::SelfTest("no birth".to_owned()) };
-        let plan = choose(&able(), None, &[failure]).unwrap();
+        let plan = choose(&able(), &Asked::default(), &[failure]).unwrap();
         assert_eq!(plan.backend(Capability::Birth), Some(Backend::Kprobe));
         assert_eq!(plan.backend(Capability::Conn), Some(Backend::Tracepoint));
     }
@@ -330,7 +359,7 @@ mod tests {
         let facts = able();
         for pick in 0..8 {
             let mut failures = Vec::new();
-            while let Ok(plan) = choose(&facts, None, &failures) {
+            while let Ok(plan) = choose(&facts, &Asked::default(), &failures) {
                 let hooks: Vec<_> = plan.hooks.iter().collect();
                 let hook = *hooks[pick % hooks.len()];
                 assert!(!failures.iter().any(|failure: &Failure| failure.hook == Some(hook)), "{hook:?} again");

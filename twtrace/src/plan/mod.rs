@@ -11,6 +11,8 @@ pub use reason::{Failure, Reason};
 
 use std::fmt;
 
+use twtrace_common::record::kind;
+
 /// Something that can be watched. Each picks its own backend, so a missing hook costs one capability.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Capability {
@@ -85,10 +87,45 @@ impl Capability {
         }
     }
 
+    /// The kinds of events for which alone it is watched; none: every event needs it.
+    #[must_use]
+    fn kinds(self) -> &'static [u8] {
+        match self {
+            Self::Turn | Self::Rearm => &[kind::TURNED, kind::REARMED],
+            Self::Refusal => &[kind::REFUSED],
+            // A denial is told by the connect() that failed.
+            Self::NoPort => &[kind::NO_PORT, kind::REUSE_DENIED],
+            Self::ReuseDenied => &[kind::REUSE_DENIED],
+            Self::Birth | Self::Death | Self::Cause | Self::Conn | Self::Closer => &[],
+        }
+    }
+
     /// No run without it.
     #[must_use]
     pub fn required(self) -> bool {
         matches!(self, Self::Birth | Self::Death)
+    }
+}
+
+/// What a run asks for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Asked {
+    /// One backend alone, except for what has no twin there (`conn`, `closer`, `no_port`: tracepoints).
+    pub forced: Option<Backend>,
+    /// The kinds of events, one bit each as in [`twtrace_common::knob::Filter::kinds`]; 0: all that can be counted.
+    pub kinds: u32,
+}
+
+impl Asked {
+    /// Everything, by one backend.
+    #[must_use]
+    pub fn of(backend: Backend) -> Self {
+        Self { forced: Some(backend), ..Self::default() }
+    }
+
+    fn wants(&self, capability: Capability) -> bool {
+        let kinds = capability.kinds();
+        self.kinds == 0 || kinds.is_empty() || kinds.iter().any(|kind| self.kinds & 1 << kind != 0)
     }
 }
 

@@ -22,13 +22,13 @@ pub fn remark(text: &str) {
 #[must_use]
 pub fn start(start: &Start) -> String {
     let mut by_backend: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
-    let mut missing = String::new();
+    let mut missing: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     for (name, capability) in &start.capabilities {
         match capability.backend {
             Some(backend) => by_backend.entry(backend).or_default().push(name),
             None => {
                 let reason = capability.reason.as_deref().unwrap_or("for a reason that was not kept");
-                let _ = writeln!(missing, "twtrace: {name} is not watched: {reason}");
+                missing.entry(reason).or_default().push(name);
             }
         }
     }
@@ -44,7 +44,12 @@ pub fn start(start: &Start) -> String {
         0 => String::new(),
         n => format!(", those of up to {} not among them", Many(n, "network namespace")),
     };
-    format!("twtrace {}: {watched}; self-test {}; {seeded}{unlisted}\n{missing}", start.version, start.self_test)
+    let mut text = format!("twtrace {}: {watched}; self-test {}; {seeded}{unlisted}\n", start.version, start.self_test);
+    for (reason, names) in missing {
+        let are = if names.len() == 1 { "is" } else { "are" };
+        let _ = writeln!(text, "twtrace: {} {are} not watched: {reason}", names.join(","));
+    }
+    text
 }
 
 /// A loss, with what to do about it.
