@@ -1,50 +1,86 @@
-//! A table with a ceiling: whoever has not been touched for longest makes room, and that is counted.
+//! A table with a ceiling: who has not been touched for long makes room, and that is counted.
 
 use std::hash::Hash;
 
-use lru::LruCache;
+use foldhash::fast::RandomState;
+use indexmap::IndexMap;
 
 /// At most so many rows, by key.
+///
+/// A hand goes round the rows and takes the first that was not touched since it last passed (the clock algorithm, second
+/// chance): an event touches one row, where a list in the order of touches would have it write to three.
 #[derive(Debug)]
 pub struct Bounded<K: Hash + Eq, V> {
-    rows: LruCache<K, V>,
+    rows: IndexMap<K, Row<V>, RandomState>,
     most: usize,
+    hand: usize,
     evicted: u64,
+}
+
+#[derive(Debug)]
+struct Row<V> {
+    value: V,
+    touched: bool,
 }
 
 impl<K: Hash + Eq, V> Bounded<K, V> {
     /// A table with room for `most` rows, at least one. Memory is taken as rows come.
     #[must_use]
     pub fn new(most: usize) -> Self {
-        // A bounded LruCache takes the memory for all rows at once, and drops what it evicts untold.
-        Self { rows: LruCache::unbounded(), most: most.max(1), evicted: 0 }
+        Self { rows: IndexMap::default(), most: most.max(1), hand: 0, evicted: 0 }
     }
 
     /// The row of a key, made by `fresh` if it is not there, which is told whether a row had to go before: then this one
     /// may have been it.
     pub fn touch(&mut self, key: K, fresh: impl FnOnce(bool) -> V) -> &mut V {
-        if self.rows.len() >= self.most && !self.rows.contains(&key) {
-            self.rows.pop_lru();
-            self.evicted += 1;
-        }
-        let evicted = self.evicted > 0;
-        self.rows.get_or_insert_mut(key, || fresh(evicted))
+        let place = match self.rows.get_index_of(&key) {
+            Some(place) => place,
+            None => self.enter(key, fresh),
+        };
+        let row = &mut self.rows[place];
+        row.touched = true;
+        &mut row.value
     }
 
-    /// The row of a key, if it is there; its age is left as it is.
+    #[cold]
+    fn enter(&mut self, key: K, fresh: impl FnOnce(bool) -> V) -> usize {
+        let freed = (self.rows.len() >= self.most).then(|| self.evict());
+        let row = Row { value: fresh(self.evicted > 0), touched: false };
+        let (last, _) = self.rows.insert_full(key, row);
+        // The row that stood last is where one was evicted: they change places, or the newest would be the next to go.
+        let Some(place) = freed else { return last };
+        self.rows.swap_indices(place, last);
+        place
+    }
+
+    /// Frees a place, and says which.
+    fn evict(&mut self) -> usize {
+        loop {
+            let place = self.hand % self.rows.len();
+            self.hand = place + 1;
+            let row = &mut self.rows[place];
+            if !std::mem::take(&mut row.touched) {
+                self.rows.swap_remove_index(place);
+                self.evicted += 1;
+                return place;
+            }
+        }
+    }
+
+    /// The row of a key, if it is there. Looking does not touch it.
     #[must_use]
     pub fn get(&self, key: &K) -> Option<&V> {
-        self.rows.peek(key)
+        self.rows.get(key).map(|row| &row.value)
     }
 
     /// All rows.
     pub fn iter(&self) -> impl Iterator<Item = (&K, &V)> {
-        self.rows.iter()
+        self.rows.iter().map(|(key, row)| (key, &row.value))
     }
 
     /// All rows, to be changed.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = (&K, &mut V)> {
-        self.rows.iter_mut()
+        self.rows.iter_mut().map(|(key, row)| (key, &mut row.value))
     }
 
     /// How many rows there are.
@@ -73,15 +109,28 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_was_not_touched_for_longest_makes_room() {
-        let mut table = Bounded::new(2);
-        for key in [1, 2, 1, 3] {
-            *table.touch(key, |_| 0) += 1;
-        }
-        assert_eq!((table.get(&1), table.get(&2), table.get(&3)), (Some(&2), None, Some(&1)));
-        assert_eq!((table.len(), table.evicted()), (2, 1));
+    fn who_was_not_touched_for_long_makes_room() {
+        let mut table = Bounded::new(3);
+        let mut touch = |key: u8| *table.touch(key, |may_have_been| if may_have_been { 10 } else { 0 }) += 1;
+        // The first round of the hand finds all touched, and the second takes the first.
+        [1, 2, 3, 4].into_iter().for_each(&mut touch);
+        // 2 has not been touched since the hand passed.
+        [3, 5].into_iter().for_each(&mut touch);
         // Back again, and it is known that it may have been here before.
-        assert_eq!(*table.touch(2, |may_have_been| if may_have_been { 9 } else { 0 }), 9);
+        touch(2);
+        let rows: Vec<_> = (1..=5).map(|key| table.get(&key).copied()).collect();
+        assert_eq!(rows, [None, Some(11), None, Some(11), Some(11)]);
+        assert_eq!((table.len(), table.evicted()), (3, 3));
+    }
+
+    #[test]
+    fn who_is_touched_between_any_two_others_stays() {
+        let mut table = Bounded::new(8);
+        for key in 0..1000 {
+            *table.touch(key, |_| 0) += 1;
+            *table.touch(5000, |_| 0) += 1;
+        }
+        assert_eq!(table.get(&5000), Some(&1000));
     }
 
     proptest! {
