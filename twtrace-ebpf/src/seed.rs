@@ -39,6 +39,11 @@ pub fn seed_iter(ctx: *mut c_void) -> i32 {
 
 #[inline(always)]
 fn seed(ctx: &FEntryContext, tw: u64) {
+    // An entry that is there already is a birth that the hooks have told, or of an earlier walk: each is told once. Later
+    // walks find little else.
+    if LIVES.get_ptr(tw).is_some() {
+        return;
+    }
     let mut life = MaybeUninit::uninit();
     let life = clear(&mut life);
     kernel::minisock(Raw(tw), life);
@@ -53,8 +58,7 @@ fn seed(ctx: &FEntryContext, tw: u64) {
     let matched = filter::lets_through(life);
     entry.state = if matched { alive::MATCHED } else { 0 };
     life.id = entry.id;
-    // An entry that is there already is a birth that the hooks have told, or of an earlier walk: each is told once.
-    if LIVES.get_ptr(tw).is_none() && LIVES.insert_new(tw, entry) {
+    if LIVES.insert_new(tw, entry) {
         count(&counters.seeded);
         if matched && !write(ctx, life) {
             bump!(trouble.seeds_full);

@@ -13,7 +13,7 @@ use crate::{
     parse,
     scene::{Scene, fresh, judge, knows},
     summary,
-    tracer::{PATIENCE, Tracer},
+    tracer::{PATIENCE, Tracer, programs_of},
 };
 
 /// How much traffic this machine can be asked for.
@@ -158,17 +158,4 @@ pub fn two_and_kill(backend: &str) -> Outcome {
     let events = parse::events(&said.lines)?;
     judge(&made, &events, knows)?;
     summary::exact(&said, &events)
-}
-
-/// Ids of the BPF programs whose descriptors a process holds, links' included.
-fn programs_of(pid: u32) -> Result<Vec<u32>, String> {
-    let directory = std::fs::read_dir(format!("/proc/{pid}/fdinfo")).map_err(|error| error.to_string())?;
-    let mut ids: Vec<u32> = directory
-        .filter_map(Result::ok)
-        .filter_map(|entry| std::fs::read_to_string(entry.path()).ok())
-        .filter_map(|text| text.lines().find_map(|line| line.strip_prefix("prog_id:")?.trim().parse().ok()))
-        .collect();
-    ids.sort_unstable();
-    ids.dedup();
-    Ok(ids)
 }

@@ -3,6 +3,7 @@
 
 mod cases;
 mod connects;
+mod costs;
 mod doctor;
 mod guest;
 mod headroom;
@@ -192,7 +193,7 @@ fn trials(offered: &Backends, scale: Scale, guest: bool, tally: &Arc<Mutex<Tally
             });
         }
     }
-    let once: [(&str, Once); 27] = [
+    let once: [(&str, Once); 29] = [
         ("unprivileged", manners::unprivileged),
         ("bad_btf", manners::bad_btf),
         ("bad_filters", manners::bad_filters),
@@ -201,6 +202,8 @@ fn trials(offered: &Backends, scale: Scale, guest: bool, tally: &Arc<Mutex<Tally
         ("demo", manners::demo),
         ("probe", manners::probe),
         ("ebpf_log", manners::ebpf_log),
+        ("self_stats", costs::self_stats),
+        ("unasked", costs::unasked),
         ("occupancy", occupancy::occupancy),
         ("poller", occupancy::poller),
         ("doctor_cost", doctor::sockets::doctor_cost),

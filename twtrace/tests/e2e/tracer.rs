@@ -88,6 +88,8 @@ pub struct Tracer {
     lines: Receiver<Value>,
     reader: JoinHandle<Result<(), String>>,
     errors: JoinHandle<String>,
+    /// Lines that were waited for.
+    read: Vec<Value>,
     /// The `start` line.
     pub start: Value,
 }
@@ -129,12 +131,34 @@ impl Tracer {
         if start["self_test"] != "passed" {
             missed("self_test", 1);
         }
-        Ok(Self { child, lines, reader, errors, start })
+        Ok(Self { child, lines, reader, errors, read: Vec::new(), start })
     }
 
     /// Process id.
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Names of the BPF programs whose descriptors it holds, links' included.
+    pub fn programs(&self) -> Result<Vec<String>, String> {
+        let held = programs_of(self.pid())?;
+        let loaded = aya::programs::loaded_programs().filter_map(Result::ok);
+        Ok(loaded
+            .filter(|program| held.contains(&program.id()))
+            .map(|program| program.name_as_str().unwrap_or("?").to_owned())
+            .collect())
+    }
+
+    /// Reads on to the first line that is wanted.
+    pub fn wait_for(&mut self, wanted: impl Fn(&Value) -> bool) -> Result<(), String> {
+        loop {
+            let line = self.lines.recv_timeout(PATIENCE).map_err(|_| "the line that was waited for never came")?;
+            let found = wanted(&line);
+            self.read.push(line);
+            if found {
+                return Ok(());
+            }
+        }
     }
 
     /// Asks it to end by a signal, and collects what it said.
@@ -150,8 +174,8 @@ impl Tracer {
 
     /// Waits for its end, and collects what it said.
     pub fn end(mut self) -> Result<Said, String> {
-        let mut lines: Vec<Value> = Vec::new();
-        while let Ok(line) = self.lines.recv_timeout(Duration::from_secs(120)) {
+        let mut lines = self.read;
+        while let Ok(line) = self.lines.recv_timeout(PATIENCE) {
             lines.push(line);
         }
         let status = self.child.wait().map_err(|error| format!("waiting for it: {error}"))?;
@@ -183,6 +207,19 @@ impl Tracer {
         self.child.wait().map_err(|error| error.to_string())?;
         Ok(())
     }
+}
+
+/// Ids of the BPF programs whose descriptors a process holds, links' included.
+pub fn programs_of(pid: u32) -> Result<Vec<u32>, String> {
+    let directory = std::fs::read_dir(format!("/proc/{pid}/fdinfo")).map_err(|error| error.to_string())?;
+    let mut ids: Vec<u32> = directory
+        .filter_map(Result::ok)
+        .filter_map(|entry| std::fs::read_to_string(entry.path()).ok())
+        .filter_map(|text| text.lines().find_map(|line| line.strip_prefix("prog_id:")?.trim().parse().ok()))
+        .collect();
+    ids.sort_unstable();
+    ids.dedup();
+    Ok(ids)
 }
 
 fn read(stdout: ChildStdout, send: &std::sync::mpsc::Sender<Value>) -> Result<(), String> {
