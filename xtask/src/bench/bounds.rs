@@ -43,33 +43,33 @@ pub mod name {
     pub const DESTINATIONS: &str = "destinations";
 }
 
-/// Each about twice as wide as what was seen on a machine that two compilers kept busy meanwhile.
+/// Each about twice as wide as what was seen, for machines that are kept busy by others meanwhile.
 const BOUNDS: [Bound; 6] = [
     Bound {
         name: name::COST,
         what: "CPU of a connection untraced / traced, everything that twtrace adds included",
-        limit: Limit::Least(0.60),
+        limit: Limit::Least(0.65),
     },
     Bound {
         name: name::KERNEL,
         what: "eBPF time of a birth, twtrace / tcplife under the same load",
-        limit: Limit::Most(0.40),
+        limit: Limit::Most(0.30),
     },
     Bound {
         name: name::USER,
         what: "CPU of the process, twtrace json / tcplife under the same load",
-        limit: Limit::Most(0.40),
+        limit: Limit::Most(0.20),
     },
     Bound { name: name::JSON, what: "CPU of a record, JSON / aggregates", limit: Limit::Most(8.0) },
     Bound {
         name: name::LIVE,
         what: "CPU of a record, 1,000,000 live / 1,000 live, kernel and reader",
-        limit: Limit::Most(4.0),
+        limit: Limit::Most(2.5),
     },
     Bound {
         name: name::DESTINATIONS,
         what: "CPU of a record, 100,000 destinations / 1, kernel and reader",
-        limit: Limit::Most(8.0),
+        limit: Limit::Most(12.0),
     },
 ];
 
