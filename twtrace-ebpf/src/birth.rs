@@ -22,7 +22,7 @@ use crate::{
     kernel::{self, Head, Object, Of, Raw, Typed},
     knobs::{self, knob},
     maps::{self, CLOSING, ENTERING, LIVES, bump, count},
-    plain::clear,
+    plain::{clear, copy, forget},
     rearm,
 };
 
@@ -64,7 +64,7 @@ fn hashed(tw: impl Object, sk: impl Object, timeo: i32) {
         // The timer is armed already: inet_twsk_schedule came before the hash dance.
         timer_of(tw.address()).get(&knobs::TIMER_EXPIRES).unwrap_or(0)
     };
-    born(tw, sk, conn::of(sk), expires, now_jiffies);
+    born(tw, sk, expires, now_jiffies);
 }
 
 /// `void timer_start(struct timer_list *timer, ..)`: the arguments behind it changed in 6.8 and are not used.
@@ -111,8 +111,7 @@ pub fn timer_of(tw: u64) -> Raw {
 #[inline(always)]
 fn started(tw: u64, expires: u64, now_jiffies: u64) {
     let Some(tw) = Head::of(tw) else { return };
-    // One look-up: the verifier goes through what follows once for each place where an entry may be.
-    let (mut sk, mut conn) = (0, None);
+    let mut sk = 0;
     if let Some(at) = kernel::meeting_point(tw, Of::Minisock) {
         // Only TCP's sockets are entered.
         if let Some(closing) = CLOSING.get_ptr_mut(at.key) {
@@ -120,8 +119,7 @@ fn started(tw: u64, expires: u64, now_jiffies: u64) {
             let closing = unsafe { &mut *closing };
             if closing.ports == at.ports {
                 sk = closing.sk;
-                conn = conn::of_born(sk);
-                if conn.is_some() {
+                if conn::mark_born(sk) {
                     CLOSING.remove(at.key);
                 } else {
                     closing.born = 1;
@@ -140,19 +138,19 @@ fn started(tw: u64, expires: u64, now_jiffies: u64) {
             }
         }
     }
-    born(tw, sk, conn, expires, now_jiffies);
+    born(tw, forget(sk), expires, now_jiffies);
 }
 
 #[inline(always)]
-fn born(tw: impl Object, sk: u64, conn: Option<&Conn>, expires: u64, now_jiffies: u64) {
+fn born(tw: impl Object, sk: u64, expires: u64, now_jiffies: u64) {
     let Some(counters) = maps::counters() else { return };
     let now = now();
     let mut life = MaybeUninit::uninit();
     let life = clear(&mut life);
     kernel::minisock(tw, life);
-    if let Some(conn) = conn {
-        conn::describe(conn, life);
-    }
+    let mut conn = MaybeUninit::uninit();
+    let conn = conn::of(sk, &mut conn);
+    conn::describe(conn, life);
     life.id = maps::next_id(counters);
     if life.netns == maps::self_test_netns() && life.netns != 0 {
         life.flags |= flag::SELF_TEST;
@@ -213,20 +211,20 @@ fn remember(tw: u64, life: &Life, born_ns: u64, expires: u64, matched: bool) {
     if LIVES.insert_new(tw, entry) {
         return;
     }
-    // Rare: the table is full, or somebody is in this place. A seeded entry may be of a minisock that ended while it was
-    // being entered; any other is an end that was missed.
-    if LIVES.get_ptr(tw).is_some_and(|old| {
-        // SAFETY: a map value; whoever wrote it is gone, for this address is being born again.
-        unsafe { (*old).flags & flag::PREEXISTING == 0 }
-    }) {
+    // Rare: somebody is in this place, or the table is full.
+    let Some(old) = LIVES.get_ptr_mut(tw) else {
+        bump!(trouble.lives_full);
+        aya_log_ebpf::warn!(&(), "table of lives is full: a death will not know its age");
+        return;
+    };
+    // SAFETY: a map value; whoever wrote it is gone, for this address is being born again.
+    let old = unsafe { &mut *old };
+    // A seeded entry may be of a minisock that ended while it was being entered; any other is an end that was missed.
+    if old.flags & flag::PREEXISTING == 0 {
         bump!(trouble.stale);
         aya_log_ebpf::warn!(&(), "a minisock's end was missed: its address is being born again");
     }
-    LIVES.remove(tw);
-    if !LIVES.insert(tw, entry) {
-        bump!(trouble.lives_full);
-        aya_log_ebpf::warn!(&(), "table of lives is full: a death will not know its age");
-    }
+    copy(old, entry);
 }
 
 /// The part of a birth or a refusal that the socket tells, written into the ring's own memory.
@@ -237,25 +235,23 @@ pub fn from_socket<'a>(
     life: &Life,
     now: u64,
     sk: u64,
-    conn: Option<&Conn>,
+    conn: &Conn,
 ) -> &'a mut Birth {
     let birth = clear(place);
     head(&mut birth.header, kind, now);
     birth.life = *life;
-    if let Some(conn) = conn {
-        if conn.start_ns != 0 {
-            birth.conn_ns = now.saturating_sub(conn.start_ns);
-            birth.life.valid |= valid::CONN;
-        }
-        if conn.connect_ns != 0 {
-            birth.connect_ns = conn.connect_ns;
-            birth.life.valid |= valid::CONNECT;
-        }
-        if conn.has_opener == 1 {
-            birth.opener_pid = conn.opener_pid;
-            birth.opener_comm = conn.opener_comm;
-            birth.life.valid |= valid::OPENER;
-        }
+    if conn.start_ns != 0 {
+        birth.conn_ns = now.saturating_sub(conn.start_ns);
+        birth.life.valid |= valid::CONN;
+    }
+    if conn.connect_ns != 0 {
+        birth.connect_ns = conn.connect_ns;
+        birth.life.valid |= valid::CONNECT;
+    }
+    if conn.has_opener == 1 {
+        birth.opener_pid = conn.opener_pid;
+        birth.opener_comm = conn.opener_comm;
+        birth.life.valid |= valid::OPENER;
     }
     if sk == 0 {
         return birth;

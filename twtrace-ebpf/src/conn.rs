@@ -56,9 +56,8 @@ fn token(ctx: &BtfTracePointContext) -> again::Token {
 /// What the table of connections says of a transition. The one to FIN_WAIT2 or CLOSING may be told twice.
 #[inline(always)]
 fn is_done(sk: u64, new: i32) -> bool {
-    let state = match CONNS.get_ptr(sk) {
-        // SAFETY: a map value; its socket's lock is held.
-        Some(conn) => i32::from(unsafe { (*conn).state }),
+    let state = match state(sk) {
+        Some(state) => i32::from(state),
         None => return new == CLOSE,
     };
     matches!(new, ESTABLISHED | SYN_SENT | SYN_RECV | FIN_WAIT1 | LAST_ACK) && state == new
@@ -185,12 +184,18 @@ fn closing(sock: Typed) {
 fn gone(ctx: &BtfTracePointContext, sock: Typed, old: i32) {
     let sk = sock.address();
     if old == FIN_WAIT2 || old == IN_CLOSING {
-        let born = knob!(DUTIES.tp_birth) == 0 || of(sk).is_some_and(|conn| conn.born == 1) || met(sock);
+        let born = knob!(DUTIES.tp_birth) == 0 || is_born(sk) || met(sock);
         refusal::at_close(ctx, sock, old == IN_CLOSING, born);
     } else if old == SYN_SENT && knob!(DUTIES.tp_no_port) == 1 {
         connect::failed(sock);
     }
     CONNS.remove(sk);
+}
+
+#[inline(always)]
+fn is_born(sk: u64) -> bool {
+    // SAFETY: as in `state`.
+    CONNS.get_ptr(sk).is_some_and(|conn| unsafe { (*conn).born == 1 })
 }
 
 /// True if the birth of this socket's minisock left word in `CLOSING`, which it does if the socket is not followed. Takes
@@ -205,35 +210,47 @@ fn met(sock: Typed) -> bool {
     born
 }
 
-/// What is known of a socket's connection.
+/// What is known of a socket's connection; all zeroes, which is nothing, if it is not followed.
 #[inline(always)]
-pub fn of(sk: u64) -> Option<&'static Conn> {
-    if sk == 0 {
-        return None;
+pub fn of(sk: u64, place: &mut MaybeUninit<Conn>) -> &Conn {
+    let conn = clear(place);
+    if sk != 0 {
+        CONNS.read(sk, conn);
     }
-    // SAFETY: the entry lives until the socket's transition to CLOSE, which comes after every caller of this.
-    CONNS.get_ptr(sk).map(|conn| unsafe { &*conn })
+    conn
 }
 
-/// As [`of`], and notes that the socket's minisock is born.
+/// How far a followed socket has come.
 #[inline(always)]
-pub fn of_born(sk: u64) -> Option<&'static Conn> {
-    if sk == 0 {
-        return None;
+pub fn state(sk: u64) -> Option<u8> {
+    // SAFETY: the entry lives until the socket's transition to CLOSE, which comes after every caller of this.
+    CONNS.get_ptr(sk).map(|conn| unsafe { (*conn).state })
+}
+
+/// When a followed socket began to connect or was accepted; 0: not known.
+#[inline(always)]
+pub fn start_ns(sk: u64) -> u64 {
+    match CONNS.get_ptr(sk) {
+        // SAFETY: as in `state`.
+        Some(conn) => unsafe { (*conn).start_ns },
+        None => 0,
     }
-    let conn = CONNS.get_ptr_mut(sk)?;
-    // SAFETY: as in `of`; one byte, which only this socket's events write.
-    unsafe {
-        (*conn).born = 1;
-        Some(&*conn)
-    }
+}
+
+/// Notes that a followed socket's minisock is born. `false`: it is not followed.
+#[inline(always)]
+pub fn mark_born(sk: u64) -> bool {
+    let Some(conn) = CONNS.get_ptr_mut(sk) else { return false };
+    // SAFETY: as in `state`; one byte, which only this socket's events write.
+    unsafe { (*conn).born = 1 };
+    true
 }
 
 /// Notes how far a followed socket has come.
 #[inline(always)]
 pub fn mark(sk: u64, state: u8) {
     if let Some(conn) = CONNS.get_ptr_mut(sk) {
-        // SAFETY: as in `of`; one byte, which only this socket's events write.
+        // SAFETY: as in `state`; one byte, which only this socket's events write.
         unsafe { (*conn).state = state };
     }
 }

@@ -81,7 +81,8 @@ fn denied(sk: u64, tw: impl Object, bound: bool) {
     if reason == denial::NONE {
         return;
     }
-    let start_ns = generation(sk);
+    // It tells one connect() of a socket from the next.
+    let start_ns = conn::start_ns(sk);
     let is_noted = match DENIED.get_ptr(sk) {
         // SAFETY: the entry belongs to this socket, whose lock is held throughout connect().
         Some(earlier) => unsafe { (*earlier).start_ns == start_ns },
@@ -134,15 +135,6 @@ fn reason(tw: impl Object, bound: bool) -> u8 {
     }
 }
 
-/// Tells one connect() of a socket from the next.
-#[inline(always)]
-fn generation(sk: u64) -> u64 {
-    match conn::of(sk) {
-        Some(conn) => conn.start_ns,
-        None => 0,
-    }
-}
-
 /// A connect() that failed: when its socket came to SYN_SENT (0: not seen), and when it was over, nanoseconds.
 #[derive(Clone, Copy)]
 struct Call {
@@ -155,7 +147,7 @@ struct Call {
 pub fn failed(sk: impl Object) {
     let Some(port) = kernel::local_port(sk, Of::Socket) else { return };
     let Some(counters) = maps::counters() else { return };
-    let call = Call { start_ns: generation(sk.address()), now: now() };
+    let call = Call { start_ns: conn::start_ns(sk.address()), now: now() };
     if port == 0 {
         let mut life = MaybeUninit::uninit();
         let life = clear(&mut life);

@@ -15,7 +15,7 @@ use aya_ebpf::{
 use twtrace_common::{
     counter::Counters,
     record::{Death, cause, flag, kind, substate, valid},
-    state::alive,
+    state::{Alive, alive},
 };
 
 use crate::{
@@ -26,7 +26,7 @@ use crate::{
     kernel::{self, Head, Object, Raw, Typed},
     knobs::{self, knob},
     maps::{self, LIVES},
-    plain::clear,
+    plain::{clear, forget},
     rearm,
     stack::{self, End},
 };
@@ -123,21 +123,19 @@ pub fn death_tp(ctx: BtfTracePointContext) -> i32 {
         return 0;
     }
     let Some(tw) = Head::of(kernel::minisock_of(timer as u64)) else { return 0 };
-    if !kernel::is_hashed(tw) {
-        if knob!(DUTIES.tp_death) == 1 {
-            died(tw, taken_by_connect(tw), true);
-        }
-        return 0;
-    }
-    let substate = tw.get::<u8>(&knobs::TW_SUBSTATE).unwrap_or(substate::TIME_WAIT);
-    match stack::end_of_minisock(&ctx, substate) {
-        End::Early(cause) => {
-            if knob!(DUTIES.tp_death) == 1 {
-                died(tw, cause, false);
-            }
-        }
-        // SAFETY: this CPU's entry, interrupts are off.
-        End::NotEarly => unsafe { (*scratch).rearming = tw.address() },
+    let (cause, by_current) = if kernel::is_hashed(tw) {
+        let substate = tw.get::<u8>(&knobs::TW_SUBSTATE).unwrap_or(substate::TIME_WAIT);
+        let End::Early(cause) = stack::end_of_minisock(&ctx, substate) else {
+            // SAFETY: this CPU's entry, interrupts are off.
+            unsafe { (*scratch).rearming = tw.address() };
+            return 0;
+        };
+        (cause, false)
+    } else {
+        (taken_by_connect(tw), true)
+    };
+    if knob!(DUTIES.tp_death) == 1 {
+        died(tw, cause, by_current);
     }
     0
 }
@@ -167,11 +165,11 @@ pub fn expiry_tp(ctx: BtfTracePointContext) -> i32 {
 /// One minisock's end, the timer's part in it known.
 #[inline(always)]
 fn ended(ctx: &impl EbpfContext, tw: impl Object, by_timer: bool) {
-    if !kernel::is_hashed(tw) {
+    let (cause, by_current) = if !kernel::is_hashed(tw) {
         // If connect() took it and the timer came first all the same, the current task is not the taker.
-        died(tw, taken_by_connect(tw), !by_timer);
+        (taken_by_connect(tw), !by_timer)
     } else if by_timer {
-        died(tw, cause::EXPIRED, false);
+        (cause::EXPIRED, false)
     } else {
         let substate = tw.get::<u8>(&knobs::TW_SUBSTATE).unwrap_or(substate::TIME_WAIT);
         let cause = match stack::end_of_minisock(ctx, substate) {
@@ -179,8 +177,9 @@ fn ended(ctx: &impl EbpfContext, tw: impl Object, by_timer: bool) {
             _ if kernel::netns_is_dead(tw) => cause::NETNS,
             _ => cause::UNKNOWN,
         };
-        died(tw, cause, false);
-    }
+        (cause, false)
+    };
+    died(tw, cause, by_current);
 }
 
 /// `__inet_hash_connect` takes the minisock out of its bind bucket before it ends it; a connect() from a bound port does
@@ -193,14 +192,15 @@ fn taken_by_connect(tw: impl Object) -> u8 {
 #[inline(always)]
 fn died(tw: impl Object, cause: u8, by_current: bool) {
     let Some(counters) = maps::counters() else { return };
+    let (cause, by_current) = (forget(cause.into()) as u8, forget(by_current.into()) != 0);
     let now = now();
     let mut life = MaybeUninit::uninit();
     let life = clear(&mut life);
     kernel::minisock(tw, life);
     let mut life_ns = 0;
-    let mut matched = if let Some(entry) = LIVES.get_ptr(tw.address()) {
-        // SAFETY: removed below, by nobody else: a minisock ends once.
-        let entry = unsafe { &*entry };
+    let mut entry = MaybeUninit::<Alive>::uninit();
+    let entry = clear(&mut entry);
+    let mut matched = if LIVES.read(tw.address(), entry) {
         life_ns = rearm::recall(entry, now, life);
         let matched = entry.state & alive::MATCHED != 0;
         rearm::late_turn(counters, tw, entry, life, now, matched);

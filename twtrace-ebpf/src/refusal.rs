@@ -20,7 +20,7 @@ use crate::{
     kernel::{self, Object, Of, Raw, Typed},
     knobs::{self, knob},
     maps::{self, ENTERING, bump, count},
-    plain::clear,
+    plain::{clear, forget},
     stack::{self, Close},
 };
 
@@ -42,7 +42,7 @@ pub fn refusal_fexit(ctx: FExitContext) -> i32 {
 #[fexit]
 pub fn refusal_again_fexit(ctx: FExitContext) -> i32 {
     // Of a connection that is not followed nobody can say: better once too few, which is counted, than twice.
-    let is_done = || conn::of(ctx.arg(0)).is_none_or(|conn| conn.state == REFUSED);
+    let is_done = || conn::state(ctx.arg(0)).is_none_or(|state| state == REFUSED);
     again::if_untold(again::REFUSAL, [ctx.arg(0), 0], is_done, || {
         if ctx.arg::<u64>(3) == 0 {
             not_made(&ctx);
@@ -111,21 +111,20 @@ fn refused(sk: impl Object, state: u8) {
     let mut life = MaybeUninit::uninit();
     let life = clear(&mut life);
     kernel::tuple(sk, Of::Socket, life);
-    life.substate = state;
+    life.substate = forget(state.into()) as u8;
     life.valid |= valid::SUBSTATE;
-    let conn = conn::of(sk.address());
-    if let Some(conn) = conn {
-        conn::describe(conn, life);
-        conn::mark(sk.address(), REFUSED);
-    }
+    let mut conn = MaybeUninit::uninit();
+    let conn = conn::of(sk.address(), &mut conn);
+    conn::describe(conn, life);
+    conn::mark(sk.address(), REFUSED);
     if life.netns == maps::self_test_netns() && life.netns != 0 {
         life.flags |= flag::SELF_TEST;
     }
     let buckets = buckets(sk);
-    let reason = match buckets {
+    let reason = forget(u64::from(match buckets {
         Some((used, limit)) if used < limit => refusal::MEMORY,
         _ => refusal::BUCKETS,
-    };
+    })) as u8;
     let matched = filter::lets_through(life);
     if life.flags & flag::SELF_TEST == 0 {
         if life.netns == knobs::OWN_NETNS.load() {

@@ -12,7 +12,7 @@ use aya_ebpf::maps::{Array, HashMap};
 use crate::{
     kernel::lower_half,
     maps::{BPF_EXIST, BPF_NOEXIST, add},
-    plain::Plain,
+    plain::{Plain, copy},
 };
 
 /// A key's place in the array.
@@ -64,6 +64,18 @@ impl<V: Plain> Table<V> {
         self.get_ptr_mut(key).map(<*mut V>::cast_const)
     }
 
+    /// Copies the entry of a key. `false`: it has none, and `value` is left as it is.
+    ///
+    /// For whoever does much with it: the two places where an entry may be are different things to the verifier, which
+    /// would go through all of that twice.
+    #[inline(always)]
+    pub fn read(&self, key: u64, value: &mut V) -> bool {
+        let Some(entry) = self.get_ptr(key) else { return false };
+        // SAFETY: a map value, which its key's events alone change.
+        copy(value, unsafe { &*entry });
+        true
+    }
+
     /// Enters a key, or writes over its entry. `false`: there is no room.
     #[inline(always)]
     pub fn insert(&self, key: u64, value: &V) -> bool {
@@ -83,14 +95,14 @@ impl<V: Plain> Table<V> {
         let (slot, held) = unsafe { (&mut *slot, (&raw const (*slot).key).read_volatile()) };
         if held == key {
             if flags == 0 {
-                write(&mut slot.value, value);
+                copy(&mut slot.value, value);
             }
             return flags == 0;
         }
         add(&slot.keys, 1);
         // SAFETY: as above.
         if held == 0 && unsafe { (&raw const slot.keys).read_volatile() } == 1 {
-            write(&mut slot.value, value);
+            copy(&mut slot.value, value);
             // SAFETY: as above.
             unsafe { (&raw mut slot.key).write_volatile(key) };
             return true;
@@ -118,15 +130,5 @@ impl<V: Plain> Table<V> {
             return;
         }
         add(&slot.keys, -1);
-    }
-}
-
-/// Copies word by word, for the reason given in plain.rs.
-#[inline(always)]
-fn write<V: Plain>(to: &mut V, from: &V) {
-    let (to, from) = (core::ptr::from_mut(to).cast::<u64>(), core::ptr::from_ref(from).cast::<u64>());
-    for i in 0..size_of::<V>() / 8 {
-        // SAFETY: within both.
-        unsafe { to.add(i).write_volatile(from.add(i).read()) };
     }
 }
