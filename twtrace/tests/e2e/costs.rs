@@ -26,7 +26,11 @@ pub fn self_stats() -> Outcome {
     tracer.wait_for(|line| line["type"] == "tick" && !line["self"].is_null())?;
     let listener = scene.listen()?;
     scene.live(&listener, First::Client, LIVES as usize)?;
-    tracer.wait_for(|line| line["type"] == "tick" && line["born_time_wait"].as_u64() >= Some(LIVES))?;
+    tracer.wait_for(|line| {
+        // Where the other end closes late, some begin as FIN_WAIT2.
+        let born = ["born_time_wait", "born_fin_wait2"].iter().filter_map(|name| line[*name].as_u64());
+        line["type"] == "tick" && born.sum::<u64>() >= LIVES
+    })?;
     let said = tracer.stop(rustix::process::Signal::INT)?;
     let ticks: Vec<&Value> = said.lines.iter().filter(|line| line["type"] == "tick").collect();
     let mut transitions = 0;

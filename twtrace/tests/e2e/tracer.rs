@@ -12,7 +12,7 @@ use std::{
         mpsc::{Receiver, channel},
     },
     thread::{self, JoinHandle},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -151,8 +151,13 @@ impl Tracer {
 
     /// Reads on to the first line that is wanted.
     pub fn wait_for(&mut self, wanted: impl Fn(&Value) -> bool) -> Result<(), String> {
+        let deadline = Instant::now() + PATIENCE;
         loop {
-            let line = self.lines.recv_timeout(PATIENCE).map_err(|_| "the line that was waited for never came")?;
+            let left = deadline.saturating_duration_since(Instant::now());
+            let line = self.lines.recv_timeout(left).map_err(|_| {
+                let last = self.read.last();
+                format!("the line that was waited for never came; the last is {last:?}")
+            })?;
             let found = wanted(&line);
             self.read.push(line);
             if found {
