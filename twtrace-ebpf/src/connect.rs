@@ -142,8 +142,9 @@ struct Call {
     now: u64,
 }
 
-/// Called when connect() comes to nothing, on the tracepoint backend for whatever reason.
-#[inline(always)]
+/// Called when connect() comes to nothing, on the tracepoint backend for whatever reason. A function of its own, for its
+/// stack: `conn_tp` has 512 bytes in all, and other rare cases.
+#[inline(never)]
 pub fn failed(sk: impl Object) {
     let Some(port) = kernel::local_port(sk, Of::Socket) else { return };
     let Some(counters) = maps::counters() else { return };

@@ -18,7 +18,9 @@ use crate::{
 /// Counts one. Called at the transition CLOSE_WAIT -> LAST_ACK, which runs in the task that closes.
 ///
 /// A connection whose beginning was not seen has no service: which of its ports is the service's cannot be told.
-#[inline(always)]
+///
+/// A function of its own, for its stack, as other cases of `conn_tp` are.
+#[inline(never)]
 pub fn closed(sock: Typed, conn: &Conn) {
     let mut life = MaybeUninit::uninit();
     let life = clear(&mut life);

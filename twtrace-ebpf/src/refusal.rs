@@ -86,7 +86,7 @@ pub fn at_close(ctx: &impl EbpfContext, sk: Typed, was_closing: bool, born: bool
         2 if !born => match stack::close_of_socket(ctx, was_closing) {
             Close::TimeWait(state) => refused(sk, state),
             // An abort (data after close, linger2 < 0) looks the same: only a full table makes it a refusal.
-            Close::Either if buckets(sk).is_some_and(|(used, limit)| used >= limit) => {
+            Close::Either if buckets(sk).are_full() => {
                 refused(sk, substate::FIN_WAIT2);
             }
             Close::Either | Close::Other => {}
@@ -95,16 +95,37 @@ pub fn at_close(ctx: &impl EbpfContext, sk: Typed, was_closing: bool, born: bool
     }
 }
 
-/// Minisocks of the socket's namespace and their limit.
-#[inline(always)]
-fn buckets(sk: impl Object) -> Option<(u32, u32)> {
-    let row = kernel::death_row(sk)?;
-    let used = row.get::<u32>(&knobs::DR_COUNT)?;
-    let limit = row.get::<u32>(&knobs::DR_LIMIT)?;
-    Some((used.saturating_sub(u32::from(knob!(DUTIES.refcount_base))), limit))
+/// Minisocks of a namespace and their limit. No Option: verifiers before 6.5 refuse the copies of undefined registers that
+/// its empty case becomes.
+#[derive(Clone, Copy)]
+struct Buckets {
+    used: u32,
+    limit: u32,
+    are_known: bool,
 }
 
+impl Buckets {
+    #[inline(always)]
+    fn are_full(self) -> bool {
+        self.are_known && self.used >= self.limit
+    }
+}
+
+/// Those of the socket's namespace.
 #[inline(always)]
+fn buckets(sk: impl Object) -> Buckets {
+    if let Some(row) = kernel::death_row(sk)
+        && let Some(used) = row.get::<u32>(&knobs::DR_COUNT)
+        && let Some(limit) = row.get::<u32>(&knobs::DR_LIMIT)
+    {
+        let used = used.saturating_sub(u32::from(knob!(DUTIES.refcount_base)));
+        return Buckets { used, limit, are_known: true };
+    }
+    Buckets { used: 0, limit: 0, are_known: false }
+}
+
+/// A function of its own, for its stack: `conn_tp` has 512 bytes in all, and other rare cases.
+#[inline(never)]
 fn refused(sk: impl Object, state: u8) {
     let Some(counters) = maps::counters() else { return };
     let now = now();
@@ -121,10 +142,8 @@ fn refused(sk: impl Object, state: u8) {
         life.flags |= flag::SELF_TEST;
     }
     let buckets = buckets(sk);
-    let reason = forget(u64::from(match buckets {
-        Some((used, limit)) if used < limit => refusal::MEMORY,
-        _ => refusal::BUCKETS,
-    })) as u8;
+    let is_memory = buckets.are_known && !buckets.are_full();
+    let reason = forget(u64::from(if is_memory { refusal::MEMORY } else { refusal::BUCKETS })) as u8;
     let matched = filter::lets_through(life);
     if life.flags & flag::SELF_TEST == 0 {
         if life.netns == knobs::OWN_NETNS.load() {
@@ -142,9 +161,9 @@ fn refused(sk: impl Object, state: u8) {
     emit::emit::<Birth>(counters, kind::REFUSED, life, matched, |place| {
         let birth = birth::from_socket(place, kind::REFUSED, life, now, sk.address(), conn);
         birth.reason = reason;
-        if let Some((used, limit)) = buckets {
-            birth.used = used;
-            birth.limit = limit;
+        if buckets.are_known {
+            birth.used = buckets.used;
+            birth.limit = buckets.limit;
             birth.life.valid |= valid::BUCKETS;
         }
         if let Some(stamp) = Raw(sk.address()).get::<u32>(&knobs::TP_TS_RECENT_STAMP) {
