@@ -225,12 +225,6 @@ impl Namespace {
         choosable(&self.range, &self.reserved, &listens).into()
     }
 
-    /// Connections per second towards one destination that leave it ports for ever, if no TIME_WAIT is taken over.
-    #[must_use]
-    pub fn sustainable_per_s(&self) -> f64 {
-        self.available() as f64 / (f64::from(self.time_wait_ms()) / 1000.0)
-    }
-
     /// How long a TIME_WAIT lasts here, milliseconds.
     #[must_use]
     pub fn time_wait_ms(&self) -> u32 {

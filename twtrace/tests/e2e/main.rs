@@ -251,17 +251,19 @@ fn trial(
     let (test, of, tally) = (name.to_owned(), backend.to_owned(), Arc::clone(tally));
     Trial::test(format!("{backend}::{name}"), move || {
         let start = Instant::now();
-        let mut result = case(&of);
+        let run = || {
+            let result = case(&of);
+            (result, tracer::take_missed())
+        };
+        let (mut result, mut missed) = run();
         // Exact, or it says so: where a tracer said that it missed something, it is tried again.
         for _ in 0..3 {
-            let missed = tracer::take_missed();
             if result.is_ok() || missed.is_empty() {
                 break;
             }
             line(&format!("again: {of}::{test}: the tracer says that it missed {missed:?}: {result:?}"));
-            result = case(&of);
+            (result, missed) = run();
         }
-        let missed = tracer::take_missed();
         let result = result.map_err(|error| format!("{error}; the tracer says that it missed {missed:?}"));
         let verdict = if result.is_ok() { "passed" } else { "failed" };
         let why = result.as_ref().err().map(String::as_str);

@@ -152,7 +152,7 @@ fn full(facts: &Facts, namespace: &Namespace, destination: &Destination, ends: &
         Evidence::new("established", ends.established, "sockets", "sock_diag"),
         Evidence::new("other states", ends.other, "sockets", "sock_diag"),
         Evidence::new("TIME_WAITs begun", ends.per_s(namespace.opens_per_s()), "1/s", "sock_diag: the age of each"),
-        Evidence::new("sustainable without reuse", namespace.sustainable_per_s(), "1/s", "ports / length of TIME_WAIT"),
+        sustainable("sustainable without reuse", namespace, available),
         range_set(namespace),
         namespace.set("ipv4/tcp_tw_reuse"),
         namespace.set("ipv4/tcp_timestamps"),
@@ -199,6 +199,12 @@ fn range(namespace: &Namespace) -> String {
 /// The same as evidence.
 fn range_set(namespace: &Namespace) -> Evidence {
     Evidence::new("ip_local_port_range", range(namespace), "", "/proc/sys/net/ipv4/ip_local_port_range")
+}
+
+/// Connections per second towards one destination that leave it ports for ever, if no TIME_WAIT is taken over.
+fn sustainable(what: &str, namespace: &Namespace, available: u64) -> Evidence {
+    let per_s = available as f64 / (f64::from(namespace.time_wait_ms()) / 1000.0);
+    Evidence::new(what, per_s, "1/s", "ports / length of TIME_WAIT")
 }
 
 fn bound_first(facts: &Facts, namespace: &Namespace) -> Option<Finding> {
@@ -252,15 +258,9 @@ fn room(namespace: &Namespace, fullest: &[(&Destination, &Ends)], available: u64
     let held = |(destination, ends): &(&Destination, &Ends)| {
         Evidence::new(name(destination), ends.in_range, format!("of {available} ports"), "sock_diag")
     };
-    Finding::new(&ROOM, Severity::Fine, sentence).shown_by(fullest.iter().take(TOP).map(held)).shown_by([
-        Evidence::new(
-            "sustainable to each without reuse",
-            namespace.sustainable_per_s(),
-            "1/s",
-            "ports / length of TIME_WAIT",
-        ),
-        range_set(namespace),
-    ])
+    Finding::new(&ROOM, Severity::Fine, sentence)
+        .shown_by(fullest.iter().take(TOP).map(held))
+        .shown_by([sustainable("sustainable to each without reuse", namespace, available), range_set(namespace)])
 }
 
 #[cfg(test)]

@@ -18,8 +18,8 @@ const SHORT: &str = "keepalive.short-connections";
 /// Found while they come, and not any more when they have ended, though their TIME_WAITs are still there.
 pub fn doctor_keepalive() -> Outcome {
     let netns = new()?;
-    Said::of(&netns, &[])?.finds("keepalive.enough", "fine")?;
     let mut said = Said::of(&netns, &[])?;
+    said.finds("keepalive.enough", "fine")?;
     amid(&netns, SERVICE, || {
         // An emulated machine among others makes fewer than ten a second at times.
         until("finding amid short connections", || {

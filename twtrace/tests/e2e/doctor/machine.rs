@@ -12,7 +12,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use socket2::{Domain, Socket, Type};
 use twtrace::{host::netns::Netns, lab::lives};
 
-use super::{Outcome, QUESTION, SERVICE, Said, address, agrees, new, nstat, set};
+use super::{Outcome, QUESTION, SERVICE, Said, address, agrees, machine, new, nstat, set};
 use crate::tracer::{PATIENCE, forking, spawn, traffic};
 
 /// A sysctl, what is wrong with it, what is told of it then, and what it is by default.
@@ -181,6 +181,7 @@ impl Drop for Holder {
 
 pub fn doctor_descriptors() -> Outcome {
     let netns = new()?;
+    let _machine = machine();
     let mut holder = Holder::start()?;
     let name = format!("descriptors of holder ({})", holder.child.id());
     // How bad it is, if it is about the holder; what others of this machine have is not this test's to say.

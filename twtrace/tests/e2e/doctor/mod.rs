@@ -16,7 +16,7 @@ use std::{
     net::SocketAddr,
     process::{Child, Command},
     sync::{
-        LazyLock, Once,
+        LazyLock, Mutex, MutexGuard, Once, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     thread,
@@ -38,6 +38,13 @@ pub type Outcome = Result<(), String>;
 
 /// The service of most scenarios.
 pub const SERVICE: &str = "127.0.0.1:8000";
+
+/// As long as this is held, the machine as a whole is one test's: held by who makes something that every doctor finds,
+/// whatever namespace it looks at, and by who needs it to find nothing.
+pub fn machine() -> MutexGuard<'static, ()> {
+    static MACHINE: Mutex<()> = Mutex::new(());
+    MACHINE.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 pub fn new() -> Result<Netns, String> {
     Netns::new().map_err(|error| format!("a network namespace: {error}"))
