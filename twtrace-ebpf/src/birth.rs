@@ -83,7 +83,8 @@ pub fn birth_tp(ctx: BtfTracePointContext) -> i32 {
         let rearming = unsafe { &mut (*scratch).rearming };
         if *rearming == tw {
             *rearming = 0;
-            rearm::timer_moved(tw, expires, now_jiffies);
+            // SAFETY: as above.
+            rearm::timer_moved(tw, unsafe { (*scratch).expires }, expires, now_jiffies);
             return 0;
         }
     }

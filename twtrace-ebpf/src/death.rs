@@ -126,8 +126,11 @@ pub fn death_tp(ctx: BtfTracePointContext) -> i32 {
     let (cause, by_current) = if kernel::is_hashed(tw) {
         let substate = tw.get::<u8>(&knobs::TW_SUBSTATE).unwrap_or(substate::TIME_WAIT);
         let End::Early(cause) = stack::end_of_minisock(&ctx, substate) else {
-            // SAFETY: this CPU's entry, interrupts are off.
-            unsafe { (*scratch).rearming = tw.address() };
+            // SAFETY: this CPU's entry, interrupts are off; else as in is_minisock_timer.
+            unsafe {
+                (*scratch).rearming = tw.address();
+                (*scratch).expires = timer.add(usize::from(knobs::TIMER_EXPIRES.load())).cast::<u64>().read_volatile();
+            }
             return 0;
         };
         (cause, false)

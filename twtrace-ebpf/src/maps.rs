@@ -73,6 +73,8 @@ pub struct Scratch {
     pub expiring: u64,
     /// The minisock whose timer was taken off the wheel to be armed anew (timer_cancel to timer_start).
     pub rearming: u64,
+    /// When that one was to expire, jiffies.
+    pub expires: u64,
     /// Where the present program's context is: see `death_tp`.
     pub here: u64,
     /// What the first program of a hook told last: see [`crate::again`].

@@ -32,7 +32,7 @@ use crate::{
 pub fn rearm_fentry(ctx: FEntryContext) -> i32 {
     if ctx.arg::<u8>(2) != 0 {
         let now_jiffies = kernel::jiffies();
-        touched(Typed(ctx.arg(0)), now_jiffies + ctx.arg::<i32>(1) as u64, now_jiffies);
+        touched(Typed(ctx.arg(0)), UNTOLD, now_jiffies + ctx.arg::<i32>(1) as u64, now_jiffies);
     }
     0
 }
@@ -45,14 +45,18 @@ pub fn rearm_kprobe(ctx: ProbeContext) -> u32 {
         && let Some(tw) = ctx.arg(0).and_then(Head::of)
     {
         let now_jiffies = kernel::jiffies();
-        touched(tw, now_jiffies + timeo as u64, now_jiffies);
+        touched(tw, UNTOLD, now_jiffies + timeo as u64, now_jiffies);
     }
     0
 }
 
-/// The tracepoint twin, called where timer_start follows a timer_cancel of the same timer.
+/// What stands for the earlier end of a timer that a hook does not tell, because it sees each re-arm.
+const UNTOLD: u64 = 0;
+
+/// The tracepoint twin, called where timer_start follows a timer_cancel of the same timer. `before`: when the timer was to
+/// expire until then.
 #[inline(always)]
-pub fn timer_moved(tw: u64, expires: u64, now_jiffies: u64) {
+pub fn timer_moved(tw: u64, before: u64, expires: u64, now_jiffies: u64) {
     if knob!(DUTIES.tp_rearm) == 0 {
         return;
     }
@@ -64,30 +68,34 @@ pub fn timer_moved(tw: u64, expires: u64, now_jiffies: u64) {
         return;
     }
     if let Some(tw) = Head::of(tw) {
-        touched(tw, expires, now_jiffies);
+        touched(tw, before, expires, now_jiffies);
     }
 }
 
 #[inline(always)]
-fn touched(tw: impl Object, expires: u64, now_jiffies: u64) {
+fn touched(tw: impl Object, before: u64, expires: u64, now_jiffies: u64) {
     let Some(counters) = maps::counters() else { return };
     let now = now();
-    let mut life = MaybeUninit::uninit();
+    let mut life = MaybeUninit::<Life>::uninit();
     let life = clear(&mut life);
-    let substate = tw.get::<u8>(&knobs::TW_SUBSTATE).unwrap_or(0);
+    life.substate = tw.get::<u8>(&knobs::TW_SUBSTATE).unwrap_or(0);
+    life.valid |= valid::SUBSTATE | valid::TIMEOUT;
     let mut after_ns = 0;
     let mut kind = kind::REARMED;
     let matched = if let Some(entry) = LIVES.get_ptr_mut(tw.address()) {
         // SAFETY: the caller holds a reference to the minisock; deaths come after.
         let entry = unsafe { &mut *entry };
-        if entry.substate == substate::FIN_WAIT2 && substate == substate::TIME_WAIT {
-            kind = kind::TURNED;
-        }
-        entry.substate = substate;
-        entry.expires = expires;
         after_ns = recall(entry, now, life);
         kernel::tuple(tw, Of::Minisock, life);
-        entry.state & alive::MATCHED != 0
+        let matched = entry.state & alive::MATCHED != 0;
+        if before != UNTOLD && before != entry.expires {
+            // Armed anew inside its bucket meanwhile: if it has turned, it did then, for a FIN_WAIT2 is armed by nothing else.
+            late_turn(counters, tw, entry, life, now, matched);
+        } else if entry.substate == substate::FIN_WAIT2 && life.substate == substate::TIME_WAIT {
+            kind = kind::TURNED;
+        }
+        (entry.substate, entry.expires) = (life.substate, expires);
+        matched
     } else {
         if !kernel::is_tcp_minisock(tw) {
             count(&counters.trouble.not_tcp);
@@ -97,8 +105,6 @@ fn touched(tw: impl Object, expires: u64, now_jiffies: u64) {
         life.flags |= flag::UNKNOWN_BIRTH;
         filter::lets_through(life)
     };
-    life.substate = substate;
-    life.valid |= valid::SUBSTATE | valid::TIMEOUT;
     let timeout_ms = kernel::jiffies_to_ms(expires.saturating_sub(now_jiffies));
     // Two calls, so that each kind is a constant.
     if kind == kind::TURNED {

@@ -7,7 +7,7 @@ use std::{
 
 use super::super::{
     oracle,
-    segment::{self, Kind, Segment},
+    segment::{self, Kind, Segment, Sequence},
     stage::{Family, First, Outcome, Stage, TICKS},
     want::{End, Is, Turn},
 };
@@ -19,6 +19,8 @@ const LENGTH: Duration = Duration::from_secs(60);
 const SLACK: Duration = Duration::from_secs(20);
 /// Long enough for another bucket of the wheel (4.1 s at HZ 1000): a re-arm inside one leaves no trace in the tracepoints.
 const PAUSE: Duration = Duration::from_secs(5);
+/// The longest there is, at HZ 100, twice.
+const A_JIFFY: Duration = Duration::from_millis(20);
 
 /// Real TIME_WAITs, of either end, both families and by way of FIN_WAIT2: 60 s and the wheel's slack, never less.
 pub fn expire(stage: &mut Stage<'_>) -> Outcome {
@@ -42,26 +44,43 @@ pub fn expire(stage: &mut Stage<'_>) -> Outcome {
     Ok(())
 }
 
-/// A stray ACK, in the window and without data, gives another 60 s.
+/// A stray ACK, in the window and without data, gives another 60 s: to a TIME_WAIT, and to one that was a FIN_WAIT2 until
+/// so short a while ago that the turn left it in its bucket of the wheel.
 pub fn rearm(stage: &mut Stage<'_>) -> Outcome {
     let listener = stage.listen(Family::V4)?;
+    let there = listener.local_addr()?;
     let from = stage.source(Family::V4);
     let link = stage.connect(&listener, Some(from))?;
-    let (at, there) = (segment::sequence(&link.pair.client)?, listener.local_addr()?);
+    let at = segment::sequence(&link.pair.client)?;
     let began = Instant::now();
+    let mut lives = vec![(from, Sequence { next_out: at.next_out.wrapping_add(1), next_in: at.next_in })];
     stage.close(link, First::Client)?;
     // An ACK before the peer's FIN would arm nothing.
     stage.turns()?;
+
+    let from = stage.source(Family::V4);
+    let server = stage.fin_wait2(&listener, Some(from))?;
+    let Sequence { next_out: next_in, next_in: next_out } = segment::sequence(&server)?;
+    lives.push((from, Sequence { next_out, next_in }));
+    // Another jiffy, or the turn would leave no trace at all in the timer.
+    thread::sleep(A_JIFFY);
+    stage.last()?.turn = Turn::IfFinWait2;
+    drop(server);
+    stage.turns()?;
+
     let born = Instant::now();
     thread::sleep(PAUSE);
     let sent = Instant::now();
-    // Behind both FINs.
-    Segment::new(there, from, Kind::Ack, at.next_in.wrapping_add(1), at.next_out.wrapping_add(1))?.send()?;
+    for (from, at) in &lives {
+        // Behind the peer's FIN too.
+        Segment::new(there, *from, Kind::Ack, at.next_in.wrapping_add(1), at.next_out)?.send()?;
+    }
     let gone = await_none()?;
-    let last = stage.last()?;
-    // A FIN that a slow machine sends again arms it as well.
-    last.rearmed = Is::Within(1..=4);
-    last.end = expired(sent.duration_since(born) + LENGTH, gone.duration_since(began));
+    for want in &mut stage.made.wants {
+        // A FIN that a slow machine sends again arms it as well.
+        want.rearmed = Is::Within(1..=4);
+        want.end = expired(sent.duration_since(born) + LENGTH, gone.duration_since(began));
+    }
     Ok(())
 }
 
