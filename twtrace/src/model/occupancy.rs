@@ -59,6 +59,14 @@ pub struct Held {
     pub other: u32,
 }
 
+impl Held {
+    /// One of them has closed: it was established, if any was.
+    pub fn release(&mut self) {
+        let from = if self.established > 0 { &mut self.established } else { &mut self.other };
+        *from = from.saturating_sub(1);
+    }
+}
+
 /// How many ports of a range one search of connect() can find, if no connection holds any.
 ///
 /// `__inet_hash_connect` (net/ipv4/inet_hashtables.c, 5.10 to 7.2) passes over `ip_local_reserved_ports`, and for every

@@ -21,7 +21,7 @@ pub use port::{Port, PortKey, PortRow};
 
 use super::{
     cgroup,
-    event::{Closer, Detail, Event, Life, Role, Substate, Tuple},
+    event::{Closer, Connection, Detail, Event, Life, Role, Substate, Tuple},
     occupancy::{Namespace, Occupancy, Passive},
 };
 
@@ -104,6 +104,8 @@ pub struct Aggregates {
     /// Who listened, by namespace and port, when the run began: see [`Aggregates::side`].
     listened: HashSet<(u32, u16)>,
     namespaces: BTreeMap<u32, Namespace>,
+    /// When the last look at the sockets began and ended, nanoseconds of `CLOCK_MONOTONIC`.
+    looked: (u64, u64),
     live: Live,
     time_wait_s: f64,
     last_tick_ns: Option<u64>,
@@ -127,6 +129,7 @@ impl Aggregates {
             paths: HashMap::new(),
             listened: HashSet::new(),
             namespaces: BTreeMap::new(),
+            looked: (0, 0),
             live: Live::default(),
             time_wait_s: TIME_WAIT_S,
             last_tick_ns: None,
@@ -171,8 +174,12 @@ impl Aggregates {
                 });
                 let Some(place) = place else { return };
                 self.port(place.port).born(connection);
+                let was_held = self.was_held(event, connection);
                 if let Some(destination) = self.destination(place.destination) {
                     destination.born(connection);
+                    if was_held {
+                        destination.held.release();
+                    }
                 }
             }
             Detail::Turned { .. } => {
@@ -217,8 +224,22 @@ impl Aggregates {
         }
     }
 
+    /// True if the last look saw the port of a new minisock held by its connection: it is not to be counted twice.
+    fn was_held(&self, event: &Event, connection: &Connection) -> bool {
+        let (began, ended) = self.looked;
+        let is_older =
+            connection.conn_ns.is_some_and(|age| event.mono_ns > ended && event.mono_ns.saturating_sub(age) < began);
+        let Life { netns, tuple, .. } = event.life;
+        let in_range = || {
+            let space = self.namespaces.get(&netns.unwrap_or(0));
+            space.zip(tuple).is_some_and(|(space, tuple)| space.range.contains(&tuple.lport))
+        };
+        is_older && in_range()
+    }
+
     /// What full sockets hold now.
     pub fn occupied(&mut self, occupancy: &Occupancy) {
+        self.looked = (occupancy.at_ns, occupancy.at_ns.saturating_add(occupancy.took_ns));
         for (_, row) in self.destinations.iter_mut() {
             row.held = super::occupancy::Held::default();
         }

@@ -137,6 +137,32 @@ fn a_destination_runs_out_when_it_is_foretold() {
 }
 
 #[test]
+fn a_port_that_a_look_saw_held_is_not_held_twice() {
+    let mut all = Aggregates::default();
+    let to = To { laddr: LOCAL, raddr: PEER, rport: 443 };
+    let held = Held { established: 1, other: 1 };
+    let space = Namespace { held: HashMap::from([(to, held)]), ..space(200, &[]) };
+    all.begin(&Occupancy { at_ns: 10 * SECOND, took_ns: 1_000, namespaces: [(7, space)].into() });
+    let in_use = |all: &Aggregates| all.destination_rows()[0].in_use;
+    let mut close = |port, at_ns, age_ns| {
+        let connection = Connection { conn_ns: Some(age_ns), ..connection() };
+        let detail = Detail::Born { timeout_ms: Some(60_000), connection };
+        all.event(&Event { mono_ns: at_ns, ..event(life(Some(Role::Client), port, 443), detail) });
+        in_use(&all)
+    };
+    assert_eq!(close(30_001, 11 * SECOND, 2 * SECOND), 2, "it was established when the look began");
+    assert_eq!(close(30_002, 11 * SECOND, SECOND / 2), 3, "it is younger");
+    assert_eq!(close(30_003, 9 * SECOND, 2 * SECOND), 4, "it had closed before");
+    assert_eq!(
+        close(29_999, 11 * SECOND, 2 * SECOND),
+        5,
+        "its port is not of the range, which is all that a look counts"
+    );
+    assert_eq!(close(30_004, 11 * SECOND, 2 * SECOND), 5, "it was on its way");
+    assert_eq!(close(30_005, 11 * SECOND, 2 * SECOND), 6, "none is left");
+}
+
+#[test]
 fn a_share_is_of_those_that_were_seen_from_the_start() {
     let mut all = Aggregates::default();
     all.passive(&[Passive { role: Role::Client, port: 443, closes: 3 }]);
