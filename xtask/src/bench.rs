@@ -2,6 +2,7 @@
 
 mod bounds;
 mod cost;
+mod guest;
 mod load;
 mod memory;
 mod page;
@@ -20,6 +21,7 @@ use serde::Serialize;
 use self::{
     bounds::name,
     cost::Cost,
+    guest::OfGuest,
     load::Load,
     memory::Memory,
     peers::{Peer, Peers},
@@ -36,6 +38,9 @@ pub struct Args {
     /// How often each thing is measured, in turn with the others; the page wants 7 at least
     #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u16).range(1..))]
     rounds: u16,
+    /// In a guest: print what its backends cost beside tcplife
+    #[arg(long, hide = true)]
+    inside: bool,
 }
 
 /// How fast connections are made, from a trickle to as fast as it goes.
@@ -63,6 +68,8 @@ pub struct Report {
     pub throughput: Vec<Cell>,
     /// Whole lives.
     pub costs: Vec<Cost>,
+    /// Other kernels.
+    pub guests: Vec<OfGuest>,
     /// Memory.
     pub memory: Vec<Memory>,
     /// The pipe alone.
@@ -70,6 +77,10 @@ pub struct Report {
 }
 
 pub fn verb(args: &Args) -> Result<ExitCode> {
+    if args.inside {
+        guest::inside()?;
+        return Ok(ExitCode::SUCCESS);
+    }
     if args.check {
         return Ok(check().finish());
     }
@@ -90,7 +101,7 @@ pub fn verb(args: &Args) -> Result<ExitCode> {
 
 /// The full form.
 fn measure(binaries: &Binaries, rounds: usize) -> Result<Report> {
-    let Peers { all, missing } = Peers::find(&binaries.twtrace);
+    let Peers { all, mut missing } = Peers::find(&binaries.twtrace);
     for (peer, reason) in &missing {
         println!("left out: {peer}: {reason}");
     }
@@ -101,7 +112,9 @@ fn measure(binaries: &Binaries, rounds: usize) -> Result<Report> {
     let long = Peer::twtrace(&binaries.twtrace, "json", &[]);
     let costs = cost::whole_lives(&mut load, &others, &long, rounds)?;
     let memory = memory::measure(&mut load, &binaries.twtrace)?;
-    Ok(Report { rounds, missing, throughput, costs, memory, pipe })
+    drop(load);
+    let guests = guest::measure(&mut missing);
+    Ok(Report { rounds, missing, throughput, costs, guests, memory, pipe })
 }
 
 /// The short form, held against the bounds.

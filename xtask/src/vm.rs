@@ -114,7 +114,9 @@ pub fn run(args: &Args) -> Result<Tally> {
     let mut guests: Vec<Guest> = Vec::new();
     let mut queue = VecDeque::new();
     for kernel in &kernels {
-        match prepare(kernel, &programs, args, &dir) {
+        let config =
+            format!("BACKENDS={}\nTEST={}\n", args.backend.join(","), args.test.as_deref().unwrap_or_default());
+        match prepare(kernel, &programs, &config, &dir) {
             Ok(prepared) => queue.push_back(prepared),
             Err(error) => guests.push(Guest::broken(kernel.series, format!("{error:#}"))),
         }
@@ -146,11 +148,10 @@ struct Prepared {
     initramfs: PathBuf,
 }
 
-fn prepare(kernel: &'static Kernel, programs: &Programs, args: &Args, dir: &Path) -> Result<Prepared> {
+fn prepare(kernel: &'static Kernel, programs: &Programs, config: &str, dir: &Path) -> Result<Prepared> {
     let bootable = unpack::unpack(kernel, &dir.join("kernels").join(kernel.series))?;
     let initramfs = dir.join(format!("{}.cpio", kernel.series));
-    let config = format!("BACKENDS={}\nTEST={}\n", args.backend.join(","), args.test.as_deref().unwrap_or_default());
-    initramfs::write(&initramfs, &programs.init, programs.twtrace.as_deref(), &bootable, &config)?;
+    initramfs::write(&initramfs, &programs.init, &programs.more, &bootable, config)?;
     Ok(Prepared { series: kernel.series, vmlinuz: bootable.vmlinuz, initramfs })
 }
 
@@ -204,26 +205,58 @@ fn told(verdict: &Verdict) -> String {
 }
 
 /// What the guests run.
-struct Programs {
-    init: PathBuf,
-    twtrace: Option<PathBuf>,
+pub struct Programs {
+    /// The first process.
+    pub init: PathBuf,
+    /// Other files, by their place in the guest.
+    pub more: Vec<(String, PathBuf)>,
 }
 
 impl Programs {
     /// The tests are the guest's init, so they and twtrace must need no file besides themselves.
     fn build(init: Option<&Path>) -> Result<Self> {
         if let Some(init) = init {
-            return Ok(Self { init: init.to_owned(), twtrace: None });
+            return Ok(Self { init: init.to_owned(), more: Vec::new() });
         }
-        setup::ensure()?;
-        let mut cargo = exec::cargo();
-        cargo.env("RUSTFLAGS", "-C target-feature=+crt-static");
-        cargo.args(["test", "--no-run", "--release", "--target", TRIPLE, "--package", "twtrace", "--test", "e2e"]);
-        let messages = exec::capture(cargo.arg("--message-format=json-render-diagnostics"))?;
-        let find =
-            |kind, name| executable(&messages, kind, name).with_context(|| format!("cargo built no {kind} {name}"));
-        Ok(Self { init: find("test", "e2e")?, twtrace: Some(find("bin", "twtrace")?) })
+        let built = build_static(&["test", "--no-run", "--package", "twtrace", "--test", "e2e"])?;
+        Ok(Self { init: built("test", "e2e")?, more: vec![("/twtrace".to_owned(), built("bin", "twtrace")?)] })
     }
+}
+
+/// Has cargo build programs that need no file besides themselves; answers where each is, by kind and name.
+pub fn build_static(args: &[&str]) -> Result<impl Fn(&str, &str) -> Result<PathBuf>> {
+    setup::ensure()?;
+    let mut cargo = exec::cargo();
+    cargo.env("RUSTFLAGS", "-C target-feature=+crt-static");
+    cargo.args(args).args(["--release", "--target", TRIPLE, "--message-format=json-render-diagnostics"]);
+    let messages = exec::capture(&mut cargo)?;
+    Ok(move |kind: &str, name: &str| {
+        executable(&messages, kind, name).with_context(|| format!("cargo built no {kind} {name}"))
+    })
+}
+
+/// What a guest did instead of the tests.
+pub struct Ran {
+    /// `uname -r`
+    pub release: String,
+    /// Its processors were emulated.
+    pub emulated: bool,
+    /// Its console.
+    pub console: String,
+}
+
+/// Boots one guest in which the e2e tests' init runs a program of the guest, and ends with it.
+pub fn run_in(kernel: &'static Kernel, programs: &Programs, command: &str, minutes: u64) -> Result<Ran> {
+    fetch::fetch(&[kernel], false)?;
+    let dir = paths::target()?.join("vm");
+    fs::create_dir_all(&dir).with_context(|| format!("creating {}", dir.display()))?;
+    let Prepared { series, vmlinuz, initramfs } = prepare(kernel, programs, &format!("RUN={command}\n"), &dir)?;
+    let accel = boot::accel(&vmlinuz);
+    let (log, timeout) = (dir.join(format!("{series}.run.log")), Duration::from_secs(minutes * 60));
+    let boot = Boot { series, vmlinuz: &vmlinuz, initramfs: &initramfs, accel, log: log.clone(), timeout };
+    let Guest { release, .. } = boot::boot(&boot, |_| {})?;
+    let console = fs::read(&log).with_context(|| format!("reading {}", log.display()))?;
+    Ok(Ran { release, emulated: accel == Accel::Tcg, console: String::from_utf8_lossy(&console).into_owned() })
 }
 
 /// The path of an executable in the messages of cargo.

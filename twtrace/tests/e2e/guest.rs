@@ -8,6 +8,7 @@ use std::{
     io::{self, Write as _},
     os::fd::AsRawFd as _,
     path::PathBuf,
+    process::Command,
     thread,
     time::Duration,
 };
@@ -25,6 +26,8 @@ pub struct GuestConfig {
     pub backends: Vec<String>,
     /// Only tests whose name contains this.
     pub test: Option<String>,
+    /// A program of the guest and its arguments, instead of the tests.
+    pub run: Option<String>,
 }
 
 /// (type, where). Those that a kernel lacks are reported and done without.
@@ -65,6 +68,14 @@ pub fn boot() -> GuestConfig {
     parse(&config.unwrap_or_default())
 }
 
+/// Runs a program until it ends; true if it has done what it should.
+pub fn run(command: &str) -> bool {
+    let mut words = command.split_ascii_whitespace();
+    let ended = Command::new(words.next().unwrap_or_default()).args(words).status();
+    report(&format!("running {command}"), ended.as_ref().map(drop));
+    ended.is_ok_and(|status| status.success())
+}
+
 /// Ends the guest, and QEMU with it.
 pub fn power_off() -> ! {
     let _ = io::stdout().flush();
@@ -98,6 +109,7 @@ fn parse(text: &str) -> GuestConfig {
     GuestConfig {
         backends: value("BACKENDS").into_iter().flat_map(|list| list.split(',')).map(str::to_owned).collect(),
         test: value("TEST").map(str::to_owned),
+        run: value("RUN").map(str::to_owned),
     }
 }
 

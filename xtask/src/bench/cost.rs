@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{
     load::{Load, Program, Wanted},
@@ -30,7 +30,7 @@ const LONG: Duration = Duration::from_secs(50);
 const TAIL: Duration = Duration::from_millis(200);
 
 /// One tool, all rounds.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Cost {
     /// The tool.
     pub peer: String,

@@ -7,6 +7,7 @@ use anyhow::{Context as _, Result};
 use super::{
     Report,
     cost::Cost,
+    guest::OfGuest,
     memory::Memory,
     peers,
     pipe::Point,
@@ -65,6 +66,7 @@ fn page(report: &Report) -> String {
     goals(&mut text, report);
     throughput(&mut text, report);
     costs(&mut text, report);
+    guests(&mut text, &report.guests);
     memory(&mut text, &report.memory);
     pipe(&mut text, report);
     text
@@ -141,6 +143,13 @@ fn goals(text: &mut String, report: &Report) {
         let goal = format!("{what}: at most {:.2} of tcplife's ({most:.1} of {beside:.0} µs)", most / beside);
         row(&goal, format!("{share:.2}"), share <= most / beside);
     }
+    for guest in &report.guests {
+        let share = |backend| guest.of_tcplife(backend).unwrap_or(f64::NAN);
+        let (most, fentry, tracepoint) = (BPF_NS / 1e3 / TCPLIFE_BPF_US, share("fentry"), share("tracepoint"));
+        let goal =
+            format!("eBPF of fentry, {}: at most {most:.2} of tcplife's, and less than tracepoint's", guest.release);
+        row(&goal, format!("{fentry:.2}, tracepoint {tracepoint:.2}"), fentry <= most && fentry < tracepoint);
+    }
     for Memory { peer, live, resident, .. } in &report.memory {
         let most = RESIDENT.0 + RESIDENT.1 * live;
         let goal = format!("{peer}: at most {} MB with {} live", most / 1_000_000, grouped(*live));
@@ -209,6 +218,23 @@ fn costs(text: &mut String, report: &Report) {
     for Cost { peer, programs, .. } in &report.costs {
         for (name, (ns, runs)) in programs.iter().filter(|(_, (_, runs))| runs.median() > 0.0) {
             let _ = writeln!(text, "| {peer} | {name} | {ns:.0} | {:.1} |", runs.median());
+        }
+    }
+    text.push('\n');
+}
+
+fn guests(text: &mut String, guests: &[OfGuest]) {
+    text.push_str(
+        "### Other backends, in guests\n\nBirths alone, as fast as they go. Times of emulated processors say nothing by \
+         themselves: what counts is the part of tcplife's in the same guest.\n\n\
+         | kernel | tool | eBPF, of tcplife's | CPU of the tool, of tcplife's |\n|---|---|---|---|\n",
+    );
+    for OfGuest { release, emulated, costs } in guests {
+        let Some(tcplife) = costs.first() else { continue };
+        let how = if *emulated { ", emulated" } else { "" };
+        for Cost { peer, bpf_ns, user_us, .. } in costs {
+            let (bpf, user) = (bpf_ns.per(&tcplife.bpf_ns), user_us.per(&tcplife.user_us));
+            let _ = writeln!(text, "| {release}{how} | {peer} | {bpf:.2} | {user:.2} |");
         }
     }
     text.push('\n');

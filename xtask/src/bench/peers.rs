@@ -20,9 +20,11 @@ const PACKAGES: [(&str, &str); 4] =
 /// Counts every transition, and does nothing else.
 const COUNTING: &str = "tracepoint:sock:inet_sock_set_state { @[args->newstate] = count(); }";
 /// How long a tool may take until its programs run, and to end.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(120);
 /// A tool whose programs have been the same for so long is ready.
 const SETTLED: Duration = Duration::from_millis(400);
+/// How many times as slow emulated processors are.
+const SLOWER: u32 = 12;
 const GLANCE: Duration = Duration::from_millis(50);
 
 /// A tool, or none.
@@ -31,14 +33,16 @@ pub struct Peer {
     /// What the tables call it.
     pub name: String,
     how: How,
+    /// It is ready if its programs have been the same for so long.
+    settled: Duration,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum How {
     Nothing,
-    /// `twtrace run`, and these arguments.
-    Twtrace(PathBuf, Vec<String>),
-    /// The same on a terminal.
+    /// A program, and its arguments.
+    Plain(Vec<String>),
+    /// `twtrace run` on a terminal.
     Screen(PathBuf, Vec<String>),
     /// A tool that needs tracefs.
     Tool(Vec<String>),
@@ -56,7 +60,13 @@ pub struct Peers {
 
 impl Peer {
     fn new(name: &str, how: How) -> Self {
-        Self { name: name.to_owned(), how }
+        Self { name: name.to_owned(), how, settled: SETTLED }
+    }
+
+    /// A tool that needs nothing, where processors are emulated.
+    pub fn emulated(name: &str, words: &[&str]) -> Self {
+        let how = How::Plain(words.iter().map(|&word| word.to_owned()).collect());
+        Self { settled: SETTLED * SLOWER, ..Self::new(name, how) }
     }
 
     /// Nobody.
@@ -71,10 +81,14 @@ impl Peer {
 
     /// twtrace in a format, with more arguments.
     pub fn twtrace(twtrace: &Path, format: &str, more: &[&str]) -> Self {
-        let args = ["--format", format].iter().chain(more).map(|&arg| arg.to_owned()).collect();
-        let how = if format == "tui" { How::Screen } else { How::Twtrace };
+        let args = [&["run", "--format", format], more].concat().into_iter().map(str::to_owned);
         let name = format!("twtrace {format} {}", more.join(" "));
-        Self::new(name.trim_end(), how(twtrace.to_owned(), args))
+        let how = if format == "tui" {
+            How::Screen(twtrace.to_owned(), args.collect())
+        } else {
+            How::Plain([twtrace.display().to_string()].into_iter().chain(args).collect())
+        };
+        Self::new(name.trim_end(), how)
     }
 
     /// tcplife, if it is there or can be installed.
@@ -91,13 +105,13 @@ impl Peer {
     pub fn start(&self, netns: &str) -> Result<Option<Running>> {
         let mut command = match &self.how {
             How::Nothing => return Ok(None),
-            How::Twtrace(twtrace, args) => {
-                let mut command = Command::new(twtrace);
-                command.arg("run").args(args);
+            How::Plain(words) => {
+                let mut command = Command::new(&words[0]);
+                command.args(&words[1..]);
                 command
             }
             How::Screen(twtrace, args) => {
-                let run = format!("stty rows 50 cols 160; exec '{}' run {}", twtrace.display(), args.join(" "));
+                let run = format!("stty rows 50 cols 160; exec '{}' {}", twtrace.display(), args.join(" "));
                 let mut command = Command::new("script");
                 command.args(["-qec", &run, "/dev/null"]).env("TERM", "xterm-256color").stdin(Stdio::piped());
                 command
@@ -121,7 +135,8 @@ impl Peer {
         let child = command.spawn().with_context(|| format!("starting {}", self.name))?;
         let mut running = Running { process: Process(child.id()), child };
         if self.has_programs() {
-            running.settle(matches!(self.how, How::Screen(..))).with_context(|| self.name.clone())?;
+            let on_terminal = matches!(self.how, How::Screen(..));
+            running.settle(on_terminal, self.settled).with_context(|| self.name.clone())?;
         } else {
             thread::sleep(SETTLED);
         }
@@ -138,7 +153,7 @@ pub struct Running {
 
 impl Running {
     /// Waits until it has programs, and no more come.
-    fn settle(&mut self, on_terminal: bool) -> Result<()> {
+    fn settle(&mut self, on_terminal: bool, settled: Duration) -> Result<()> {
         let deadline = Instant::now() + PATIENCE;
         let (mut before, mut since) = (0, Instant::now());
         while Instant::now() < deadline {
@@ -153,7 +168,7 @@ impl Running {
             let now = self.process.programs().len();
             if now != before {
                 (before, since) = (now, Instant::now());
-            } else if now > 0 && since.elapsed() > SETTLED {
+            } else if now > 0 && since.elapsed() > settled {
                 return Ok(());
             }
         }
@@ -229,7 +244,7 @@ fn install(program: &str) -> Result<()> {
 }
 
 /// Why this kernel does not offer a backend; `None`: it does.
-fn refusal(twtrace: &Path, backend: &str) -> Option<String> {
+pub fn refusal(twtrace: &Path, backend: &str) -> Option<String> {
     let output = Command::new(twtrace).args(["probe", "--backend", backend]).output();
     match output {
         Ok(output) if output.status.success() => None,

@@ -1,6 +1,10 @@
 //! The guest's file system: a cpio archive that the kernel unpacks into memory.
 
-use std::{fs, path::Path};
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context as _, Result};
 
@@ -11,8 +15,8 @@ const PROGRAM: u32 = 0o100_755;
 const FILE: u32 = 0o100_644;
 const CHARACTER_DEVICE: u32 = 0o020_600;
 
-/// Writes the archive: `init` and `twtrace`, the modules in load order, and what the guest is to do.
-pub fn write(to: &Path, init: &Path, twtrace: Option<&Path>, kernel: &Bootable, config: &str) -> Result<()> {
+/// Writes the archive: `init`, more programs by their place in it, the modules in load order, and what the guest is to do.
+pub fn write(to: &Path, init: &Path, more: &[(String, PathBuf)], kernel: &Bootable, config: &str) -> Result<()> {
     let read = |file: &Path| fs::read(file).with_context(|| format!("reading {}", file.display()));
     let mut archive = Archive::default();
     for dir in ["dev", "modules", "proc", "run", "sys", "tmp"] {
@@ -21,8 +25,17 @@ pub fn write(to: &Path, init: &Path, twtrace: Option<&Path>, kernel: &Bootable, 
     // The kernel opens it as the standard streams of init, before devtmpfs is mounted.
     archive.device("dev/console", CHARACTER_DEVICE, (5, 1));
     archive.add("init", PROGRAM, &read(init)?);
-    if let Some(twtrace) = twtrace {
-        archive.add("twtrace", PROGRAM, &read(twtrace)?);
+    let mut dirs = BTreeSet::new();
+    for (place, _) in more {
+        let place = place.trim_start_matches('/');
+        dirs.extend(Path::new(place).ancestors().skip(1).filter(|dir| *dir != Path::new("")));
+    }
+    // Shorter names first, so each after the one that it is in.
+    for dir in dirs {
+        archive.add(&dir.display().to_string(), DIRECTORY, &[]);
+    }
+    for (place, file) in more {
+        archive.add(place.trim_start_matches('/'), PROGRAM, &read(file)?);
     }
     for (name, file) in &kernel.modules {
         archive.add(&format!("modules/{name}"), FILE, &read(file)?);
