@@ -1,5 +1,5 @@
-//! Zeroing and copying, word by word. Left to itself LLVM makes a call of memset out of every few zero bytes, and memset is a loop
-//! over single bytes here, as memcpy is: they were the largest cost of several programs.
+//! Zeroing and copying, word by word. Left to itself LLVM makes a call of memset out of every few zero bytes, and memset is
+//! a loop over single bytes here, as memcpy is: they were the largest cost of several programs.
 
 use core::mem::MaybeUninit;
 
