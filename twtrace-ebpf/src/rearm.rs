@@ -21,7 +21,7 @@ use twtrace_common::{
 use crate::{
     emit::{self, head, now},
     filter,
-    kernel::{self, Head, Object, Of, Typed},
+    kernel::{self, Head, Object, Of, Raw, Typed},
     knobs::{self, knob},
     maps::{self, LIVES, count},
     plain::clear,
@@ -52,6 +52,9 @@ pub fn rearm_kprobe(ctx: ProbeContext) -> u32 {
 
 /// What stands for the earlier end of a timer that a hook does not tell, because it sees each re-arm.
 const UNTOLD: u64 = 0;
+
+/// ktime_get_seconds() is as of the last tick, which at HZ 100 is up to 10 ms ago.
+const TICK_NS: u64 = 20_000_000;
 
 /// The tracepoint twin, called where timer_start follows a timer_cancel of the same timer. `before`: when the timer was to
 /// expire until then.
@@ -88,11 +91,13 @@ fn touched(tw: impl Object, before: u64, expires: u64, now_jiffies: u64) {
         after_ns = recall(entry, now, life);
         kernel::tuple(tw, Of::Minisock, life);
         let matched = entry.state & alive::MATCHED != 0;
-        if before != UNTOLD && before != entry.expires {
-            // Armed anew inside its bucket meanwhile: if it has turned, it did then, for a FIN_WAIT2 is armed by nothing else.
-            late_turn(counters, tw, entry, life, now, matched);
-        } else if entry.substate == substate::FIN_WAIT2 && life.substate == substate::TIME_WAIT {
-            kind = kind::TURNED;
+        if entry.substate == substate::FIN_WAIT2 && life.substate == substate::TIME_WAIT {
+            // Armed anew inside its bucket meanwhile, it turned then, for a FIN_WAIT2 is armed by nothing else.
+            if before != UNTOLD && (before != entry.expires || turned_before(tw, now)) {
+                late_turn(counters, tw, entry, life, now, matched);
+            } else {
+                kind = kind::TURNED;
+            }
         }
         (entry.substate, entry.expires) = (life.substate, expires);
         matched
@@ -116,6 +121,15 @@ fn touched(tw: impl Object, before: u64, expires: u64, now_jiffies: u64) {
         }
         send(counters, kind::REARMED, now, life, matched, after_ns, timeout_ms);
     }
+}
+
+/// True if a TIME_WAIT that was a FIN_WAIT2 has turned some time ago: `tcp_timewait_state_process` writes the second into
+/// `tw_ts_recent_stamp` then, if the FIN has a timestamp, before it arms the timer; at a re-arm only after that. This tells
+/// a turn in the very jiffy of the birth, which leaves `expires` as it was.
+#[inline(always)]
+fn turned_before(tw: impl Object, now: u64) -> bool {
+    let stamp = Raw(tw.address()).get::<u32>(&knobs::TCPTW_TS_STAMP).unwrap_or(0);
+    stamp != 0 && u64::from(stamp) < now.saturating_sub(TICK_NS) / 1_000_000_000
 }
 
 #[inline(always)]

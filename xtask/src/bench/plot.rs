@@ -9,7 +9,7 @@ const LEFT: f64 = 60.0;
 const RIGHT: f64 = 20.0;
 const TOP: f64 = 50.0;
 const BOTTOM: f64 = 45.0;
-/// Told apart by those who see no colours as well: https://jfly.uni-koeln.de/color/ (Okabe and Ito).
+/// Told apart by those who see no colours as well: <https://jfly.uni-koeln.de/color/> (Okabe and Ito).
 const COLOURS: [&str; 4] = ["#0072b2", "#d55e00", "#009e73", "#cc79a7"];
 
 /// A line of the plot.
