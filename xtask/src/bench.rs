@@ -16,7 +16,8 @@ mod throughput;
 use std::{collections::BTreeMap, fs, path::PathBuf, process::Command, process::ExitCode};
 
 use anyhow::{Context as _, Result, bail};
-use serde::Serialize;
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
 
 use self::{
     bounds::name,
@@ -38,6 +39,9 @@ pub struct Args {
     /// How often each thing is measured, in turn with the others; the page wants 7 at least
     #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u16).range(1..))]
     rounds: u16,
+    /// Measure this alone, and take the rest from the last run
+    #[arg(long, value_name = "PART", conflicts_with = "check")]
+    only: Option<Part>,
     /// In a guest: print what its backends cost beside tcplife
     #[arg(long, hide = true)]
     inside: bool,
@@ -57,8 +61,26 @@ const PIPE_LASTS: f64 = 1.0;
 const SHORT_PIPE_LASTS: f64 = 0.3;
 const SHORT_PIPE_ROUNDS: usize = 2;
 
+/// What is measured by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// Records through the ring, without sockets
+    Pipe,
+    /// Connections a second
+    Throughput,
+    /// Time in the kernel and in processes, whole lives
+    Lives,
+    /// Resident memory
+    Memory,
+    /// Other kernels
+    Guests,
+}
+
+/// Where the last run's results are, in the target directory.
+const RESULTS: &str = "bench/results.json";
+
 /// All that was measured.
-#[derive(Serialize)]
+#[derive(Default, Serialize, Deserialize)]
 pub struct Report {
     /// How often.
     pub rounds: usize,
@@ -88,8 +110,8 @@ pub fn verb(args: &Args) -> Result<ExitCode> {
         bail!("tracing takes root; run: sudo -E cargo xtask bench");
     }
     let binaries = Binaries::build()?;
-    let report = measure(&binaries, usize::from(args.rounds))?;
-    let file = paths::target()?.join("bench/results.json");
+    let report = measure(&binaries, usize::from(args.rounds), args.only)?;
+    let file = paths::target()?.join(RESULTS);
     if let Some(dir) = file.parent() {
         fs::create_dir_all(dir).with_context(|| format!("creating {}", dir.display()))?;
     }
@@ -99,22 +121,43 @@ pub fn verb(args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The full form.
-fn measure(binaries: &Binaries, rounds: usize) -> Result<Report> {
-    let Peers { all, mut missing } = Peers::find(&binaries.twtrace);
+/// The full form, or a part of it.
+fn measure(binaries: &Binaries, rounds: usize, only: Option<Part>) -> Result<Report> {
+    let mut report = if only.is_some() { last()? } else { Report::default() };
+    let wants = |part| only.is_none_or(|only| only == part);
+    let Peers { all, missing } = Peers::find(&binaries.twtrace);
     for (peer, reason) in &missing {
         println!("left out: {peer}: {reason}");
     }
-    let pipe = pipe::measure(&binaries.pipe, &["full", "loss", "growth"], rounds, PIPE_LASTS)?;
+    (report.rounds, report.missing) = (rounds, missing);
+    if wants(Part::Pipe) {
+        report.pipe = pipe::measure(&binaries.pipe, &["full", "loss", "growth"], rounds, PIPE_LASTS)?;
+    }
     let mut load = Load::start(&binaries.load)?;
-    let throughput = throughput::measure(&mut load, &all, &PACES, rounds)?;
-    let others: Vec<Peer> = all.into_iter().filter(|peer| *peer != Peer::nothing()).collect();
-    let long = Peer::twtrace(&binaries.twtrace, "json", &[]);
-    let costs = cost::whole_lives(&mut load, &others, &long, rounds)?;
-    let memory = memory::measure(&mut load, &binaries.twtrace)?;
+    if wants(Part::Throughput) {
+        report.throughput = throughput::measure(&mut load, &all, &PACES, rounds)?;
+    }
+    if wants(Part::Lives) {
+        let others: Vec<Peer> = all.into_iter().filter(|peer| *peer != Peer::nothing()).collect();
+        let long = Peer::twtrace(&binaries.twtrace, "json", &[]);
+        report.costs = cost::whole_lives(&mut load, others, long, rounds)?;
+    }
+    if wants(Part::Memory) {
+        report.memory = memory::measure(&mut load, &binaries.twtrace)?;
+    }
     drop(load);
-    let guests = guest::measure(&mut missing);
-    Ok(Report { rounds, missing, throughput, costs, guests, memory, pipe })
+    if wants(Part::Guests) {
+        report.guests = guest::measure(&mut report.missing);
+    }
+    Ok(report)
+}
+
+/// What the last run measured.
+fn last() -> Result<Report> {
+    let file = paths::target()?.join(RESULTS);
+    let text =
+        fs::read_to_string(&file).with_context(|| format!("reading {}: a part needs the whole", file.display()))?;
+    serde_json::from_str(&text).with_context(|| format!("reading {}", file.display()))
 }
 
 /// The short form, held against the bounds.

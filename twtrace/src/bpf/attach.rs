@@ -10,7 +10,10 @@ use aya::{
 use aya_log::EbpfLogger;
 use twtrace_common::knob::{Filter, LiveKnobs, PORTS_EITHER, PORTS_LOCAL, PORTS_REMOTE, PortSet};
 
-use super::globals::{Globals, Offsets, SLOTTED, Slots, duties};
+use super::{
+    globals::{Globals, Offsets, SLOTTED, Slots, duties},
+    seed::SEED,
+};
 use crate::{
     host::{
         Host, HostError,
@@ -157,7 +160,7 @@ pub fn gather(host: &Host, file: Option<&Path>) -> Result<Kernel, BpfError> {
 pub struct Attached {
     pub(super) ebpf: Ebpf,
     pub(super) ring: Option<RingBuf<MapData>>,
-    /// The programs that are loaded.
+    /// The programs that are loaded, or will be.
     pub(super) names: Vec<&'static str>,
 }
 
@@ -191,7 +194,7 @@ pub fn attach(kernel: &Kernel, plan: &Plan, settings: &Settings) -> Result<Attac
     }
     let ring = RingBuf::try_from(ebpf.take_map("RING").ok_or(BpfError::Missing("map RING"))?)
         .map_err(|source| BpfError::Map { name: "RING", source })?;
-    let names = plan.hooks.iter().map(|hook| hook.program).collect();
+    let names = plan.hooks.iter().map(|hook| hook.program).chain([SEED]).collect();
     Ok(Attached { ebpf, ring: Some(ring), names })
 }
 

@@ -9,6 +9,8 @@ use twtrace_common::record;
 use super::attach::{Attached, BpfError, Kernel, chain};
 use crate::{decode::seeds, host::netns::Netns, model::event::Life};
 
+/// The iterator's program.
+pub(super) const SEED: &str = "seed_iter";
 /// How much is read at once, whole records, bytes. The kernel ends a read as soon as it has this much, and its buffer is 8
 /// pages (bpf_seq_read): so there is always room for one record more. Were the buffer ever full, the kernel would take
 /// the last minisock back and show it again, when it has been entered and is not told any more.
@@ -26,7 +28,7 @@ impl Attached {
     }
 
     fn seed_iter(&mut self) -> Result<&mut Iter, BpfError> {
-        let program = self.ebpf.program_mut("seed_iter").ok_or(BpfError::Missing("program seed_iter"))?;
+        let program = self.ebpf.program_mut(SEED).ok_or(BpfError::Missing(SEED))?;
         program.try_into().map_err(|error| BpfError::Seed(chain(&error)))
     }
 

@@ -10,7 +10,10 @@ use aya::{
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde::Serialize;
 
-use super::attach::{AttachError, BpfError, Kernel, Settings, chain, load_program, open};
+use super::{
+    attach::{AttachError, BpfError, Kernel, Settings, chain, load_program, open},
+    seed::SEED,
+};
 use crate::plan::Plan;
 
 /// What verifying a program took.
@@ -37,7 +40,6 @@ pub fn figures(kernel: &Kernel, plan: &Plan, settings: &Settings) -> Result<Vec<
         let program = ebpf.program_mut(hook.program).ok_or(BpfError::Missing(hook.program))?;
         all.push(of(hook.program, || load_program(program, *hook, &kernel.btf))?);
     }
-    const SEED: &str = "seed_iter";
     let program = ebpf.program_mut(SEED).ok_or(BpfError::Missing(SEED))?;
     all.push(of(SEED, || <&mut Iter>::try_from(program)?.load("tcp", &kernel.btf))?);
     Ok(all)

@@ -15,8 +15,10 @@ use super::{
     sample::Sample,
 };
 
-/// Connections a second while nothing else is measured: 60 s of them fit into the tables of a run.
+/// Connections a second while nothing else is measured.
 const PER_S: u32 = 3000;
+/// Room for those of a minute: a table that is full is another thing to measure.
+const LIVES: u32 = 1 << 18;
 const DESTINATIONS: u32 = 100;
 /// Until as many minisocks end as are born: a TIME_WAIT, and the slack of its timer.
 const LIFE: Duration = Duration::from_secs(68);
@@ -88,7 +90,9 @@ fn look(load: &mut Load, running: &Running) -> Result<Look> {
 
 /// Whole lives: a steady load that has gone on for longer than a life, so that as many end as are born, and the tools in
 /// turn beside it. The last row is twtrace once more, for long.
-pub fn whole_lives(load: &mut Load, peers: &[Peer], long: &Peer, rounds: usize) -> Result<Vec<Cost>> {
+pub fn whole_lives(load: &mut Load, peers: Vec<Peer>, long: Peer, rounds: usize) -> Result<Vec<Cost>> {
+    let peers: Vec<Peer> = peers.into_iter().map(|peer| peer.with_room(LIVES)).collect();
+    let long = long.with_room(LIVES);
     load.fresh()?;
     load.stats(true)?;
     load.begin(Wanted { connections: None, per_s: Some(PER_S), destinations: DESTINATIONS })?;
@@ -103,7 +107,7 @@ pub fn whole_lives(load: &mut Load, peers: &[Peer], long: &Peer, rounds: usize) 
         eprintln!("whole lives: round {} of {rounds}", round + 1);
     }
     let mut cost = Cost { peer: format!("{}, for {} s", long.name, LONG.as_secs()), ..Cost::default() };
-    beside(load, long, LONG, &mut cost)?;
+    beside(load, &long, LONG, &mut cost)?;
     costs.push(cost);
     load.end()?;
     load.stats(false)?;

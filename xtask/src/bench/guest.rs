@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{
     cost::{self, Cost},
@@ -34,7 +34,7 @@ const TCPLIFE: &str = "/tcplife";
 const MARK: &str = "@cost ";
 
 /// What was measured in one guest.
-#[derive(Serialize)]
+#[derive(Serialize, Deserialize)]
 pub struct OfGuest {
     /// `uname -r`
     pub release: String,

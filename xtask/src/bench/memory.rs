@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::Result;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{
     load::{Load, Wanted},
@@ -24,7 +24,7 @@ const DESTINATIONS: u32 = 1000;
 const GLANCE: Duration = Duration::from_millis(50);
 
 /// One form of twtrace beside so many sockets.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Memory {
     /// The form.
     pub peer: String,

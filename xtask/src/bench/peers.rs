@@ -91,6 +91,16 @@ impl Peer {
         Self::new(name.trim_end(), how)
     }
 
+    /// twtrace with tables for so many lives, others as they are.
+    pub fn with_room(mut self, lives: u32) -> Self {
+        if let How::Plain(words) | How::Screen(_, words) = &mut self.how
+            && self.name.starts_with("twtrace")
+        {
+            words.extend(["--max-lives".to_owned(), lives.to_string()]);
+        }
+        self
+    }
+
     /// tcplife, if it is there or can be installed.
     pub fn tcplife() -> Result<Self> {
         Self::tool("tcplife", &["tcplife"])

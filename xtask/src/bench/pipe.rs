@@ -18,7 +18,7 @@ enum Line {
 }
 
 /// What a core takes from a full ring.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Full {
     /// Records a second of CPU time.
     pub per_s: Sample,
@@ -27,7 +27,7 @@ pub struct Full {
 }
 
 /// What of the records that were offered was lost.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Loss {
     /// Records a second.
     pub offered_per_s: f64,
@@ -36,7 +36,7 @@ pub struct Loss {
 }
 
 /// What a record costs at one size.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Point {
     /// The kernel, nanoseconds.
     pub kernel_ns: Sample,
@@ -45,7 +45,7 @@ pub struct Point {
 }
 
 /// All of it.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Pipe {
     /// By what becomes of the records.
     pub full: BTreeMap<String, Full>,

@@ -3,7 +3,7 @@
 use std::{thread, time::Duration};
 
 use anyhow::{Context as _, Result};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{
     load::{Load, Wanted},
@@ -17,7 +17,7 @@ const TAIL: Duration = Duration::from_millis(200);
 const DESTINATIONS: u32 = 100;
 
 /// How many connections, how fast: `None` for as fast as it goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pace {
     /// Connections.
     pub connections: u64,
@@ -26,7 +26,7 @@ pub struct Pace {
 }
 
 /// One tool at one pace, all rounds.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Cell {
     /// The tool.
     pub peer: String,
