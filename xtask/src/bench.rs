@@ -240,8 +240,7 @@ impl Binaries {
         cargo.args(["bench", "--no-run", "--package", "twtrace"]);
         cargo.args(["--bench", "load", "--bench", "pipe", "--bench", "model"]);
         let messages = exec::capture(cargo.arg("--message-format=json-render-diagnostics"))?;
-        let find =
-            |kind, name| vm::executable(&messages, kind, name).with_context(|| format!("cargo built no {kind} {name}"));
+        let find = |kind, name| vm::built(&messages, kind, name);
         Ok(Self {
             twtrace: find("bin", "twtrace")?,
             load: find("bench", "load")?,

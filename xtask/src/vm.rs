@@ -38,7 +38,7 @@ pub struct Args {
     #[arg(long, value_delimiter = ',', num_args = 1.., value_name = "SERIES", value_parser = kernel)]
     pub kernel: Vec<&'static Kernel>,
     /// Only these backends
-    #[arg(long, value_delimiter = ',', num_args = 1.., default_values = ["fentry", "kprobe", "tracepoint"])]
+    #[arg(long, value_delimiter = ',', num_args = 1.., default_values = grid::BACKENDS)]
     pub backend: Vec<String>,
     /// How many guests run at a time
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..))]
@@ -80,7 +80,7 @@ impl Args {
 
     /// A part of the tests says nothing about the rest, and must not replace what is known of it.
     fn is_partial(&self) -> bool {
-        self.test.is_some() || self.init.is_some() || self.backend.len() < 3
+        self.test.is_some() || self.init.is_some() || self.backend.len() < grid::BACKENDS.len()
     }
 }
 
@@ -108,8 +108,7 @@ pub fn run(args: &Args) -> Result<Tally> {
     let kernels = args.kernels();
     let programs = Programs::build(args.init.as_deref())?;
     fetch::fetch(&kernels, args.refresh)?;
-    let dir = paths::target()?.join("vm");
-    fs::create_dir_all(&dir).with_context(|| format!("creating {}", dir.display()))?;
+    let dir = dir()?;
 
     let mut guests: Vec<Guest> = Vec::new();
     let mut queue = VecDeque::new();
@@ -140,6 +139,13 @@ pub fn run(args: &Args) -> Result<Tally> {
     }
     tally += verifier::check(&guests);
     Ok(tally)
+}
+
+/// What the guests are made of, and what came of them.
+fn dir() -> Result<PathBuf> {
+    let dir = paths::target()?.join("vm");
+    fs::create_dir_all(&dir).with_context(|| format!("creating {}", dir.display()))?;
+    Ok(dir)
 }
 
 struct Prepared {
@@ -230,9 +236,7 @@ pub fn build_static(args: &[&str]) -> Result<impl Fn(&str, &str) -> Result<PathB
     cargo.env("RUSTFLAGS", "-C target-feature=+crt-static");
     cargo.args(args).args(["--release", "--target", TRIPLE, "--message-format=json-render-diagnostics"]);
     let messages = exec::capture(&mut cargo)?;
-    Ok(move |kind: &str, name: &str| {
-        executable(&messages, kind, name).with_context(|| format!("cargo built no {kind} {name}"))
-    })
+    Ok(move |kind: &str, name: &str| built(&messages, kind, name))
 }
 
 /// What a guest did instead of the tests.
@@ -248,8 +252,7 @@ pub struct Ran {
 /// Boots one guest in which the e2e tests' init runs a program of the guest, and ends with it.
 pub fn run_in(kernel: &'static Kernel, programs: &Programs, command: &str, minutes: u64) -> Result<Ran> {
     fetch::fetch(&[kernel], false)?;
-    let dir = paths::target()?.join("vm");
-    fs::create_dir_all(&dir).with_context(|| format!("creating {}", dir.display()))?;
+    let dir = dir()?;
     let Prepared { series, vmlinuz, initramfs } = prepare(kernel, programs, &format!("RUN={command}\n"), &dir)?;
     let accel = boot::accel(&vmlinuz);
     let (log, timeout) = (dir.join(format!("{series}.run.log")), Duration::from_secs(minutes * 60));
@@ -259,8 +262,13 @@ pub fn run_in(kernel: &'static Kernel, programs: &Programs, command: &str, minut
     Ok(Ran { release, emulated: accel == Accel::Tcg, console: String::from_utf8_lossy(&console).into_owned() })
 }
 
+/// Where cargo has put an executable, by its messages.
+pub fn built(messages: &str, kind: &str, name: &str) -> Result<PathBuf> {
+    executable(messages, kind, name).with_context(|| format!("cargo built no {kind} {name}"))
+}
+
 /// The path of an executable in the messages of cargo.
-pub fn executable(messages: &str, kind: &str, name: &str) -> Option<PathBuf> {
+fn executable(messages: &str, kind: &str, name: &str) -> Option<PathBuf> {
     let messages = messages.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
     let mut executables = messages.filter(|message| {
         let target = &message["target"];

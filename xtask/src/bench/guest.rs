@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     exec,
-    vm::{self, Kernel, Programs, Ran},
+    vm::{self, Kernel, Programs, Ran, grid::BACKENDS},
 };
 
 /// The oldest that has all backends, one in the middle and the newest.
@@ -105,7 +105,7 @@ fn libraries(program: &Path) -> Result<Vec<PathBuf>> {
 /// The guest's part.
 pub fn inside() -> Result<()> {
     let mut peers = vec![Peer::emulated("tcplife", &[TCPLIFE])];
-    for backend in ["fentry", "kprobe", "tracepoint"] {
+    for backend in BACKENDS {
         match refusal(Path::new(TWTRACE), backend) {
             None => {
                 let words = [TWTRACE, "run", "--format", "json", "--backend", backend];

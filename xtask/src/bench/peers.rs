@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result, bail};
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
 use super::process::Process;
-use crate::{apt, exec};
+use crate::{apt, exec, vm::grid::BACKENDS};
 
 /// The packages of the others.
 const PACKAGES: [(&str, &str); 4] =
@@ -220,7 +220,7 @@ impl Peers {
         let mut peers = Self { all: vec![Peer::nothing()], missing: Vec::new() };
         peers.all.extend(["tui", "json", "text"].map(|format| Peer::twtrace(twtrace, format, &[])));
         let mut offered = Vec::new();
-        for backend in ["fentry", "kprobe", "tracepoint"] {
+        for backend in BACKENDS {
             let name = format!("twtrace --backend {backend}");
             match refusal(twtrace, backend) {
                 None => offered.push(backend),

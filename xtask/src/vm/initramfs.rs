@@ -30,7 +30,7 @@ pub fn write(to: &Path, init: &Path, more: &[(String, PathBuf)], kernel: &Bootab
         let place = place.trim_start_matches('/');
         dirs.extend(Path::new(place).ancestors().skip(1).filter(|dir| *dir != Path::new("")));
     }
-    // Shorter names first, so each after the one that it is in.
+    // In the order of paths, each comes after the one that it is in.
     for dir in dirs {
         archive.add(&dir.display().to_string(), DIRECTORY, &[]);
     }
