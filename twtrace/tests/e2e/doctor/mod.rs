@@ -198,8 +198,12 @@ pub fn agrees(what: &str, ours: &Value, theirs: Option<u64>) -> Outcome {
     }
 }
 
-/// So many connections, one end of each closed first; when it returns, all that is left of them are TIME_WAITs.
+/// So many connections, one end of each closed first; when it returns, all that is left of them are their TIME_WAITs.
+///
+/// On a machine that stalls, the last FIN is sent twice, and the second ACK meets no socket any more: its RST would end the
+/// TIME_WAIT (RFC 1337). As long as this lasts, it does not.
 pub fn close(netns: &Netns, to: &str, count: usize, first: First) -> Outcome {
+    set(netns, "tcp_rfc1337", "1")?;
     let closed = traffic(netns, || {
         let listener = lives::listen(address(to)?)?;
         (0..count).try_for_each(|_| {
@@ -215,7 +219,8 @@ pub fn close(netns: &Netns, to: &str, count: usize, first: First) -> Outcome {
     until("end of the closing", || {
         let left = netns.run(|| diag::dump(&open, Detail::Header, || 0, |left, _| *left += 1));
         Ok(left.map_err(|error| error.to_string())? == 0)
-    })
+    })?;
+    set(netns, "tcp_rfc1337", "0")
 }
 
 /// What comes of something that is done while short connections come and go, of which the client closes first.
