@@ -30,6 +30,14 @@ impl<K: Hash + Eq, V> Bounded<K, V> {
         Self { rows: IndexMap::default(), most: most.max(1), hand: 0, evicted: 0 }
     }
 
+    /// The same with the addresses for all rows taken at once: the kernel gives a page of it when a row comes there. A large
+    /// table that grows by copying leaves half of itself behind in the heap.
+    #[must_use]
+    pub fn reserved(most: usize) -> Self {
+        let rows = IndexMap::with_capacity_and_hasher(most, RandomState::default());
+        Self { rows, ..Self::new(most) }
+    }
+
     /// The row of a key, made by `fresh` if it is not there, which is told whether a row had to go before: then this one
     /// may have been it.
     pub fn touch(&mut self, key: K, fresh: impl FnOnce(bool) -> V) -> &mut V {

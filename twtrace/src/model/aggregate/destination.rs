@@ -6,8 +6,8 @@ use serde::Serialize;
 
 use super::{
     rate::{Rate, thousandths},
-    times::Times,
-    trend::{Forecast, Trend},
+    recent::Recent,
+    trend::{Forecast, Ticks, Trend},
 };
 use crate::model::{
     event::Connection,
@@ -15,7 +15,7 @@ use crate::model::{
 };
 
 /// How long a window of connect() latencies is, nanoseconds: they are shown beside the fill, so they must be as fresh.
-const WINDOW_NS: u64 = 10_000_000_000;
+pub(super) const WINDOW_NS: u64 = 10_000_000_000;
 
 /// Where connections of this host lead: ports are used up for each by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -49,44 +49,6 @@ pub struct Destination {
     trend: Trend,
     /// A row that was evicted may have been this one.
     pub partial: bool,
-}
-
-/// Latencies of connect(), not older than a window or two.
-#[derive(Debug, Default)]
-struct Recent {
-    /// As small as can be: there may be 100,000 of these.
-    now: Times<1, u16>,
-    since_ns: u64,
-    before: Option<(u64, u64)>,
-}
-
-impl Recent {
-    fn enter(&mut self, connect_ns: u64) {
-        if self.now.count() >= u16::MAX.into() {
-            // So many make a window of their own, and none is counted short.
-            self.roll(self.since_ns);
-        }
-        self.now.enter(connect_ns);
-    }
-
-    fn tick(&mut self, now_ns: u64) {
-        if now_ns.saturating_sub(self.since_ns) >= WINDOW_NS {
-            self.roll(now_ns);
-        }
-    }
-
-    fn roll(&mut self, since_ns: u64) {
-        self.before = self.present();
-        (self.now, self.since_ns) = (Times::default(), since_ns);
-    }
-
-    fn present(&self) -> Option<(u64, u64)> {
-        self.now.quantile(0.5).zip(self.now.quantile(0.99))
-    }
-
-    fn median_and_p99(&self) -> Option<(u64, u64)> {
-        self.present().or(self.before)
-    }
 }
 
 impl Destination {
@@ -125,10 +87,13 @@ impl Destination {
         minisocks.saturating_add(self.held.established).saturating_add(self.held.other)
     }
 
-    pub(super) fn tick(&mut self, now_ns: u64, seconds: f64) {
+    /// `is_over`: a window of connect() latencies is.
+    pub(super) fn tick(&mut self, seconds: f64, is_over: bool) {
         self.born.tick(seconds);
-        self.connects.tick(now_ns);
-        self.trend.tick(now_ns, self.in_use(), self.born.count);
+        if is_over {
+            self.connects.roll();
+        }
+        self.trend.tick(self.in_use(), self.born.count);
     }
 
     pub(super) fn reset(&mut self) {
@@ -217,7 +182,13 @@ pub struct DestinationRow {
 }
 
 impl DestinationRow {
-    pub(super) fn of(key: DestinationKey, row: &Destination, space: Option<&Namespace>, time_wait_s: f64) -> Self {
+    pub(super) fn of(
+        key: DestinationKey,
+        row: &Destination,
+        space: Option<&Namespace>,
+        ticks: &Ticks,
+        time_wait_s: f64,
+    ) -> Self {
         let in_use = row.in_use();
         let available = space.map(|space| space.available);
         let open = row.held.established.saturating_add(row.held.other);
@@ -236,7 +207,7 @@ impl DestinationRow {
             born: row.born.count,
             born_per_s: row.born.per_s(),
             limit_per_s: available.map(|available| thousandths(f64::from(available) / time_wait_s)),
-            exhausted_in_s: available.and_then(|available| row.trend.forecast(available, open, time_wait_s)),
+            exhausted_in_s: available.and_then(|available| row.trend.forecast(ticks, available, open, time_wait_s)),
             refused: row.refused,
             no_port: row.no_port,
             connect_p50_ns: connects.map(|(p50, _)| p50),

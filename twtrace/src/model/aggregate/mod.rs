@@ -11,6 +11,7 @@ pub mod destination;
 pub mod owner;
 pub mod port;
 pub(crate) mod rate;
+mod recent;
 pub mod times;
 pub mod trend;
 
@@ -18,6 +19,7 @@ pub use bounded::Bounded;
 pub use destination::{Destination, DestinationKey, DestinationRow};
 pub use owner::{CgroupName, Owner, OwnerRow, Process, ProcessName, Target};
 pub use port::{Port, PortKey, PortRow};
+use trend::Ticks;
 
 use super::{
     cgroup,
@@ -109,6 +111,9 @@ pub struct Aggregates {
     live: Live,
     time_wait_s: f64,
     last_tick_ns: Option<u64>,
+    ticks: Ticks,
+    /// When this window of connect() latencies began.
+    window_ns: u64,
 }
 
 impl Default for Aggregates {
@@ -123,7 +128,7 @@ impl Aggregates {
     pub fn new(limits: Limits) -> Self {
         Self {
             ports: Bounded::new(limits.ports),
-            destinations: Bounded::new(limits.destinations),
+            destinations: Bounded::reserved(limits.destinations),
             processes: Bounded::new(limits.owners),
             cgroups: Bounded::new(limits.owners),
             paths: HashMap::new(),
@@ -133,6 +138,8 @@ impl Aggregates {
             live: Live::default(),
             time_wait_s: TIME_WAIT_S,
             last_tick_ns: None,
+            ticks: Ticks::default(),
+            window_ns: 0,
         }
     }
 
@@ -304,8 +311,13 @@ impl Aggregates {
     pub fn tick(&mut self, now_ns: u64) {
         let seconds = self.last_tick_ns.map_or(0.0, |last| now_ns.saturating_sub(last) as f64 / 1e9);
         self.last_tick_ns = Some(now_ns);
+        self.ticks.tick(now_ns);
         self.ports.iter_mut().for_each(|(_, row)| row.born.tick(seconds));
-        self.destinations.iter_mut().for_each(|(_, row)| row.tick(now_ns, seconds));
+        let is_over = now_ns.saturating_sub(self.window_ns) >= destination::WINDOW_NS;
+        if is_over {
+            self.window_ns = now_ns;
+        }
+        self.destinations.iter_mut().for_each(|(_, row)| row.tick(seconds, is_over));
         self.processes.iter_mut().for_each(|(_, row)| row.born.tick(seconds));
         self.cgroups.iter_mut().for_each(|(_, row)| row.born.tick(seconds));
     }
@@ -357,8 +369,10 @@ impl Aggregates {
     #[must_use]
     pub fn destination_rows(&self) -> Vec<DestinationRow> {
         let rows = self.destinations.iter().filter(|(_, row)| !row.is_idle());
-        rows.map(|(key, row)| DestinationRow::of(*key, row, self.namespaces.get(&key.netns), self.time_wait_s))
-            .collect()
+        rows.map(|(key, row)| {
+            DestinationRow::of(*key, row, self.namespaces.get(&key.netns), &self.ticks, self.time_wait_s)
+        })
+        .collect()
     }
 
     /// The processes, in no order.

@@ -1,12 +1,19 @@
 //! How fast a count grows: events per second since the last tick.
 
 /// A count, and what it was a tick ago.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug)]
 pub struct Rate {
     /// Since the start, or since it was set back.
     pub count: u64,
     at_tick: u64,
-    per_s: Option<f64>,
+    /// NaN before the second tick: an `Option` would be twice as large, and there may be 100,000 of these.
+    per_s: f64,
+}
+
+impl Default for Rate {
+    fn default() -> Self {
+        Self { count: 0, at_tick: 0, per_s: f64::NAN }
+    }
 }
 
 impl Rate {
@@ -18,7 +25,7 @@ impl Rate {
     /// A tick: `seconds` since the last one.
     pub fn tick(&mut self, seconds: f64) {
         if seconds > 0.0 {
-            self.per_s = Some(thousandths(self.count.saturating_sub(self.at_tick) as f64 / seconds));
+            self.per_s = thousandths(self.count.saturating_sub(self.at_tick) as f64 / seconds);
         }
         self.at_tick = self.count;
     }
@@ -26,7 +33,7 @@ impl Rate {
     /// Per second, between the last two ticks; `None` before the second.
     #[must_use]
     pub fn per_s(&self) -> Option<f64> {
-        self.per_s
+        (!self.per_s.is_nan()).then_some(self.per_s)
     }
 
     /// Starts counting anew; the rate goes on.

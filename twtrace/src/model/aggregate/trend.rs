@@ -1,25 +1,51 @@
 //! Where a destination's ports are going: full in so many seconds, or not at all.
 
+use arrayvec::ArrayVec;
 use serde::{Serialize, Serializer};
 
 /// Ticks over which growth is measured: long enough to bridge one without an event, short enough to follow a burst.
 const WINDOW: usize = 6;
 
+/// When the last ticks were: the same for all destinations.
+#[derive(Clone, Debug, Default)]
+pub struct Ticks {
+    /// Nanoseconds of `CLOCK_MONOTONIC`, newest last.
+    at_ns: ArrayVec<u64, WINDOW>,
+}
+
+impl Ticks {
+    /// One more.
+    pub fn tick(&mut self, at_ns: u64) {
+        slide(&mut self.at_ns, at_ns);
+    }
+
+    /// Between the first and the last of so many, seconds.
+    fn span_s(&self, ticks: usize) -> Option<f64> {
+        let first = self.at_ns.get(self.at_ns.len().checked_sub(ticks)?)?;
+        Some(self.at_ns.last()?.saturating_sub(*first) as f64 / 1e9)
+    }
+}
+
 /// How things stood at a tick.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 struct Point {
-    /// Milliseconds; may wrap around, as only differences count.
-    at_ms: u32,
     in_use: u32,
-    /// May wrap around too.
+    /// May wrap around, as only differences count.
     born: u32,
 }
 
-/// The last few ticks of a destination.
+/// The last few ticks of a destination, each of which it was told.
 #[derive(Clone, Debug, Default)]
 pub struct Trend {
-    points: [Point; WINDOW],
-    len: u8,
+    points: ArrayVec<Point, WINDOW>,
+}
+
+/// Enters one, where need be in place of the oldest.
+fn slide<T>(window: &mut ArrayVec<T, WINDOW>, newest: T) {
+    if window.is_full() {
+        window.remove(0);
+    }
+    window.push(newest);
 }
 
 /// What comes of a destination's ports at the present rate.
@@ -46,36 +72,27 @@ impl Serialize for Forecast {
 
 impl Trend {
     /// Enters a tick.
-    pub fn tick(&mut self, at_ns: u64, in_use: u32, born: u64) {
-        let len = usize::from(self.len);
-        let place = if len < WINDOW {
-            self.len += 1;
-            len
-        } else {
-            self.points.rotate_left(1);
-            WINDOW - 1
-        };
-        self.points[place] = Point { at_ms: (at_ns / 1_000_000) as u32, in_use, born: born as u32 };
+    pub fn tick(&mut self, in_use: u32, born: u64) {
+        slide(&mut self.points, Point { in_use, born: born as u32 });
     }
 
     /// Forgets the births: their count starts anew.
     pub fn reset(&mut self) {
-        self.len = 0;
+        self.points.clear();
     }
 
     /// First and last point, and the seconds between them.
-    fn span(&self) -> Option<(Point, Point, f64)> {
-        let points = &self.points[..usize::from(self.len)];
-        let (first, last) = (*points.first()?, *points.last()?);
-        let seconds = f64::from(last.at_ms.wrapping_sub(first.at_ms)) / 1e3;
+    fn span(&self, ticks: &Ticks) -> Option<(Point, Point, f64)> {
+        let (first, last) = (*self.points.first()?, *self.points.last()?);
+        let seconds = ticks.span_s(self.points.len())?;
         (seconds > 0.0).then_some((first, last, seconds))
     }
 
     /// Of `available` ports, when there will be none left. Connections leave a minisock of `time_wait_s` seconds each;
     /// `open` are held by connections themselves. `None` before the second tick.
     #[must_use]
-    pub fn forecast(&self, available: u32, open: u32, time_wait_s: f64) -> Option<Forecast> {
-        let (first, last, seconds) = self.span()?;
+    pub fn forecast(&self, ticks: &Ticks, available: u32, open: u32, time_wait_s: f64) -> Option<Forecast> {
+        let (first, last, seconds) = self.span(ticks)?;
         if last.in_use >= available {
             return Some(Forecast::Exhausted);
         }
@@ -93,32 +110,44 @@ impl Trend {
 mod tests {
     use super::*;
 
-    /// A second a tick, this many births in each, lives of a minute.
-    fn after(ticks: u32, per_s: u32) -> Trend {
-        let mut trend = Trend::default();
+    /// What is foretold of 200 ports after so many ticks of a second, this many births in each, lives of a minute.
+    fn after(ticks: u32, per_s: u32, open: u32) -> Option<Forecast> {
+        let (mut all, mut trend) = (Ticks::default(), Trend::default());
         for tick in 0..=ticks {
-            let in_use = per_s * tick.min(60);
-            trend.tick(u64::from(tick) * 1_000_000_000, in_use, u64::from(per_s * tick));
+            all.tick(u64::from(tick) * 1_000_000_000);
+            trend.tick(per_s * tick.min(60), u64::from(per_s * tick));
         }
-        trend
+        trend.forecast(&all, 200, open, 60.0)
     }
 
     #[test]
     fn one_look_tells_nothing() {
-        assert_eq!(after(0, 10).forecast(200, 0, 60.0), None);
+        assert_eq!(after(0, 10, 0), None);
     }
 
     #[test]
     fn a_steady_climb_ends_when_the_ports_do() {
-        assert_eq!(after(15, 10).forecast(200, 0, 60.0), Some(Forecast::In(5.0)));
-        assert_eq!(after(20, 10).forecast(200, 0, 60.0), Some(Forecast::Exhausted));
+        assert_eq!(after(15, 10, 0), Some(Forecast::In(5.0)));
+        assert_eq!(after(20, 10, 0), Some(Forecast::Exhausted));
     }
 
     #[test]
     fn what_settles_below_the_limit_is_steady() {
         // Three a second come to 180 minisocks.
-        assert_eq!(after(15, 3).forecast(200, 0, 60.0), Some(Forecast::Steady));
-        assert_eq!(after(15, 3).forecast(200, 30, 60.0), Some(Forecast::In(155.0 / 3.0)));
-        assert_eq!(after(90, 3).forecast(200, 0, 60.0), Some(Forecast::Steady));
+        assert_eq!(after(15, 3, 0), Some(Forecast::Steady));
+        assert_eq!(after(15, 3, 30), Some(Forecast::In(155.0 / 3.0)));
+        assert_eq!(after(90, 3, 0), Some(Forecast::Steady));
+    }
+
+    #[test]
+    fn one_that_came_later_is_measured_since_then() {
+        let (mut all, mut trend) = (Ticks::default(), Trend::default());
+        for tick in 0..10 {
+            all.tick(tick * 1_000_000_000);
+            if tick >= 8 {
+                trend.tick(100 + 10 * (tick as u32 - 8), 1000 * tick);
+            }
+        }
+        assert_eq!(trend.forecast(&all, 200, 0, 60.0), Some(Forecast::In(9.0)));
     }
 }
