@@ -8,6 +8,7 @@ use serde::{Serialize, Serializer};
 
 mod bounded;
 pub mod destination;
+mod looks;
 pub mod owner;
 pub mod port;
 pub(crate) mod rate;
@@ -17,13 +18,14 @@ pub mod trend;
 
 pub use bounded::Bounded;
 pub use destination::{Destination, DestinationKey, DestinationRow};
+use looks::Looks;
 pub use owner::{CgroupName, Owner, OwnerRow, Process, ProcessName, Target};
 pub use port::{Port, PortKey, PortRow};
 use trend::Ticks;
 
 use super::{
     cgroup,
-    event::{Closer, Connection, Detail, Event, Life, Role, Substate, Tuple},
+    event::{Closer, Detail, Event, Life, Role, Substate, Tuple},
     occupancy::{Namespace, Occupancy, Passive},
 };
 
@@ -103,14 +105,9 @@ pub struct Aggregates {
     processes: Bounded<Process, Owner>,
     cgroups: Bounded<u64, Owner>,
     paths: HashMap<u64, Option<String>>,
-    /// Who listened, by namespace and port, when the run began: see [`Aggregates::side`].
-    listened: HashSet<(u32, u16)>,
-    namespaces: BTreeMap<u32, Namespace>,
-    /// When the last look at the sockets began and ended, nanoseconds of `CLOCK_MONOTONIC`.
-    looked: (u64, u64),
+    looks: Looks,
     live: Live,
     time_wait_s: f64,
-    last_tick_ns: Option<u64>,
     ticks: Ticks,
     /// When this window of connect() latencies began.
     window_ns: u64,
@@ -132,12 +129,9 @@ impl Aggregates {
             processes: Bounded::new(limits.owners),
             cgroups: Bounded::new(limits.owners),
             paths: HashMap::new(),
-            listened: HashSet::new(),
-            namespaces: BTreeMap::new(),
-            looked: (0, 0),
+            looks: Looks::default(),
             live: Live::default(),
             time_wait_s: TIME_WAIT_S,
-            last_tick_ns: None,
             ticks: Ticks::default(),
             window_ns: 0,
         }
@@ -145,9 +139,7 @@ impl Aggregates {
 
     /// The first look at the sockets, before any event: it tells on which side older connections are.
     pub fn begin(&mut self, occupancy: &Occupancy) {
-        for (&netns, space) in &occupancy.namespaces {
-            self.listened.extend(space.listeners.iter().map(|&port| (netns, port)));
-        }
+        self.looks.begin(occupancy);
         self.occupied(occupancy);
     }
 
@@ -181,7 +173,7 @@ impl Aggregates {
                 });
                 let Some(place) = place else { return };
                 self.port(place.port).born(connection);
-                let was_held = self.was_held(event, connection);
+                let was_held = self.looks.saw_held(event, connection);
                 if let Some(destination) = self.destination(place.destination) {
                     destination.born(connection);
                     if was_held {
@@ -231,22 +223,8 @@ impl Aggregates {
         }
     }
 
-    /// True if the last look saw the port of a new minisock held by its connection: it is not to be counted twice.
-    fn was_held(&self, event: &Event, connection: &Connection) -> bool {
-        let (began, ended) = self.looked;
-        let is_older =
-            connection.conn_ns.is_some_and(|age| event.mono_ns > ended && event.mono_ns.saturating_sub(age) < began);
-        let Life { netns, tuple, .. } = event.life;
-        let in_range = || {
-            let space = self.namespaces.get(&netns.unwrap_or(0));
-            space.zip(tuple).is_some_and(|(space, tuple)| space.range.contains(&tuple.lport))
-        };
-        is_older && in_range()
-    }
-
     /// What full sockets hold now.
     pub fn occupied(&mut self, occupancy: &Occupancy) {
-        self.looked = (occupancy.at_ns, occupancy.at_ns.saturating_add(occupancy.took_ns));
         for (_, row) in self.destinations.iter_mut() {
             row.held = super::occupancy::Held::default();
         }
@@ -256,14 +234,7 @@ impl Aggregates {
                 self.destinations.touch(key, Destination::new).held = *held;
             }
         }
-        // What is held is in the rows now.
-        let limits = |space: &Namespace| Namespace {
-            range: space.range.clone(),
-            listeners: space.listeners.clone(),
-            held: HashMap::new(),
-            ..*space
-        };
-        self.namespaces = occupancy.namespaces.iter().map(|(&netns, space)| (netns, limits(space))).collect();
+        self.looks.enter(occupancy);
     }
 
     /// Connections that the peer closed first.
@@ -303,15 +274,13 @@ impl Aggregates {
     #[must_use]
     pub fn namespaces_to_find(&self) -> Vec<u32> {
         let of = self.destinations.iter().map(|(key, _)| key.netns);
-        let unknown: HashSet<u32> = of.filter(|netns| *netns != 0 && !self.namespaces.contains_key(netns)).collect();
+        let unknown: HashSet<u32> = of.filter(|netns| *netns != 0 && !self.namespaces().contains_key(netns)).collect();
         unknown.into_iter().collect()
     }
 
     /// An interval is over: rates and trends are taken.
     pub fn tick(&mut self, now_ns: u64) {
-        let seconds = self.last_tick_ns.map_or(0.0, |last| now_ns.saturating_sub(last) as f64 / 1e9);
-        self.last_tick_ns = Some(now_ns);
-        self.ticks.tick(now_ns);
+        let seconds = self.ticks.tick(now_ns);
         self.ports.iter_mut().for_each(|(_, row)| row.born.tick(seconds));
         let is_over = now_ns.saturating_sub(self.window_ns) >= destination::WINDOW_NS;
         if is_over {
@@ -345,7 +314,7 @@ impl Aggregates {
     /// The namespaces of the last look.
     #[must_use]
     pub fn namespaces(&self) -> &BTreeMap<u32, Namespace> {
-        &self.namespaces
+        self.looks.namespaces()
     }
 
     /// Rows that had to go.
@@ -370,7 +339,7 @@ impl Aggregates {
     pub fn destination_rows(&self) -> Vec<DestinationRow> {
         let rows = self.destinations.iter().filter(|(_, row)| !row.is_idle());
         rows.map(|(key, row)| {
-            DestinationRow::of(*key, row, self.namespaces.get(&key.netns), &self.ticks, self.time_wait_s)
+            DestinationRow::of(*key, row, self.namespaces().get(&key.netns), &self.ticks, self.time_wait_s)
         })
         .collect()
     }
@@ -429,24 +398,13 @@ impl Aggregates {
     fn place(&self, life: &Life) -> Option<Place> {
         let Tuple { laddr, lport, raddr, rport } = life.tuple?;
         let netns = life.netns.unwrap_or(0);
-        Some(match self.side(life, netns, lport) {
+        Some(match self.looks.side(life.role, netns, lport) {
             Side::Server => Place { port: PortKey { side: Side::Server, port: lport }, destination: None },
             Side::Client => Place {
                 port: PortKey { side: Side::Client, port: rport },
                 destination: Some(DestinationKey { netns, laddr, raddr, rport }),
             },
         })
-    }
-
-    /// Of connections that are older than twtrace nobody saw who opened them. They were accepted if somebody listened on
-    /// their local port when twtrace began: the answer must be the same at the birth and at the end.
-    fn side(&self, life: &Life, netns: u32, lport: u16) -> Side {
-        match life.role {
-            Some(Role::Server) => Side::Server,
-            Some(Role::Client) => Side::Client,
-            _ if self.listened.contains(&(netns, lport)) => Side::Server,
-            _ => Side::Client,
-        }
     }
 }
 

@@ -14,9 +14,10 @@ pub struct Ticks {
 }
 
 impl Ticks {
-    /// One more.
-    pub fn tick(&mut self, at_ns: u64) {
+    /// One more; says how long after the last it is, seconds: 0 for the first.
+    pub fn tick(&mut self, at_ns: u64) -> f64 {
         slide(&mut self.at_ns, at_ns);
+        self.span_s(2).unwrap_or(0.0)
     }
 
     /// Between the first and the last of so many, seconds.

@@ -1,0 +1,69 @@
+//! What looks at the sockets have shown, beside the ports that are held: those are in the destinations' rows.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use super::Side;
+use crate::model::{
+    event::{Connection, Event, Life, Role},
+    occupancy::{Namespace, Occupancy},
+};
+
+/// The first look, and the last.
+#[derive(Debug, Default)]
+pub(super) struct Looks {
+    /// Who listened, by namespace and port, when the run began: see [`Looks::side`].
+    listened: HashSet<(u32, u16)>,
+    namespaces: BTreeMap<u32, Namespace>,
+    /// When the last look began and ended, nanoseconds of `CLOCK_MONOTONIC`.
+    last: (u64, u64),
+}
+
+impl Looks {
+    /// The first one, before any event.
+    pub fn begin(&mut self, occupancy: &Occupancy) {
+        for (&netns, space) in &occupancy.namespaces {
+            self.listened.extend(space.listeners.iter().map(|&port| (netns, port)));
+        }
+    }
+
+    /// Each of them; what is held is not kept.
+    pub fn enter(&mut self, occupancy: &Occupancy) {
+        self.last = (occupancy.at_ns, occupancy.at_ns.saturating_add(occupancy.took_ns));
+        let limits = |space: &Namespace| Namespace {
+            range: space.range.clone(),
+            listeners: space.listeners.clone(),
+            held: HashMap::new(),
+            ..*space
+        };
+        self.namespaces = occupancy.namespaces.iter().map(|(&netns, space)| (netns, limits(space))).collect();
+    }
+
+    /// The namespaces of the last one.
+    pub fn namespaces(&self) -> &BTreeMap<u32, Namespace> {
+        &self.namespaces
+    }
+
+    /// True if the last one saw the port of a new minisock held by its connection: it is not to be counted twice.
+    pub fn saw_held(&self, event: &Event, connection: &Connection) -> bool {
+        let (began, ended) = self.last;
+        let is_older =
+            connection.conn_ns.is_some_and(|age| event.mono_ns > ended && event.mono_ns.saturating_sub(age) < began);
+        let Life { netns, tuple, .. } = event.life;
+        let in_range = || {
+            let space = self.namespaces.get(&netns.unwrap_or(0));
+            space.zip(tuple).is_some_and(|(space, tuple)| space.range.contains(&tuple.lport))
+        };
+        is_older && in_range()
+    }
+
+    /// Of connections that are older than twtrace nobody saw who opened them. They were accepted if somebody listened on
+    /// their local port when twtrace began: the answer must be the same at the birth and at the end.
+    pub fn side(&self, role: Option<Role>, netns: u32, lport: u16) -> Side {
+        match role {
+            Some(Role::Server) => Side::Server,
+            Some(Role::Client) => Side::Client,
+            _ if self.listened.contains(&(netns, lport)) => Side::Server,
+            _ => Side::Client,
+        }
+    }
+}
