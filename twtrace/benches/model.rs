@@ -26,7 +26,7 @@ use twtrace::{
 const LIVE: u64 = 1_000_000;
 const DESTINATIONS: u64 = 100_000;
 /// Most that the view may hold, bytes.
-const BOUND: u64 = 250_000_000;
+const BOUND: u64 = 220_000_000;
 
 /// Resident memory of this process, bytes.
 fn resident() -> u64 {

@@ -69,7 +69,7 @@ const BOUNDS: [Bound; 6] = [
     Bound {
         name: name::DESTINATIONS,
         what: "CPU of a record, 100,000 destinations / 1, kernel and reader",
-        limit: Limit::Most(12.0),
+        limit: Limit::Most(5.0),
     },
 ];
 
