@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     cost::{self, Cost},
     load::Load,
-    peers::{Peer, refusal},
+    peers::{Peer, on_backend, refusal},
 };
 use crate::{
     exec,
@@ -48,12 +48,8 @@ impl OfGuest {
     /// eBPF nanoseconds of a backend as a part of tcplife's.
     pub fn of_tcplife(&self, backend: &str) -> Option<f64> {
         let cost = |name: &str| self.costs.iter().find(|cost| cost.peer == name).map(|cost| &cost.bpf_ns);
-        Some(cost(&name(backend))?.per(cost("tcplife")?).median())
+        Some(cost(&on_backend(backend))?.per(cost("tcplife")?).median())
     }
-}
-
-fn name(backend: &str) -> String {
-    format!("twtrace --backend {backend}")
 }
 
 /// Boots the guests one after the other. A guest that comes to nothing is put to what is missing.
@@ -109,7 +105,7 @@ pub fn inside() -> Result<()> {
         match refusal(Path::new(TWTRACE), backend) {
             None => {
                 let words = [TWTRACE, "run", "--format", "json", "--backend", backend];
-                peers.push(Peer::emulated(&name(backend), &words));
+                peers.push(Peer::emulated(&on_backend(backend), &words));
             }
             Some(reason) => println!("left out: {backend}: {reason}"),
         }

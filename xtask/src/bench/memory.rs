@@ -17,7 +17,7 @@ use super::{
 /// Where it is looked at, live sockets.
 const MARKS: [u64; 3] = [0, 100_000, 1_000_000];
 /// Room for them in the tables; twtrace itself chooses fewer on most machines.
-const MOST_LIVES: &str = "1100000";
+const MOST_LIVES: u32 = 1_100_000;
 /// A TIME_WAIT lasts a minute: what has not been made by then never lives at once.
 const MAKING: Duration = Duration::from_secs(58);
 const DESTINATIONS: u32 = 1000;
@@ -39,10 +39,10 @@ pub struct Memory {
 /// The live view and JSON beside as many sockets as can be made within a life.
 pub fn measure(load: &mut Load, twtrace: &Path) -> Result<Vec<Memory>> {
     load.fresh()?;
-    let mut running: Vec<(String, Running)> = Vec::new();
+    let mut running: Vec<(Peer, Running)> = Vec::new();
     for format in ["tui", "json"] {
-        let peer = Peer::twtrace(twtrace, format, &["--max-lives", MOST_LIVES]);
-        running.extend(peer.start(&load.netns)?.map(|running| (format!("twtrace {format}"), running)));
+        let peer = Peer::twtrace(twtrace, format, &[]).with_room(MOST_LIVES);
+        running.extend(peer.start(&load.netns)?.map(|running| (peer, running)));
     }
     let mut found = Vec::new();
     let begun = Instant::now();
@@ -56,7 +56,7 @@ pub fn measure(load: &mut Load, twtrace: &Path) -> Result<Vec<Memory>> {
         }
         for (peer, running) in &running {
             let (resident, maps) = (running.process.resident()?, running.process.maps());
-            found.push(Memory { peer: peer.clone(), live, resident, maps });
+            found.push(Memory { peer: peer.name.clone(), live, resident, maps });
         }
         eprintln!("memory: {live} live sockets");
     }

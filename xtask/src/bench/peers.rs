@@ -221,10 +221,9 @@ impl Peers {
         peers.all.extend(["tui", "json", "text"].map(|format| Peer::twtrace(twtrace, format, &[])));
         let mut offered = Vec::new();
         for backend in BACKENDS {
-            let name = format!("twtrace --backend {backend}");
             match refusal(twtrace, backend) {
                 None => offered.push(backend),
-                Some(reason) => peers.missing.push((name, reason)),
+                Some(reason) => peers.missing.push((on_backend(backend), reason)),
             }
         }
         // The first that works is measured above.
@@ -245,6 +244,11 @@ impl Peers {
         }
         peers
     }
+}
+
+/// What a backend is called, measured or missing.
+pub fn on_backend(backend: &str) -> String {
+    format!("twtrace --backend {backend}")
 }
 
 /// Installs the package of a program if there is none.
