@@ -29,7 +29,7 @@ use std::{
 
 use cases::Scale;
 use libtest_mimic::{Arguments, Failed, Trial};
-use twtrace::lab::scenarios::ALL;
+use twtrace::{lab::scenarios::ALL, plan::Backend};
 
 /// Each backend, and why it cannot run here, if so.
 type Backends = BTreeMap<String, Option<String>>;
@@ -68,7 +68,7 @@ fn main() -> ExitCode {
         println!("0 passed, 0 failed, 1 skipped");
         return ExitCode::SUCCESS;
     }
-    let backends: Vec<String> = ["fentry", "kprobe", "tracepoint"].map(str::to_owned).to_vec();
+    let backends: Vec<String> = Backend::ALL.map(|backend| backend.name().to_owned()).to_vec();
     run(&arguments, &backends, Scale { storm: 20_000 }, false)
 }
 

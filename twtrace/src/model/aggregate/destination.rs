@@ -6,16 +6,13 @@ use serde::Serialize;
 
 use super::{
     rate::{Rate, thousandths},
-    recent::Recent,
+    recent::{Recent, WINDOW_NS},
     trend::{Forecast, Ticks, Trend},
 };
 use crate::model::{
     event::Connection,
     occupancy::{Held, Namespace},
 };
-
-/// How long a window of connect() latencies is, nanoseconds: they are shown beside the fill, so they must be as fresh.
-pub(super) const WINDOW_NS: u64 = 10_000_000_000;
 
 /// Where connections of this host lead: ports are used up for each by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

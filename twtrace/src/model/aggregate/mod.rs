@@ -282,7 +282,7 @@ impl Aggregates {
     pub fn tick(&mut self, now_ns: u64) {
         let seconds = self.ticks.tick(now_ns);
         self.ports.iter_mut().for_each(|(_, row)| row.born.tick(seconds));
-        let is_over = now_ns.saturating_sub(self.window_ns) >= destination::WINDOW_NS;
+        let is_over = now_ns.saturating_sub(self.window_ns) >= recent::WINDOW_NS;
         if is_over {
             self.window_ns = now_ns;
         }

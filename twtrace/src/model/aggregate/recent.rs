@@ -8,6 +8,9 @@ use super::times::Times;
 /// all else that is known of a destination.
 const FEW: usize = 6;
 
+/// How long a window is, nanoseconds: latencies are shown beside the fill, so they must be as fresh.
+pub(super) const WINDOW_NS: u64 = 10_000_000_000;
+
 /// Nanoseconds in a microsecond, which is what latencies are kept in.
 const US: u64 = 1000;
 
@@ -46,8 +49,7 @@ impl Recent {
             Kept::Few(few) => {
                 let Err(full) = few.try_push(microseconds(connect_ns)) else { return };
                 let mut many = Times::default();
-                few.iter().for_each(|&us| many.enter(u64::from(us) * US));
-                many.enter(u64::from(full.element()) * US);
+                few.iter().chain([&full.element()]).for_each(|&us| many.enter(u64::from(us) * US));
                 self.now = Kept::Many(many);
             }
             Kept::Many(many) => {

@@ -41,14 +41,6 @@ pub struct Trend {
     points: ArrayVec<Point, WINDOW>,
 }
 
-/// Enters one, where need be in place of the oldest.
-fn slide<T>(window: &mut ArrayVec<T, WINDOW>, newest: T) {
-    if window.is_full() {
-        window.remove(0);
-    }
-    window.push(newest);
-}
-
 /// What comes of a destination's ports at the present rate.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Forecast {
@@ -105,6 +97,14 @@ impl Trend {
         }
         Some(Forecast::In(f64::from(available - last.in_use) / growth))
     }
+}
+
+/// Enters one, where need be in place of the oldest.
+fn slide<T>(window: &mut ArrayVec<T, WINDOW>, newest: T) {
+    if window.is_full() {
+        window.remove(0);
+    }
+    window.push(newest);
 }
 
 #[cfg(test)]

@@ -201,7 +201,7 @@ pub fn agrees(what: &str, ours: &Value, theirs: Option<u64>) -> Outcome {
 /// So many connections, one end of each closed first; when it returns, all that is left of them are their TIME_WAITs.
 ///
 /// On a machine that stalls, the last FIN is sent twice, and the second ACK meets no socket any more: its RST would end the
-/// TIME_WAIT (RFC 1337). As long as this lasts, it does not.
+/// TIME_WAIT (RFC 1337). As long as this lasts, it does not; for good, the doctor would name the setting.
 pub fn close(netns: &Netns, to: &str, count: usize, first: First) -> Outcome {
     set(netns, "tcp_rfc1337", "1")?;
     let closed = traffic(netns, || {
