@@ -171,6 +171,12 @@ impl Namespace {
         Evidence::new(short, self.sysctl(name), "", format!("/proc/sys/net/{name}"))
     }
 
+    /// The command that sets a sysctl of this namespace, to be typed where the report is read.
+    #[must_use]
+    pub fn setting(&self, key: &str, value: impl fmt::Display) -> String {
+        format!("sysctl -w {key}={value}")
+    }
+
     /// A counter since the namespace was made.
     #[must_use]
     pub fn total(&self, group: &str, name: &str) -> Option<u64> {

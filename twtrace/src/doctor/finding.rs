@@ -49,6 +49,10 @@ pub struct Story {
     pub why: &'static str,
     /// The whole of it: how the kernel does this, when the finding is made, what people believe instead. Paragraphs.
     pub story: &'static str,
+    /// What has to be read for the finding to be made: numbers and thresholds. A row of the table in docs/doctor.md.
+    pub holds: &'static str,
+    /// What looks like it and is not: when the finding is not made.
+    pub does_not: &'static str,
     /// Commands that show the same without twtrace.
     pub by_hand: &'static [&'static str],
     /// Where the facts come from: kernel files and functions, RFCs.

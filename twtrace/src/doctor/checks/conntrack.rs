@@ -34,6 +34,8 @@ pub const FULL: Story = Story {
             The number of entries is the evidence. The counters are not: 'drop' and 'insert_failed' move for other \
             reasons as well.\n\n\
             A SYN that is dropped here leaves no trace in the counters of TCP: it is not in ListenDrops.",
+    holds: "",
+    does_not: "",
     by_hand: &[
         "sysctl net.netfilter.nf_conntrack_count net.netfilter.nf_conntrack_max",
         "dmesg | grep 'nf_conntrack: table full'",
@@ -53,6 +55,8 @@ pub const FILLING: Story = Story {
     story: "See conntrack.full for what happens then. What fills the table is rarely open connections. It is closed ones \
             (conntrack.time-wait), and open ones that nobody closed: those are kept for \
             net.netfilter.nf_conntrack_tcp_timeout_established, five days, after their last packet.",
+    holds: "",
+    does_not: "",
     by_hand: &[
         "sysctl net.netfilter.nf_conntrack_count net.netfilter.nf_conntrack_max",
         "conntrack -L -p tcp | awk '{print $4}' | sort | uniq -c     # by state",
@@ -76,6 +80,8 @@ pub const TIME_WAIT: Story = Story {
             an entry in TIME_WAIT if they find no other.\n\n\
             60 is enough: the entry need not outlive the TIME_WAIT that it was for. No setting of TCP shortens the \
             entries, tcp_fin_timeout no more than tcp_tw_reuse.",
+    holds: "",
+    does_not: "",
     by_hand: &[
         "sysctl net.netfilter.nf_conntrack_tcp_timeout_time_wait",
         "conntrack -L -p tcp --state TIME_WAIT | wc -l",
@@ -94,6 +100,8 @@ pub const ROOM: Story = Story {
     why: "New connections are dropped only when there are nf_conntrack_max entries.",
     story: "net.netfilter.nf_conntrack_count is held against net.netfilter.nf_conntrack_max, network namespace by network \
             namespace. A limit of 0 is none. See conntrack.full for what happens past it.",
+    holds: "",
+    does_not: "",
     by_hand: &["sysctl net.netfilter.nf_conntrack_count net.netfilter.nf_conntrack_max"],
     sources: &["net/netfilter/nf_conntrack_core.c: __nf_conntrack_alloc"],
 };
@@ -106,6 +114,8 @@ pub const OFF: Story = Story {
     story: "nf_conntrack tracks nothing until a rule of a network namespace needs it (NAT, or a match on a connection's \
             state), even where the module is loaded or built in. Another network namespace, such as the one that the \
             machine's rules are in, may track the same connections when they pass.",
+    holds: "",
+    does_not: "",
     by_hand: &["sysctl net.netfilter.nf_conntrack_count", "nft list ruleset | grep -E ' ct |nat'"],
     sources: &["net/netfilter/nf_conntrack_proto.c: nf_ct_netns_get"],
 };

@@ -31,6 +31,8 @@ pub const OVERFLOW: Story = Story {
             is the only sign.\n\n\
             One minisock takes about 256 bytes. A million of them are a quarter of a gigabyte, so on a machine with \
             memory to spare the remedy is a higher limit; on one without, fewer connections (keepalive).",
+    holds: "",
+    does_not: "",
     by_hand: &[
         "nstat -az TcpExtTCPTimeWaitOverflow",
         "grep ^TCP: /proc/net/sockstat          # the number behind tw, FIN_WAIT2 minisocks included",
@@ -48,6 +50,8 @@ pub const BUCKETS: Story = Story {
     story: "The number to hold against net.ipv4.tcp_max_tw_buckets is the one behind 'tw' in /proc/net/sockstat. What \
             ss lists as TIME-WAIT is less: minisocks in FIN_WAIT2, of connections whose peer has not closed yet, \
             take buckets as well. See cost.overflow for what happens when they are all taken.",
+    holds: "",
+    does_not: "",
     by_hand: &["grep ^TCP: /proc/net/sockstat", "sysctl net.ipv4.tcp_max_tw_buckets"],
     sources: &["net/ipv4/inet_timewait_sock.c: inet_twsk_alloc", "net/ipv4/proc.c: sockstat_seq_show"],
 };
@@ -60,6 +64,8 @@ pub const MEMORY: Story = Story {
     story: "A socket in TIME_WAIT is no full socket: the kernel replaces it by a minisock, from the caches tw_sock_TCP \
             and tw_sock_TCPv6, and remembers its local port in one of tcp_bind_bucket (and tcp_bind2_bucket since \
             6.1). No descriptor, no inode, no buffers. The bytes told here are what these caches really hold.",
+    holds: "",
+    does_not: "",
     by_hand: &["sudo grep -E 'tw_sock_TCP|tcp_bind' /proc/slabinfo"],
     sources: &["include/net/inet_timewait_sock.h: struct inet_timewait_sock", "include/linux/tcp.h: tcp_timewait_sock"],
 };
@@ -75,6 +81,8 @@ pub const FIN_WAIT2: Story = Story {
             of the socket. This is all that tcp_fin_timeout does: it has no influence on TIME_WAIT.\n\n\
             Many of them mean that the other program got end-of-file and did not close: a pool that keeps dead \
             connections, or a handler that hangs. There the peer shows as many sockets in CLOSE-WAIT.",
+    holds: "",
+    does_not: "",
     by_hand: &["ss -tan state fin-wait-2 | wc -l", "ss -tanp state close-wait     # on the peer: who does not close"],
     sources: &["net/ipv4/tcp.c: __tcp_close", "net/ipv4/tcp_input.c: tcp_rcv_state_process, case TCP_FIN_WAIT1"],
 };
@@ -91,6 +99,8 @@ pub const HARMLESS: Story = Story {
             A high number is no fault. It is what a busy end that closes first looks like: connections per second times \
             60. It begins to matter in two cases only: when the ports towards one destination run out (ports.*), and \
             when tcp_max_tw_buckets is reached (cost.overflow).",
+    holds: "",
+    does_not: "",
     by_hand: &["ss -s", "ss -Htan state time-wait | wc -l"],
     sources: &["include/net/tcp.h: TCP_TIMEWAIT_LEN", "RFC 9293, section 3.6.1", "RFC 1337"],
 };

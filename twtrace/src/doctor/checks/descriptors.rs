@@ -35,6 +35,8 @@ pub const PROCESS: Story = Story {
             A socket in TIME_WAIT is no part of this: close() gave its descriptor back before TIME_WAIT began, and the \
             minisock belongs to no process. Processes with a limit below 32 are not judged: sandboxes set it so that \
             nothing can be opened. Threads that have descriptors of their own are not seen.",
+    holds: "",
+    does_not: "",
     by_hand: &[
         "ls /proc/PID/fd | wc -l; grep 'open files' /proc/PID/limits",
         "ls -l /proc/PID/fd | awk '{print $NF}' | cut -d: -f1 | sort | uniq -c | sort -n     # what they are",
@@ -54,6 +56,8 @@ pub const SYSTEM: Story = Story {
             processes are left. Where it is low, somebody has lowered it, or a file of sysctl.d from the time of \
             smaller machines has.\n\n\
             The kernel logs 'VFS: file-max limit N reached'.",
+    holds: "",
+    does_not: "",
     by_hand: &["cat /proc/sys/fs/file-nr     # open, 0, limit", "dmesg | grep file-max"],
     sources: &["fs/file_table.c: alloc_empty_file, files_maxfiles_init", "Documentation/admin-guide/sysctl/fs.rst"],
 };
@@ -69,6 +73,8 @@ pub const ROOM: Story = Story {
             Linux has no limit on the descriptors of a user: RLIMIT_NOFILE holds for each process by itself, and \
             'nofile' in limits.conf only says with which limit a user's processes begin. The sums by user are shown to \
             tell who has many.",
+    holds: "",
+    does_not: "",
     by_hand: &["ss -s", "for p in /proc/[0-9]*; do echo $(ls $p/fd | wc -l) $(cat $p/comm); done | sort -n | tail"],
     sources: &["net/ipv4/inet_timewait_sock.c: inet_twsk_alloc", "fs/file.c: alloc_fd", "getrlimit(2)"],
 };

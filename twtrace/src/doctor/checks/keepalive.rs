@@ -42,6 +42,8 @@ pub const SHORT: Story = Story {
             them too: look for max_requests_per_connection: 1 and for a short idle_timeout in the cluster. In programs: \
             one client with its pool for all requests instead of one for each, and read each answer to its end.\n\n\
             Whoever waits the longer should close last: an idle timeout at the server above that of the clients' pools.",
+    holds: "",
+    does_not: "",
     by_hand: &[
         "ss -Htan state time-wait | awk '{print $3, $4}' | sort | uniq -c | sort -n | tail",
         "nstat -d 10 TcpActiveOpens TcpPassiveOpens",
@@ -58,6 +60,8 @@ pub const PEER_CLOSES: Story = Story {
     story: "Tcp ActiveOpens counts every connect(). What is neither in TIME_WAIT here nor at a service of this host \
             was closed by a peer elsewhere. sock_diag cannot tell where such connections went once they are gone; \
             those that are open at the moment give the direction. See keepalive.short-connections for the remedy.",
+    holds: "",
+    does_not: "",
     by_hand: &[
         "nstat -d 10 TcpActiveOpens",
         "sudo twtrace run --by dest     # counts closes by the peer for each service",
@@ -71,6 +75,8 @@ pub const ROOM: Story = Story {
     title: "Few short connections begin here: keepalive would save little",
     why: "No place gets more than ten connections per second whose close left a TIME_WAIT here.",
     story: "See keepalive.short-connections for what is counted, and how.",
+    holds: "",
+    does_not: "",
     by_hand: &["nstat -d 10 TcpActiveOpens TcpPassiveOpens"],
     sources: &["net/ipv4/tcp_output.c: tcp_connect", "net/ipv4/tcp_input.c: tcp_rcv_state_process"],
 };

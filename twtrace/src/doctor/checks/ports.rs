@@ -31,6 +31,8 @@ pub const EXHAUSTED: Story = Story {
             28,232 ports are worth 470 connections per second towards one destination, for ever.\n\n\
             Not counted as available: ports in ip_local_reserved_ports, those that somebody listens on, and those \
             that a client bound before its connect() (ports.bound-first).",
+    holds: "",
+    does_not: "",
     by_hand: &[
         "ss -Htan | awk '{print $5}' | sort | uniq -c | sort -n | tail   # by remote end",
         "sysctl net.ipv4.ip_local_port_range net.ipv4.ip_local_reserved_ports",
@@ -48,6 +50,8 @@ pub const FILLING: Story = Story {
             of them is free it visits the others. Up to half of the range the first try mostly succeeds. Beyond it \
             the search becomes longer and longer: it shows in profiles as __inet_hash_connect and \
             __inet_check_established. At the end stands EADDRNOTAVAIL: see ports.exhausted.",
+    holds: "",
+    does_not: "",
     by_hand: &["ss -Htan dst 192.0.2.1:443 | wc -l", "perf top     # __inet_hash_connect"],
     sources: &["net/ipv4/inet_hashtables.c: __inet_hash_connect"],
 };
@@ -65,6 +69,8 @@ pub const BOUND_FIRST: Story = Story {
             bind() with the others, so as not to be in each other's way. While the first half has room, a connection \
             on a port of the second half had its port bound. (Since 6.18, and in stable kernels with 'tcp: Update \
             bind bucket state on port release', the mark goes away with the last socket that was bound.)",
+    holds: "",
+    does_not: "",
     by_hand: &[
         "strace -f -e trace=bind,connect,setsockopt -p PID    # bind(.., port 0) before connect()",
         "ss -Htan | awk '{n=split($4,a,\":\"); print a[n]%2}' | sort | uniq -c   # parities of local ports",
@@ -84,6 +90,8 @@ pub const ROOM: Story = Story {
     story: "For each destination (local address, remote address, remote port) twtrace counts the local ports held by \
             TIME_WAIT, by open connections and by those in between, and holds them against those that connect() may \
             choose. See ports.exhausted for how the kernel does it.",
+    holds: "",
+    does_not: "",
     by_hand: &["ss -Htan | awk '{print $5}' | sort | uniq -c | sort -n | tail"],
     sources: &["net/ipv4/inet_hashtables.c: __inet_hash_connect"],
 };

@@ -23,6 +23,8 @@ pub const WOULD_HELP: Story = Story {
             peer.\n\n\
             It does nothing for a socket that accepted its connection, and nothing for TIME_WAITs as such: it only \
             lets connect() have their ports.",
+    holds: "",
+    does_not: "",
     by_hand: &[
         "sysctl net.ipv4.tcp_tw_reuse net.ipv4.tcp_tw_reuse_delay net.ipv4.tcp_timestamps",
         "nstat -az TcpExtTWRecycled     # how often connect() took one over",
@@ -40,6 +42,8 @@ pub const NO_TIMESTAMPS: Story = Story {
             net.ipv4.tcp_timestamps = 0 on either is enough to have none. They are on by default (1) and cost twelve \
             bytes a segment; switching them off, as old tuning guides say, also takes PAWS away, which protects fast \
             connections from their own old segments.",
+    holds: "",
+    does_not: "",
     by_hand: &["sysctl net.ipv4.tcp_timestamps", "ss -ti | grep -c ' ts '     # open connections that use them"],
     sources: &["net/ipv4/tcp_ipv4.c: tcp_twsk_unique", "RFC 7323, sections 3 and 5"],
 };
@@ -53,6 +57,8 @@ pub const PEERS: Story = Story {
     story: "sock_diag does not tell whether a connection in TIME_WAIT had timestamps; a trace does. Record one with \
             `twtrace run --format json --events born > FILE` and hand it over with --with-trace FILE: for each peer, \
             births of connections that were opened here are counted, and those among them without timestamps.",
+    holds: "",
+    does_not: "",
     by_hand: &["tcpdump -nn 'tcp[tcpflags] & tcp-syn != 0'     # SYN and SYN-ACK: both should have TS val"],
     sources: &["net/ipv4/tcp_ipv4.c: tcp_twsk_unique", "RFC 7323, section 3.2"],
 };
@@ -67,6 +73,8 @@ pub const ACCEPTING: Story = Story {
             service, which they share with the listener: nothing runs out here. A client that comes back from the \
             same port is let in at once, if its sequence number or its timestamp is newer.\n\n\
             If there are too many nevertheless, let the clients close first, or keep connections open longer.",
+    holds: "",
+    does_not: "",
     by_hand: &["ss -Htan state time-wait | awk '{print $3}' | sort | uniq -c | sort -n | tail   # by local end"],
     sources: &["net/ipv4/tcp_minisocks.c: tcp_timewait_state_process (TCP_TW_SYN)", "net/ipv4/tcp_ipv4.c: tcp_v4_rcv"],
 };
@@ -79,6 +87,8 @@ pub const STATE: Story = Story {
           end that accepts.",
     story: "See reuse.would-help for its values, and for what it asks for. A bind() to a port before connect(), with \
             SO_REUSEADDR at both sockets, takes a TIME_WAIT over at once and whatever the value.",
+    holds: "",
+    does_not: "",
     by_hand: &["sysctl net.ipv4.tcp_tw_reuse net.ipv4.tcp_timestamps", "nstat -az TcpExtTWRecycled"],
     sources: &["net/ipv4/tcp_ipv4.c: tcp_twsk_unique"],
 };

@@ -16,6 +16,8 @@ pub const TW_RECYCLE: Story = Story {
             the kernel is older or a vendor's, and 1 does harm.\n\n\
             Nothing stands in its place. For the end that connects there is tcp_tw_reuse; the end that accepts needs \
             nothing.",
+    holds: "",
+    does_not: "",
     by_hand: &[
         "sysctl net.ipv4.tcp_tw_recycle",
         "grep -rn tw_recycle /etc/sysctl.conf /etc/sysctl.d /usr/lib/sysctl.d",
@@ -36,6 +38,8 @@ pub const FIN_TIMEOUT: Story = Story {
             A lower value does little harm: a peer that takes longer to close gets a RST for what it still sends. It does \
             little good as well, unless there are many in FIN_WAIT2 (cost.fin-wait2). It does not free a port sooner \
             whose TIME_WAIT has begun.",
+    holds: "",
+    does_not: "",
     by_hand: &["sysctl net.ipv4.tcp_fin_timeout", "ss -tano state time-wait | head     # timer:(timewait,59sec,0)"],
     sources: &["include/net/tcp.h: TCP_TIMEWAIT_LEN, tcp_fin_time", "net/ipv4/tcp_minisocks.c: tcp_time_wait"],
 };
@@ -54,6 +58,8 @@ pub const MAX_TW_BUCKETS: Story = Story {
             program may see as ECONNRESET after all went well; and a late segment may be taken for one of a new \
             connection on the same ports. Documentation has said for twenty years that one must not lower it; see \
             cost.overflow for how to see that it happens.",
+    holds: "",
+    does_not: "",
     by_hand: &[
         "sysctl net.ipv4.tcp_max_tw_buckets net.ipv4.tcp_ehash_entries",
         "dmesg | grep 'TCP established hash table entries'     # the default is half of them",
@@ -75,6 +81,8 @@ pub const TW_TIMEOUT: Story = Story {
     story: "Where the sysctl is there, TIME_WAIT really lasts as many seconds as it says, from 1 to 600, and twtrace counts \
             with that. A shorter TIME_WAIT gives up what it is for in proportion: RFC 9293 asks for two maximum segment \
             lifetimes, four minutes; 60 seconds is what Linux has always made of it.",
+    holds: "",
+    does_not: "",
     by_hand: &["sysctl net.ipv4.tcp_tw_timeout", "ss -tano state time-wait | head     # the longest that is left"],
     sources: &["include/net/tcp.h: TCP_TIMEWAIT_LEN", "RFC 9293, section 3.4.2"],
 };
@@ -92,6 +100,8 @@ pub const RFC1337: Story = Story {
             ip-sysctl.rst says 'If unset, we are not conforming to RFC, but prevent TCP TIME_WAIT assassination'. The \
             code says the opposite: it is when unset that the minisock is killed.\n\n\
             1 does no harm. It has no effect on how many TIME_WAITs there are, but for those that a RST would have ended.",
+    holds: "",
+    does_not: "",
     by_hand: &["sysctl net.ipv4.tcp_rfc1337", "sudo twtrace run --cause reset     # how many end that way"],
     sources: &[
         "net/ipv4/tcp_minisocks.c: tcp_timewait_state_process",
@@ -115,6 +125,8 @@ pub const LINGER0: Story = Story {
             Resets are right where nothing can be lost: a health check that has seen its answer (HAProxy does so), a load \
             generator, a connection that is known to be broken. As a remedy for TIME_WAIT they are the wrong one: let \
             the other end close first, or keep connections open.",
+    holds: "",
+    does_not: "",
     by_hand: &[
         "nstat -d 10 TcpExtTCPAbortOnData TcpExtTCPAbortOnClose TcpOutRsts TcpActiveOpens TcpPassiveOpens",
         "strace -f -e trace=setsockopt -p PID     # SO_LINGER, {l_onoff=1, l_linger=0}",
@@ -135,6 +147,8 @@ pub const TIMESTAMPS: Story = Story {
             What goes with them: PAWS, which a connection of more than 4 GiB within a few minutes needs; tcp_tw_reuse; the \
             second way to take a SYN in TIME_WAIT for a new one; round-trip times for segments that were sent again; and \
             window scaling and SACK on connections that begin with a SYN cookie.",
+    holds: "",
+    does_not: "",
     by_hand: &["sysctl net.ipv4.tcp_timestamps", "ss -ti | grep -c ' ts '     # open connections that use them"],
     sources: &["RFC 7323, sections 1.3 and 5", "net/ipv4/tcp_minisocks.c: tcp_timewait_state_process"],
 };
@@ -149,6 +163,8 @@ pub const TW_REUSE: Story = Story {
             one that only accepts. It is safe as far as timestamps are: they keep old segments out as TIME_WAIT would \
             have. The default, 2, allows it on loopback, where nothing can be old. See reuse.state for what it means on \
             this machine now, and reuse.would-help for the rules.",
+    holds: "",
+    does_not: "",
     by_hand: &["sysctl net.ipv4.tcp_tw_reuse", "nstat -az TcpExtTWRecycled     # how often connect() took one over"],
     sources: &["net/ipv4/tcp_ipv4.c: tcp_twsk_unique", "RFC 6191"],
 };
@@ -163,6 +179,8 @@ pub const SYNCOOKIES: Story = Story {
             otherwise; what they lack (window scaling and SACK, if there are no timestamps) is worth less than the \
             connection. Guides that switch them off mean busy servers, whose queues are full without an attack; for those \
             the remedy is a longer backlog. See listen.syn-queue.",
+    holds: "",
+    does_not: "",
     by_hand: &["sysctl net.ipv4.tcp_syncookies", "nstat -az TcpExtTCPReqQFullDrop TcpExtTCPReqQFullDoCookies"],
     sources: &["net/ipv4/tcp_input.c: tcp_conn_request, tcp_syn_flood_action", "RFC 4987, section 3.6"],
 };
@@ -176,6 +194,8 @@ pub const ABORT_ON_OVERFLOW: Story = Story {
     story: "This is about what files set at boot; listen.abort-on-overflow tells what is set now, and whether it did harm. \
             The setting is found in guides for busy servers, and does the opposite of what these want: it makes no room, \
             and turns bursts that would have passed into ECONNRESET.",
+    holds: "",
+    does_not: "",
     by_hand: &["grep -rn abort_on_overflow /etc/sysctl.conf /etc/sysctl.d", "sysctl net.ipv4.tcp_abort_on_overflow"],
     sources: &["net/ipv4/tcp_minisocks.c: tcp_check_req"],
 };
@@ -189,6 +209,8 @@ pub const NONE: Story = Story {
             boot. A file of an earlier directory hides those of its name in later ones, and of two lines about one sysctl \
             the later counts. systemd does not read /etc/sysctl.conf, unless a file of a directory links to it; `sysctl \
             --system` and `sysctl -p` do.",
+    holds: "",
+    does_not: "",
     by_hand: &["systemd-analyze cat-config sysctl.d", "sysctl -a --pattern 'tcp_(tw|max_tw|fin|rfc|timestamps|sync)'"],
     sources: &["sysctl.d(5)", "Documentation/networking/ip-sysctl.rst"],
 };

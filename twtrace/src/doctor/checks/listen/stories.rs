@@ -15,6 +15,8 @@ pub const QUEUE_FULL: Story = Story {
             The queue fills because the program does not call accept() often enough: it is out of CPU, of threads, of \
             descriptors, or waits for something else. A longer queue carries a burst; it does not help a program \
             that is too slow at all times.",
+    holds: "",
+    does_not: "",
     by_hand: &["ss -ltn     # Recv-Q: waiting, Send-Q: the limit", "nstat -az TcpExtListenOverflows TcpExtListenDrops"],
     sources: &[
         "include/net/sock.h: sk_acceptq_is_full",
@@ -34,6 +36,8 @@ pub const OVERFLOWS: Story = Story {
             it again. ListenDrops moves for these and for other reasons (no memory, no route, a full SYN queue \
             without cookies). Both count since the namespace began: only what moves now is of interest now.\n\n\
             Each listener has a count of its own, sk_drops: `ss -lmtn` shows it as the d in skmem.",
+    holds: "",
+    does_not: "",
     by_hand: &[
         "nstat -az TcpExtListenOverflows TcpExtListenDrops",
         "ss -lmtn     # skmem:(..,dN): drops of each listener",
@@ -60,6 +64,8 @@ pub const SYN_QUEUE: Story = Story {
             nothing: nobody is refused, but window scaling and the like are lost where there are no timestamps. Many \
             requests are a SYN flood, or clients that our SYN-ACK does not reach. Each is given up after \
             net.ipv4.tcp_synack_retries (5: 63 seconds).",
+    holds: "",
+    does_not: "",
     by_hand: &[
         "ss -Htan state syn-recv | awk '{print $3}' | sort | uniq -c | sort -n",
         "nstat -az TcpExtTCPReqQFullDoCookies TcpExtTCPReqQFullDrop TcpExtSyncookiesSent TcpExtSyncookiesFailed",
@@ -79,6 +85,8 @@ pub const ABORT: Story = Story {
     story: "The setting turns a short burst into errors at the clients. It never makes room. It is of use only where \
             clients should go to another server at once, and where that is really what they do on ECONNRESET. The \
             RSTs are counted in TcpExt EmbryonicRsts.",
+    holds: "",
+    does_not: "",
     by_hand: &["sysctl net.ipv4.tcp_abort_on_overflow", "nstat -az TcpExtEmbryonicRsts"],
     sources: &[
         "net/ipv4/tcp_minisocks.c: tcp_check_req",
@@ -97,6 +105,8 @@ pub const LOW_BACKLOG: Story = Story {
             somaxconn. The number is read at listen(): a higher somaxconn takes effect when the program listens \
             anew.\n\n\
             A longer queue costs a few hundred bytes for each connection that waits, and nothing otherwise.",
+    holds: "",
+    does_not: "",
     by_hand: &["ss -ltnp     # Send-Q is the limit", "sysctl net.core.somaxconn"],
     sources: &["net/socket.c: __sys_listen", "net/ipv4/af_inet.c: inet_listen"],
 };
@@ -109,6 +119,8 @@ pub const ROOM: Story = Story {
     story: "Of each listener the accept queue is held against its limit, the requests (SYN-RECV) against the same limit, \
             and its drops are read. TcpExt ListenOverflows, ListenDrops, TCPReqQFullDoCookies and TCPReqQFullDrop \
             tell what happened since the namespace began.",
+    holds: "",
+    does_not: "",
     by_hand: &["ss -ltn", "nstat -az | grep -E 'Listen|ReqQ|Syncookies'"],
     sources: &["net/ipv4/inet_diag.c: inet_diag_dump_icsk", "net/ipv4/tcp_diag.c: tcp_diag_get_info"],
 };
