@@ -174,7 +174,13 @@ impl Namespace {
     /// The command that sets a sysctl of this namespace, to be typed where the report is read.
     #[must_use]
     pub fn setting(&self, key: &str, value: impl fmt::Display) -> String {
-        format!("sysctl -w {key}={value}")
+        self.command(&format!("sysctl -w {key}={value}"))
+    }
+
+    /// A command that is to act in this namespace, as it is typed where the report is read.
+    #[must_use]
+    pub fn command(&self, command: &str) -> String {
+        command.to_owned()
     }
 
     /// A counter since the namespace was made.
