@@ -1,6 +1,7 @@
 //! What was read, before anybody judges it.
 
 use std::{
+    cmp::Reverse,
     collections::{BTreeMap, HashMap},
     fmt,
     net::IpAddr,
@@ -12,11 +13,11 @@ use super::finding::{Evidence, Missed};
 use crate::{
     host::{
         conntrack::{Conntrack, Stats},
-        counters::{Snmp, Sockstat},
+        counters::{Snmp, Sockstat, TcpLimits},
         openers::Remote,
         processes::Census,
         slab::Slab,
-        sockets::{Listener, Sockets},
+        sockets::{Listener, Sample, Sockets},
         sysctl_files::SysctlFiles,
     },
     model::occupancy::choosable,
@@ -66,6 +67,8 @@ pub struct Machine {
     pub census: Census,
     /// What sets sysctls at boot.
     pub files: SysctlFiles,
+    /// What bounds TCP in all namespaces together.
+    pub tcp: TcpLimits,
 }
 
 impl Machine {
@@ -73,6 +76,24 @@ impl Machine {
     #[must_use]
     pub fn owner(&self, inode: u32) -> Option<Owner<'_>> {
         self.named(*self.census.owners.get(&inode)?)
+    }
+
+    /// The processes that have these sockets with how many of them each has, the most first; `None` for those of which no
+    /// process is known.
+    #[must_use]
+    pub fn owners<'a>(&self, samples: impl IntoIterator<Item = &'a Sample>) -> Vec<(Option<Owner<'_>>, u64)> {
+        let mut counts: BTreeMap<Option<u32>, u64> = BTreeMap::new();
+        for sample in samples {
+            *counts.entry(self.census.owners.get(&sample.inode).copied()).or_default() += 1;
+        }
+        let mut owners: BTreeMap<Option<u32>, (Option<Owner<'_>>, u64)> = BTreeMap::new();
+        for (pid, count) in counts {
+            let owner = pid.and_then(|pid| self.named(pid));
+            owners.entry(owner.map(|owner| owner.pid)).or_insert((owner, 0)).1 += count;
+        }
+        let mut owners: Vec<_> = owners.into_values().collect();
+        owners.sort_by_key(|(owner, count)| (Reverse(*count), owner.map(|owner| owner.pid)));
+        owners
     }
 
     /// A process with its name.

@@ -13,7 +13,7 @@ use crate::{
     host::{
         Host,
         conntrack::{self, Stats},
-        counters::{Snmp, Sockstat},
+        counters::{Snmp, Sockstat, TcpLimits},
         meminfo,
         netns::{self, Netns},
         occupancy,
@@ -35,8 +35,8 @@ const OPENERS: Duration = Duration::from_millis(600);
 const BUSY: u64 = 10;
 /// The most services whose clients are looked for.
 const SERVICES: usize = 16;
-/// The most sockets whose owner is looked for: listeners, and one of each destination.
-const OWNERS: usize = 4096;
+/// The most sockets whose owner is looked for: listeners, one of each destination, and samples of each state.
+const OWNERS: usize = 1 << 16;
 
 /// Which namespaces are looked into.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -219,7 +219,8 @@ fn machine<'a>(host: &Host, sockets: impl Iterator<Item = &'a Sockets>, missed: 
     let wanted: HashSet<u32> = sockets
         .flat_map(|sockets| {
             let listeners = sockets.listeners.iter().map(|listener| listener.inode);
-            listeners.chain(sockets.opened.values().filter_map(|ends| ends.inode))
+            let opened = sockets.opened.values().filter_map(|ends| ends.inode);
+            listeners.chain(opened).chain(sockets.samples.iter().map(|sample| sample.inode))
         })
         .filter(|inode| *inode != 0)
         .take(OWNERS)
@@ -254,5 +255,5 @@ fn machine<'a>(host: &Host, sockets: impl Iterator<Item = &'a Sockets>, missed: 
             remedy: as_root(""),
         });
     }
-    Machine { memory: meminfo::memory_bytes(host), slabs: slabs.ok(), census, files }
+    Machine { memory: meminfo::memory_bytes(host), slabs: slabs.ok(), census, files, tcp: TcpLimits::read(host) }
 }
