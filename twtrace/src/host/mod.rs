@@ -18,6 +18,7 @@ pub mod processes;
 pub mod slab;
 pub mod sockets;
 pub mod sysctl_files;
+pub mod sysctl_scope;
 
 #[cfg(test)]
 mod recorded;
