@@ -9,4 +9,5 @@ pub mod facts;
 pub mod finding;
 pub mod gather;
 pub mod report;
+pub mod severity;
 pub mod trace;
