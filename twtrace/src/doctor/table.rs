@@ -123,13 +123,13 @@ fn row(facts: &Facts, namespace: &Namespace, state: u8, name: &str, minisocks: u
     }
 }
 
-/// It for people; empty where there are no sockets.
+/// It for people, with what each namespace is called; empty where there are no sockets.
 #[must_use]
-pub fn text(tables: &[Table]) -> String {
+pub fn text(tables: &[Table], called: impl Fn(u32) -> String) -> String {
     let mut out = String::new();
     for table in tables.iter().filter(|table| table.sockets > 0) {
-        let place = if tables.len() > 1 { format!(" of namespace {}", table.netns) } else { String::new() };
-        let _ = writeln!(out, "\nSockets{place}:");
+        let place = if tables.len() > 1 { format!(" of namespace {}", called(table.netns)) } else { String::new() };
+        let _ = writeln!(out, "\nSockets{}:", Plain(&place));
         let names = table.states.iter().map(|row| row.state.width()).max().unwrap_or(0);
         let counts = table.states.iter().map(|row| row.sockets.to_string().len()).max().unwrap_or(0);
         for row in &table.states {

@@ -218,6 +218,7 @@ fn kept(
         .shown_by(silence(samples.iter().copied()))
         .shown_by(placed(&places))
         .shown_by(owner.map(|owner| owner.shown("held by")))
+        .shown_by(container(namespace))
         .to_do(steps);
     match state {
         TCP_FIN_WAIT2 => finding
@@ -225,6 +226,12 @@ fn kept(
             .avoid(["do not lower tcp_fin_timeout: it ends only FIN_WAIT2 sockets that no process holds any more"]),
         _ => finding.avoid(["do not look for a sysctl: no timeout ends CLOSE_WAIT, only close() does"]),
     }
+}
+
+/// The container that the namespace belongs to, and so whoever holds its sockets.
+fn container(namespace: &Namespace) -> Option<Evidence> {
+    let container = namespace.place.container.as_ref()?;
+    Some(Evidence::new("container", container.to_string(), "", "/proc/PID/cgroup"))
 }
 
 /// The socket that listens at a place.
@@ -281,6 +288,7 @@ fn closing(facts: &Facts, namespace: &Namespace) -> Option<Finding> {
             Evidence::new("held by no process", orphans, "orphans", "sock_diag"),
         ])
         .shown_by(silence(stuck.iter().copied()))
+        .shown_by([namespace.set("ipv4/tcp_orphan_retries")])
         .shown_by(placed(&places));
     let owners = facts.machine.owners(stuck.iter().copied());
     Some(

@@ -8,6 +8,10 @@ use crate::{
     },
 };
 
+fn name(netns: u32) -> String {
+    netns.to_string()
+}
+
 fn facts() -> Facts {
     let held = |state, inode| Sample { inode, ..sample(state) };
     let mut facts = Fixture::quiet()
@@ -53,7 +57,7 @@ fn every_socket_is_in_one_row() {
 #[test]
 fn people_get_it_aligned() {
     assert_eq!(
-        text(&Table::all(&facts())),
+        text(&Table::all(&facts()), name),
         "\nSockets:\n\
          \x20 LISTEN        1  nginx (42) 1\n\
          \x20 SYN-RECV      7\n\
@@ -62,13 +66,13 @@ fn people_get_it_aligned() {
          \x20 FIN-WAIT-2    9  no process 2, minisocks 3\n\
          \x20 TIME-WAIT   120\n"
     );
-    assert_eq!(text(&Table::all(&Fixture::quiet().facts())), "");
-    assert_eq!(text(&Table::all(&Facts::default())), "");
+    assert_eq!(text(&Table::all(&Fixture::quiet().facts()), name), "");
+    assert_eq!(text(&Table::all(&Facts::default()), name), "");
 }
 
 #[test]
 fn names_do_not_steer_the_terminal() {
     let facts =
         Fixture::quiet().owner(1, 42, "x\u{1b}[2J").sample(Sample { inode: 1, ..sample(TCP_ESTABLISHED) }).facts();
-    assert!(text(&Table::all(&facts)).chars().all(|c| c == '\n' || !c.is_control()));
+    assert!(text(&Table::all(&facts), name).chars().all(|c| c == '\n' || !c.is_control()));
 }

@@ -74,7 +74,7 @@ pub(super) fn first(facts: &Facts, namespace: &Namespace) -> Option<Finding> {
     evidence.extend(halves);
     evidence.push(Evidence::new("bound and not connected", inactive, "ports", "sock_diag, since Linux 6.8"));
     if let Some((owner, second, first)) = found.owner {
-        let unit = format!("open connections on the second half, {first} on the first");
+        let unit = format!("sockets on the second half, {first} on the first");
         evidence.push(Evidence::new(format!("of {owner}"), second, unit, "sock_diag, /proc/PID/fd"));
     }
     evidence.push(range_set(namespace));

@@ -1,5 +1,6 @@
 use super::*;
 use crate::doctor::checks::fixture::{Fixture, destination, ids, listening, number, sample, severity, shown, the};
+use crate::doctor::places::{Container, Reach, Runtime};
 use crate::host::{counters::Sockstat, diag::TCP_ESTABLISHED, sockets::Ends};
 
 /// A socket accepted at 10.0.0.1:8080 that was silent for so long.
@@ -34,6 +35,19 @@ fn a_program_that_does_not_close_is_named() {
         found[0].to_do[0].contains("ss -tnp state close-wait") && found[0].to_do[0].contains("pid=42,"),
         "{found:?}"
     );
+}
+
+#[test]
+fn a_pile_in_a_container_names_it() {
+    let facts = std::iter::repeat_n(stays(TCP_CLOSE_WAIT, 5000), 200).fold(Fixture::quiet(), Fixture::sample);
+    let facts = facts.namespace(|namespace| {
+        let id = "0123456789ab".to_owned();
+        namespace.place.container = Some(Container { runtime: Runtime::Docker, id });
+        namespace.place.reach = Reach::Process(77);
+    });
+    let found = Fixture::from(facts).asked(check);
+    assert_eq!(shown(&found[0], "container").as_deref(), Some("docker 0123456789ab"));
+    assert!(found[0].to_do[0].contains("nsenter --net=/proc/77/ns/net ss -tnp state close-wait"), "{found:?}");
 }
 
 #[test]
