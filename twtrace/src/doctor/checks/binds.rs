@@ -92,6 +92,7 @@ pub fn check(facts: &Facts, namespace: &Namespace) -> Vec<Finding> {
         let listeners = namespace.sockets.listeners.len();
         let sentence = match listeners {
             0 => "nobody listens here, and no port waits for connections of a former listener".to_owned(),
+            1 => "connect() cannot take the port of the one listening socket".to_owned(),
             _ => format!("connect() can take the port of none of the {listeners} listening sockets"),
         };
         findings.push(Finding::new(&FREE, Severity::Fine, sentence).shown_by([range(namespace), reserved(namespace)]));

@@ -211,7 +211,7 @@ fn full(facts: &Facts, namespace: &Namespace, destination: &Destination, ends: &
         ));
     }
     evidence.extend(owner.map(|owner| owner.shown("opened by")));
-    let by = format!("{most} by {}", state.name());
+    let by = if most == held { format!("all by {}", state.name()) } else { format!("{most} by {}", state.name()) };
     let over = over(ends, available);
     let (story, severity, sentence) = if left == 0 {
         let sentence = format!("no port is left from {place}: {held} of {available} are held, {by}");

@@ -108,7 +108,10 @@ pub fn doctor_not_bound() -> Outcome {
     said.lacks("ports.bound-first")?;
     // Whoever starts it again has to wait, or set SO_REUSEADDR.
     let finding = said.finds("binds.no-listener", "note")?;
-    finding.shows("TIME_WAIT", 120)?;
+    // A client that gets the port of an earlier one takes its TIME_WAIT over.
+    if !finding.evidence("TIME_WAIT")?.as_u64().is_some_and(|count| (90..=120).contains(&count)) {
+        return Err(format!("not about 120 TIME_WAITs: {:#}", finding.0));
+    }
     agrees("TIME_WAIT", finding.evidence("TIME_WAIT")?, ss(&netns, &["state", "time-wait", "sport", "=", ":20051"])?)?;
     let left = finding.evidence("last TIME_WAIT gone in")?.as_u64();
     if !left.is_some_and(|seconds| (40..=61).contains(&seconds)) {

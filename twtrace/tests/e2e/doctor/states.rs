@@ -77,7 +77,9 @@ pub fn doctor_table() -> Outcome {
         return Err(format!("the owner is not told: {said}"));
     }
     if let Some(text) = other(&netns, "ss", &["-s"])? {
-        let ours = format!("estab {}", row(&said, "ESTAB").map_or(&Value::Null, |row| &row["sockets"]));
+        let count = |state| row(&said, state).and_then(|row| row["sockets"].as_u64()).unwrap_or_default();
+        // Tcp CurrEstab, which has those in CLOSE_WAIT too.
+        let ours = format!("estab {}", count("ESTAB") + count("CLOSE-WAIT"));
         let minisocks: u64 =
             ["FIN-WAIT-2", "TIME-WAIT"].iter().filter_map(|state| row(&said, state)?["minisocks"].as_u64()).sum();
         if !text.contains(&ours) || !text.contains(&format!("timewait {minisocks}")) {

@@ -34,7 +34,7 @@ fn half_of_the_ports_is_the_border() {
     assert_eq!((ids(&half), half[0].severity), (vec!["ports.filling"], Severity::Warning));
     assert_eq!(
         half[0].sentence,
-        "500 of 1000 ports from 10.0.0.1 to 10.0.0.2:443 are held, 500 by TIME_WAIT: 500 are left"
+        "500 of 1000 ports from 10.0.0.1 to 10.0.0.2:443 are held, all by TIME_WAIT: 500 are left"
     );
     assert_eq!(number(&half[0], "ports held"), Some(500.0));
     assert_eq!(number(&half[0], "sustainable without reuse"), Some(1000.0 / 60.0));
@@ -80,7 +80,7 @@ fn reserved_ports_and_those_listened_on_are_not_available() {
     let found = Fixture::from(facts).asked(check);
     assert_eq!(
         found[0].sentence,
-        "450 of 900 ports from 10.0.0.1 to 10.0.0.2:443 are held, 450 by TIME_WAIT: 450 are left"
+        "450 of 900 ports from 10.0.0.1 to 10.0.0.2:443 are held, all by TIME_WAIT: 450 are left"
     );
 }
 
@@ -150,7 +150,7 @@ fn the_state_that_holds_the_ports_decides_what_to_do() {
         assert_eq!(found.severity, Severity::Critical);
         assert_eq!(
             found.sentence,
-            format!("no port is left from 10.0.0.1 to 10.0.0.2:443: 1000 of 1000 are held, 1000 by {name}")
+            format!("no port is left from 10.0.0.1 to 10.0.0.2:443: 1000 of 1000 are held, all by {name}")
         );
         assert!(found.to_do[0].starts_with(step), "{found:?}");
         assert!(found.to_do.iter().all(|step| !step.contains("keep connections open")), "{found:?}");
