@@ -4,7 +4,7 @@
 use std::{
     collections::{HashMap, HashSet},
     io, thread,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use super::facts::{Facts, Machine, Namespace, SYSCTLS, time_wait_ms};
@@ -16,10 +16,11 @@ use crate::{
         counters::{Snmp, Sockstat},
         meminfo,
         netns::{self, Netns},
+        nginx::{self, Nginx},
         occupancy,
-        openers::{self, Remote},
+        openers::{self, Remote, Wanted},
         processes, slab,
-        sockets::{self, Ends, Frame, Sockets},
+        sockets::{self, Frame, Sockets},
         sysctl_files,
     },
     sink::human::Many,
@@ -33,6 +34,14 @@ const CENSUS: Duration = Duration::from_millis(400);
 const OPENERS: Duration = Duration::from_millis(600);
 /// TIME_WAITs begun in a second that make a service busy.
 const BUSY: u64 = 10;
+/// TIME_WAITs begun in ten seconds that do.
+const BUSY_LATELY: u64 = 100;
+/// Connections opened in a second that leave nothing here: so many, and it is looked where they go.
+const UNTOLD: f64 = 25.0;
+/// The shortest time over which connections are counted for that.
+const GLANCE: Duration = Duration::from_millis(100);
+/// The most nginxes whose configuration is read.
+const NGINXES: usize = 8;
 /// The most services whose clients are looked for.
 const SERVICES: usize = 16;
 /// The most sockets whose owner is looked for: listeners, and one of each destination.
@@ -84,16 +93,8 @@ impl<'a> Gatherer<'a> {
                 Err(error) => missed.push(unseen(netns.inum(), &error)),
             }
         }
-        let machine = machine(self.host, seen.iter().map(|(.., look)| &look.sockets), &mut missed);
-        let until = Instant::now() + OPENERS;
-        for (_, netns, look) in &mut seen {
-            let wanted = busy(&look.sockets, &machine);
-            let left = until.saturating_duration_since(Instant::now());
-            if !wanted.is_empty() && !left.is_zero() {
-                let find = || openers::find(self.host, &wanted, &machine.census.processes, left);
-                look.openers = netns.run(find).unwrap_or_default();
-            }
-        }
+        let mut machine = machine(self.host, seen.iter().map(|(.., look)| &look.sockets), &mut missed);
+        self.watch(&mut seen, &mut machine, &mut missed);
         let oldest = self.last.values().map(|(at, ..)| at.elapsed()).max().unwrap_or_default();
         thread::sleep(window.saturating_sub(oldest));
         let mut namespaces = Vec::new();
@@ -121,6 +122,69 @@ impl<'a> Gatherer<'a> {
         self.last = last;
         Ok(Facts { kernel: self.host.kernel_release(), namespaces, machine, trace: None, missed })
     }
+
+    /// Looks for those who open short connections, and for where these go, in the namespaces in which there are some.
+    fn watch(&self, seen: &mut [(usize, &Netns, Namespace)], machine: &mut Machine, missed: &mut Vec<Missed>) {
+        let shortest = self.last.values().map(|(at, ..)| at.elapsed()).min().unwrap_or(GLANCE);
+        thread::sleep(GLANCE.saturating_sub(shortest));
+        let until = Instant::now() + OPENERS;
+        let mut any = false;
+        for (_, netns, look) in seen {
+            let wanted = Wanted {
+                remotes: busy(&look.sockets),
+                all: self.untold(netns, &look.sockets).is_some_and(|rate| rate >= UNTOLD),
+                listens: look.sockets.listeners.iter().map(|listener| listener.port).collect(),
+            };
+            if wanted.remotes.is_empty() && !wanted.all {
+                continue;
+            }
+            any = true;
+            let left = until.saturating_duration_since(Instant::now());
+            if !left.is_zero() {
+                let watch = || openers::watch(self.host, &wanted, &machine.census.processes, left);
+                let watched = netns.run(watch).unwrap_or_default();
+                (look.openers, look.came, look.looks) = (watched.openers, watched.came, watched.looks);
+            }
+        }
+        if any {
+            let pids = machine.census.processes.iter().filter(|it| it.comm == "nginx").map(|it| it.pid);
+            machine.nginxes = nginxes(self.host, pids, missed);
+        }
+    }
+
+    /// Connections opened here per second since the first look, without those that left a TIME_WAIT here.
+    fn untold(&self, netns: &Netns, sockets: &Sockets) -> Option<f64> {
+        let (at, before, _) = self.last.get(&netns.inum())?;
+        let seconds = at.elapsed().as_secs_f64();
+        let now = netns.run(|| counters(self.host)).ok()?;
+        let opens = |snmp: &Snmp| snmp.get("Tcp", "ActiveOpens");
+        let opened = opens(&now)?.saturating_sub(opens(before)?) as f64 / seconds;
+        let told: u64 = sockets.opened.values().chain(sockets.accepted.values()).map(|ends| ends.young).sum();
+        Some(opened - told as f64)
+    }
+}
+
+/// What the nginxes that these processes belong to are configured with.
+fn nginxes(host: &Host, pids: impl Iterator<Item = u32>, missed: &mut Vec<Missed>) -> Vec<Nginx> {
+    let mut found: Vec<Nginx> = Vec::new();
+    for pid in pids {
+        if found.len() == NGINXES || found.iter().any(|nginx| nginx.has(pid)) {
+            continue;
+        }
+        match nginx::read(host, pid) {
+            Ok(nginx) => found.push(nginx),
+            Err(error) => {
+                missed.push(Missed {
+                    what: format!("what nginx ({pid}) is configured with"),
+                    why: error.to_string(),
+                    remedy: as_root(""),
+                });
+                // The others of its are no better.
+                return found;
+            }
+        }
+    }
+    found
 }
 
 /// The first look at the counters of each namespace. One that cannot be looked into is told of at the second.
@@ -195,20 +259,19 @@ fn look(host: &Host, inum: u32) -> io::Result<Namespace> {
     let sysctls = SYSCTLS.into_iter().map(|name| (name, host.sysctl(name))).collect();
     let (range, reserved) = occupancy::local_ports(host)?;
     let frame = Frame { range: range.clone(), time_wait_ms: time_wait_ms(host.sysctl("net/ipv4/tcp_tw_timeout")) };
+    let at = Some(SystemTime::now());
     let sockets = sockets::look(&frame)?;
-    Ok(Namespace { reserved, sockets, hash_slots: hash_slots(host), ..Namespace::new(inum, sysctls, range) })
+    Ok(Namespace { at, reserved, sockets, hash_slots: hash_slots(host), ..Namespace::new(inum, sysctls, range) })
 }
 
-/// Services that connections are opened to by somebody here, many of them and short ones, and it is not known by whom.
-fn busy(sockets: &Sockets, machine: &Machine) -> HashSet<Remote> {
-    let is_known = |ends: &Ends| ends.inode.is_some_and(|inode| machine.owner(inode).is_some());
+/// Services that somebody here opens many short connections to, or did a moment ago.
+fn busy(sockets: &Sockets) -> HashSet<Remote> {
     let opened = sockets.opened.iter().map(|(to, ends)| ((to.raddr, to.rport), ends));
-    let known: HashSet<Remote> = opened.clone().filter(|(_, ends)| is_known(ends)).map(|(remote, _)| remote).collect();
     let accepted = sockets.accepted.iter().map(|(service, ends)| ((service.laddr, service.lport), ends));
     let mut busy: Vec<(u64, Remote)> = opened
         .chain(accepted)
-        .filter(|(remote, ends)| ends.young >= BUSY && !known.contains(remote))
-        .map(|(remote, ends)| (ends.young, remote))
+        .filter(|(_, ends)| ends.young >= BUSY || ends.recent >= BUSY_LATELY)
+        .map(|(remote, ends)| (ends.young.max(ends.recent / 10), remote))
         .collect();
     busy.sort_unstable_by(|a, b| b.cmp(a));
     busy.into_iter().take(SERVICES).map(|(_, remote)| remote).collect()
@@ -253,5 +316,5 @@ fn machine<'a>(host: &Host, sockets: impl Iterator<Item = &'a Sockets>, missed: 
             remedy: as_root(""),
         });
     }
-    Machine { memory: meminfo::memory_bytes(host), slabs: slabs.ok(), census, files }
+    Machine { memory: meminfo::memory_bytes(host), slabs: slabs.ok(), census, files, nginxes: Vec::new() }
 }
