@@ -143,7 +143,7 @@ pub fn text(report: &Report, style: Style) -> String {
         }
     }
     if !verdict.id.is_empty() {
-        let _ = writeln!(out, "\nThe whole story of one of them: twtrace doctor --explain {}", verdict.id);
+        let _ = writeln!(out, "\nExplain a finding: twtrace doctor --explain {}", verdict.id);
     }
     out
 }
@@ -233,7 +233,7 @@ pub fn explain(story: &Story, findings: &[Finding], style: Style) -> String {
     let mut here = findings.iter().filter(|finding| finding.id == story.id).peekable();
     let _ = writeln!(out, "\nHere and now:");
     if here.peek().is_none() {
-        let _ = writeln!(out, "  this does not hold");
+        let _ = writeln!(out, "  this finding does not hold");
     }
     for finding in here {
         out.push_str(&one(finding, true, style));
@@ -246,9 +246,14 @@ pub fn explain(story: &Story, findings: &[Finding], style: Style) -> String {
 pub fn page() -> String {
     let mut page = String::from(
         "<!-- Written by `cargo xtask docs` from twtrace/src/doctor/checks; change it there. -->\n\n# What `twtrace doctor` \
-         finds\n\nEach finding has an id that stays; `twtrace doctor --explain ID` prints what stands here, and whether it \
-         holds on this machine. docs/doctor.schema.json describes the lines of `--format json`.\n",
+         finds\n\nEach finding has a stable id. `twtrace doctor --explain ID` prints the text below and whether the finding holds \
+         on this machine. docs/doctor.schema.json describes the lines of `--format json`.\n\n## When each finding holds\n\n\
+         | finding | holds when | does not hold |\n|---|---|---|\n",
     );
+    let cell = |text: &str| text.replace('|', "\\|");
+    for Story { id, holds, does_not, .. } in checks::stories() {
+        let _ = writeln!(page, "| [{id}](#{}) | {} | {} |", id.replace('.', ""), cell(holds), cell(does_not));
+    }
     for question in &QUESTIONS {
         let _ = writeln!(page, "\n## {}", question.asks);
         for story in question.stories {

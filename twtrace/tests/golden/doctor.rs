@@ -213,7 +213,7 @@ fn the_whole_story() {
     };
     let explained = |facts: &Facts| report::explain(story, &checks::examine(facts), PLAIN);
     assert_snapshot!("explain", explained(&warning()));
-    assert!(explained(&fine()).ends_with("Here and now:\n  this does not hold\n"));
+    assert!(explained(&fine()).ends_with("Here and now:\n  this finding does not hold\n"));
 }
 
 #[test]
