@@ -159,7 +159,7 @@ fn full(facts: &Facts, namespace: &Namespace, destination: &Destination, ends: &
         Evidence::new("FIN_WAIT2", ends.fin_wait2, "minisocks", "sock_diag"),
         Evidence::new("established", ends.established, "sockets", "sock_diag"),
         Evidence::new("other states", ends.other, "sockets", "sock_diag"),
-        Evidence::new("TIME_WAITs begun", ends.per_s(namespace.opens_per_s()), "1/s", "sock_diag: the age of each"),
+        namespace.begun(ends),
         sustainable("sustainable without reuse", namespace, available),
         range_set(namespace),
         namespace.set("ipv4/tcp_tw_reuse"),
