@@ -138,6 +138,8 @@ pub struct Namespace {
     pub came: HashMap<Remote, Came>,
     /// How often they were listed; 0 if there was no reason to.
     pub looks: u32,
+    /// Processes of this namespace whose sockets came and went meanwhile.
+    pub changing: Vec<u32>,
     /// When its sockets were listed, by the wall.
     pub at: Option<SystemTime>,
     /// Slots of the hash of connections (`net.ipv4.tcp_ehash_entries`), since Linux 6.1.
@@ -165,6 +167,7 @@ impl Namespace {
             openers: HashMap::new(),
             came: HashMap::new(),
             looks: 0,
+            changing: Vec::new(),
             at: None,
             hash_slots: None,
             conntrack: None,

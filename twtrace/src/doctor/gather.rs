@@ -143,7 +143,8 @@ impl<'a> Gatherer<'a> {
             if !left.is_zero() {
                 let watch = || openers::watch(self.host, &wanted, &machine.census.processes, left);
                 let watched = netns.run(watch).unwrap_or_default();
-                (look.openers, look.came, look.looks) = (watched.openers, watched.came, watched.looks);
+                (look.openers, look.came) = (watched.openers, watched.came);
+                (look.looks, look.changing) = (watched.looks, watched.changing);
             }
         }
         if any {

@@ -4,7 +4,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    io,
+    fs, io,
     net::IpAddr,
     sync::{
         Mutex, MutexGuard, PoisonError,
@@ -54,6 +54,8 @@ pub struct Watched {
     pub came: HashMap<Remote, Came>,
     /// How often sockets were listed.
     pub looks: u32,
+    /// Processes of this namespace whose sockets came and went.
+    pub changing: Vec<u32>,
 }
 
 /// Connections to one service that were not there at the first look.
@@ -100,7 +102,15 @@ pub fn watch(host: &Host, wanted: &Wanted, processes: &[Process], budget: Durati
         .came
         .into_iter()
         .map(|(remote, (sockets, open))| (remote, Came { sockets, open: open as f64 / f64::from(looks) }));
-    Ok(Watched { openers, came: came.collect(), looks: seen.looks })
+    let changing = changing.into_iter().filter(|pid| is_here(host, *pid)).collect();
+    Ok(Watched { openers, came: came.collect(), looks: seen.looks, changing })
+}
+
+/// Whether a process is in the calling thread's network namespace.
+fn is_here(host: &Host, pid: u32) -> bool {
+    let link = |path: &str| fs::read_link(host.path(path)).ok();
+    let here = link("proc/thread-self/ns/net");
+    here.is_some() && here == link(&format!("proc/{pid}/ns/net"))
 }
 
 /// Lists sockets again and again, until it is known who opens what is wanted.

@@ -138,7 +138,7 @@ struct Opener<'a> {
 }
 
 /// `inode`: of a socket there. Of several hints the best: seen to open, told by a trace, has a socket there, is configured to
-/// pass there.
+/// pass there, is the only process here whose sockets come and go.
 fn opener<'a>(
     facts: &'a Facts,
     namespace: &Namespace,
@@ -159,11 +159,19 @@ fn opener<'a>(
             machine.nginxes.iter().find(passes).and_then(|nginx| machine.named(nginx.master)),
             "nginx's configuration passes there",
         ),
+        (alone(facts, namespace), "the only process here whose sockets come and go"),
     ]
     .into_iter();
     let found = hints.find_map(|(owner, source)| Some((owner?, source)));
     let nginx = found.and_then(|(owner, _)| machine.nginxes.iter().find(|nginx| nginx.has(owner.pid)));
     Opener { owner: found.map(|(owner, _)| owner), source: found.map_or("", |(_, source)| source), nginx }
+}
+
+/// The one process whose sockets come and go, where hardly any connection is accepted: then it opens them.
+fn alone<'a>(facts: &'a Facts, namespace: &Namespace) -> Option<Owner<'a>> {
+    let [pid] = namespace.changing[..] else { return None };
+    let rate = |name| namespace.per_s("Tcp", name);
+    (rate("PassiveOpens")? * 10.0 < rate("ActiveOpens")?).then(|| facts.machine.named(pid))?
 }
 
 impl<'a> Opener<'a> {

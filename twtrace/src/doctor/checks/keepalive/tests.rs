@@ -278,6 +278,20 @@ fn where_nobody_was_caught_nobody_is_blamed() {
 }
 
 #[test]
+fn the_only_process_whose_sockets_change_opens_unless_something_is_accepted() {
+    let with = |changing: &[u32], accepted| {
+        let fixture = Fixture::from(watched(400, &[(9009, 95)])).process(42, "busy-client", 1, 1024);
+        let mut facts = fixture.process(43, "other", 1, 1024).counter("Tcp", "PassiveOpens", 0, accepted).facts();
+        facts.namespaces[0].changing = changing.to_vec();
+        shown(&peer_closes_of(&facts), "opened by")
+    };
+    assert_eq!(with(&[42], 10).as_deref(), Some("busy-client (42)"));
+    for found in [with(&[42, 43], 10), with(&[42], 30), with(&[], 0)] {
+        assert_eq!(found, None);
+    }
+}
+
+#[test]
 fn a_pool_that_is_being_filled_is_not_closed_by_the_peer() {
     let filling = opened(400, &[]).counter("Tcp", "CurrEstab", 0, 190).asked(check);
     assert_eq!(severity(&filling, PEER_ID), None);
