@@ -1,13 +1,19 @@
 //! Reads the facts: two looks at the counters, and the sockets between them. Nothing is changed, and what cannot be read
 //! is said.
 
+mod places;
+mod watch;
+
 use std::{
     collections::{HashMap, HashSet},
     io, thread,
     time::{Duration, Instant, SystemTime},
 };
 
-use super::facts::{Facts, Machine, Namespace, SYSCTLS, time_wait_ms};
+use super::{
+    facts::{Facts, Machine, Namespace, SYSCTLS, time_wait_ms},
+    places::Place,
+};
 use crate::{
     doctor::finding::Missed,
     host::{
@@ -16,10 +22,7 @@ use crate::{
         counters::{Snmp, Sockstat},
         meminfo,
         netns::{self, Netns},
-        nginx::{self, Nginx},
-        occupancy,
-        openers::{self, Remote, Wanted},
-        processes, slab,
+        occupancy, processes, slab,
         sockets::{self, Frame, Sockets},
         sysctl_files,
     },
@@ -30,20 +33,6 @@ use crate::{
 pub const WINDOW: Duration = Duration::from_millis(500);
 /// How long descriptors may be looked through.
 const CENSUS: Duration = Duration::from_millis(400);
-/// How long whoever opens short connections may be looked for.
-const OPENERS: Duration = Duration::from_millis(600);
-/// TIME_WAITs begun in a second that make a service busy.
-const BUSY: u64 = 10;
-/// TIME_WAITs begun in ten seconds that do.
-const BUSY_LATELY: u64 = 100;
-/// Connections opened in a second that leave nothing here: so many, and it is looked where they go.
-const UNTOLD: f64 = 25.0;
-/// The shortest time over which connections are counted for that.
-const GLANCE: Duration = Duration::from_millis(100);
-/// The most nginxes whose configuration is read.
-const NGINXES: usize = 8;
-/// The most services whose clients are looked for.
-const SERVICES: usize = 16;
 /// The most sockets whose owner is looked for: listeners, and one of each destination.
 const OWNERS: usize = 4096;
 
@@ -120,72 +109,33 @@ impl<'a> Gatherer<'a> {
             namespaces.push(Namespace { window, before, after, sockstat, conntrack, tracked_before, ..look });
         }
         self.last = last;
-        Ok(Facts { kernel: self.host.kernel_release(), namespaces, machine, trace: None, missed })
-    }
-
-    /// Looks for those who open short connections, and for where these go, in the namespaces in which there are some.
-    fn watch(&self, seen: &mut [(usize, &Netns, Namespace)], machine: &mut Machine, missed: &mut Vec<Missed>) {
-        let shortest = self.last.values().map(|(at, ..)| at.elapsed()).min().unwrap_or(GLANCE);
-        thread::sleep(GLANCE.saturating_sub(shortest));
-        let until = Instant::now() + OPENERS;
-        let mut any = false;
-        for (_, netns, look) in seen {
-            let wanted = Wanted {
-                remotes: busy(&look.sockets),
-                all: self.untold(netns, &look.sockets).is_some_and(|rate| rate >= UNTOLD),
-                listens: look.sockets.listeners.iter().map(|listener| listener.port).collect(),
-            };
-            if wanted.remotes.is_empty() && !wanted.all {
-                continue;
-            }
-            any = true;
-            let left = until.saturating_duration_since(Instant::now());
-            if !left.is_zero() {
-                let watch = || openers::watch(self.host, &wanted, &machine.census.processes, left);
-                let watched = netns.run(watch).unwrap_or_default();
-                (look.openers, look.came) = (watched.openers, watched.came);
-                (look.looks, look.changing) = (watched.looks, watched.changing);
-            }
-        }
-        if any {
-            let pids = machine.census.processes.iter().filter(|it| it.comm == "nginx").map(|it| it.pid);
-            machine.nginxes = nginxes(self.host, pids, missed);
-        }
-    }
-
-    /// Connections opened here per second since the first look, without those that left a TIME_WAIT here.
-    fn untold(&self, netns: &Netns, sockets: &Sockets) -> Option<f64> {
-        let (at, before, _) = self.last.get(&netns.inum())?;
-        let seconds = at.elapsed().as_secs_f64();
-        let now = netns.run(|| counters(self.host)).ok()?;
-        let opens = |snmp: &Snmp| snmp.get("Tcp", "ActiveOpens");
-        let opened = opens(&now)?.saturating_sub(opens(before)?) as f64 / seconds;
-        let told: u64 = sockets.opened.values().chain(sockets.accepted.values()).map(|ends| ends.young).sum();
-        Some(opened - told as f64)
+        self.locate(&mut namespaces)?;
+        let alone = self.place != Where::Everywhere;
+        Ok(Facts { kernel: self.host.kernel_release(), namespaces, alone, machine, trace: None, missed })
     }
 }
 
-/// What the nginxes that these processes belong to are configured with.
-fn nginxes(host: &Host, pids: impl Iterator<Item = u32>, missed: &mut Vec<Missed>) -> Vec<Nginx> {
-    let mut found: Vec<Nginx> = Vec::new();
-    for pid in pids {
-        if found.len() == NGINXES || found.iter().any(|nginx| nginx.has(pid)) {
-            continue;
+impl Gatherer<'_> {
+    /// Says of each namespace how it is reached, and who is in it.
+    fn locate(&self, namespaces: &mut [Namespace]) -> io::Result<()> {
+        let host = self.host;
+        let own = Netns::current()?;
+        let map = places::Map::of(host, own.inum());
+        // Read by a thread of the namespace: /proc/sys shows it its own.
+        let is_initial = own.run(|| Ok(is_initial(host))).unwrap_or(false);
+        for namespace in namespaces {
+            namespace.place =
+                Place { host_is_elsewhere: !is_initial, ..map.place(host, namespace.inum, namespace.place.initial) };
+            namespace.inhabitants = map.inhabitants(namespace.inum);
         }
-        match nginx::read(host, pid) {
-            Ok(nginx) => found.push(nginx),
-            Err(error) => {
-                missed.push(Missed {
-                    what: format!("what nginx ({pid}) is configured with"),
-                    why: error.to_string(),
-                    remedy: as_root(""),
-                });
-                // The others of its are no better.
-                return found;
-            }
-        }
+        Ok(())
     }
-    found
+}
+
+/// Whether the calling thread is in the initial network namespace: no other shows what is the machine's
+/// (net/ipv4/sysctl_net_ipv4.c: `ipv4_table` is registered for `init_net` alone).
+fn is_initial(host: &Host) -> bool {
+    host.path("proc/sys/net/ipv4/tcp_max_orphans").exists()
 }
 
 /// The first look at the counters of each namespace. One that cannot be looked into is told of at the second.
@@ -263,20 +213,8 @@ fn look(host: &Host, inum: u32) -> io::Result<Namespace> {
     let frame = Frame { range: range.clone(), reserved: reserved.clone(), time_wait_ms };
     let at = Some(SystemTime::now());
     let sockets = sockets::look(&frame)?;
-    Ok(Namespace { at, reserved, sockets, hash_slots: hash_slots(host), ..Namespace::new(inum, sysctls, range) })
-}
-
-/// Services that somebody here opens many short connections to, or did a moment ago.
-fn busy(sockets: &Sockets) -> HashSet<Remote> {
-    let opened = sockets.opened.iter().map(|(to, ends)| ((to.raddr, to.rport), ends));
-    let accepted = sockets.accepted.iter().map(|(service, ends)| ((service.laddr, service.lport), ends));
-    let mut busy: Vec<(u64, Remote)> = opened
-        .chain(accepted)
-        .filter(|(_, ends)| ends.young >= BUSY || ends.recent >= BUSY_LATELY)
-        .map(|(remote, ends)| (ends.young.max(ends.recent / 10), remote))
-        .collect();
-    busy.sort_unstable_by(|a, b| b.cmp(a));
-    busy.into_iter().take(SERVICES).map(|(_, remote)| remote).collect()
+    let place = Place { initial: Some(is_initial(host)), ..Place::default() };
+    Ok(Namespace { at, place, reserved, sockets, hash_slots: hash_slots(host), ..Namespace::new(inum, sysctls, range) })
 }
 
 fn machine<'a>(host: &Host, sockets: impl Iterator<Item = &'a Sockets>, missed: &mut Vec<Missed>) -> Machine {

@@ -20,6 +20,7 @@ pub mod slab;
 pub mod sockets;
 pub mod states;
 pub mod sysctl_files;
+pub mod sysctl_scope;
 
 #[cfg(test)]
 mod recorded;
