@@ -66,6 +66,8 @@ pub struct Machine {
     pub census: Census,
     /// What sets sysctls at boot.
     pub files: SysctlFiles,
+    /// Command lines of processes that listen, words parted by blanks.
+    pub commands: HashMap<u32, String>,
 }
 
 impl Machine {

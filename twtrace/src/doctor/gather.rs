@@ -37,6 +37,8 @@ const BUSY: u64 = 10;
 const SERVICES: usize = 16;
 /// The most sockets whose owner is looked for: listeners, and one of each destination.
 const OWNERS: usize = 4096;
+/// The most command lines that are read.
+const COMMANDS: usize = 1024;
 
 /// Which namespaces are looked into.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -215,7 +217,9 @@ fn busy(sockets: &Sockets, machine: &Machine) -> HashSet<Remote> {
 }
 
 fn machine<'a>(host: &Host, sockets: impl Iterator<Item = &'a Sockets>, missed: &mut Vec<Missed>) -> Machine {
+    let mut listeners = HashSet::new();
     let wanted: HashSet<u32> = sockets
+        .inspect(|sockets| listeners.extend(sockets.listeners.iter().map(|listener| listener.inode)))
         .flat_map(|sockets| {
             let listeners = sockets.listeners.iter().map(|listener| listener.inode);
             listeners.chain(sockets.opened.values().filter_map(|ends| ends.inode))
@@ -253,5 +257,8 @@ fn machine<'a>(host: &Host, sockets: impl Iterator<Item = &'a Sockets>, missed: 
             remedy: as_root(""),
         });
     }
-    Machine { memory: meminfo::memory_bytes(host), slabs: slabs.ok(), census, files }
+    let listening: HashSet<u32> = census.owners.iter().filter(|it| listeners.contains(it.0)).map(|it| *it.1).collect();
+    let command = |pid: u32| Some((pid, processes::command(host, pid)?));
+    let commands = listening.into_iter().take(COMMANDS).filter_map(command).collect();
+    Machine { memory: meminfo::memory_bytes(host), slabs: slabs.ok(), census, files, commands }
 }
