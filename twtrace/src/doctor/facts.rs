@@ -11,7 +11,7 @@ use std::{
 use super::finding::{Evidence, Missed};
 use crate::{
     host::{
-        conntrack::{Conntrack, Stats},
+        conntrack::{Conntrack, Stats, nat::Ports},
         counters::{Snmp, Sockstat},
         openers::Remote,
         processes::Census,
@@ -137,6 +137,8 @@ pub struct Namespace {
     pub conntrack: Option<Conntrack>,
     /// Its counts at the first look.
     pub tracked_before: Option<Stats>,
+    /// The ports that source NAT has given out, if any was ever refused here and the table can be read.
+    pub nat: Option<Ports>,
 }
 
 impl Namespace {
@@ -157,6 +159,7 @@ impl Namespace {
             hash_slots: None,
             conntrack: None,
             tracked_before: None,
+            nat: None,
         }
     }
 

@@ -12,7 +12,7 @@ use crate::{
     doctor::finding::Missed,
     host::{
         Host,
-        conntrack::{self, Stats},
+        conntrack::{self, Stats, nat},
         counters::{Snmp, Sockstat},
         meminfo,
         netns::{self, Netns},
@@ -31,6 +31,8 @@ pub const WINDOW: Duration = Duration::from_millis(500);
 const CENSUS: Duration = Duration::from_millis(400);
 /// How long whoever opens short connections may be looked for.
 const OPENERS: Duration = Duration::from_millis(600);
+/// How long the table of tracked connections may be read, in each namespace whose NAT refused one.
+const NAT: Duration = Duration::from_millis(300);
 /// TIME_WAITs begun in a second that make a service busy.
 const BUSY: u64 = 10;
 /// The most services whose clients are looked for.
@@ -118,7 +120,10 @@ impl<'a> Gatherer<'a> {
                 None => (Duration::ZERO, after.clone(), tracked),
             };
             last.insert(netns.inum(), (Instant::now(), after.clone(), tracked));
-            namespaces.push(Namespace { window, before, after, sockstat, conntrack, tracked_before, ..look });
+            // Only where it is of use: a big table takes its time.
+            let is_clashing = tracked.is_some_and(|stats| stats.clashes() > 0);
+            let nat = is_clashing.then(|| netns.run(|| Ok(nat::read(host, NAT))).ok().flatten()).flatten();
+            namespaces.push(Namespace { window, before, after, sockstat, conntrack, tracked_before, nat, ..look });
         }
         self.last = last;
         Ok(Facts { kernel: self.host.kernel_release(), namespaces, machine, trace: None, missed })
