@@ -140,6 +140,14 @@ pub fn command(host: &Host, pid: u32) -> Option<String> {
     Some(words.trim_end().to_owned()).filter(|words| !words.is_empty())
 }
 
+/// A process's parent; `None` if it has none here, or there is no such process.
+#[must_use]
+pub fn parent(host: &Host, pid: u32) -> Option<u32> {
+    let status = host.read(&format!("proc/{pid}/status")).ok()?;
+    let parent = status.lines().find_map(|line| line.strip_prefix("PPid:"))?.trim().parse().ok()?;
+    (parent != 0).then_some(parent)
+}
+
 struct Walk<'a> {
     host: &'a Host,
     wanted: &'a HashSet<u32>,
