@@ -140,6 +140,8 @@ pub struct Namespace {
     pub sockets: Sockets,
     /// Processes that open connections to busy services, whose sockets were gone before they could be found otherwise.
     pub openers: HashMap<Remote, u32>,
+    /// Processes that open connections, with how many each was seen to open in a sample: only where connections are reset.
+    pub opening: HashMap<u32, u64>,
     /// Slots of the hash of connections (`net.ipv4.tcp_ehash_entries`), since Linux 6.1.
     pub hash_slots: Option<u64>,
     /// Connection tracking, if it is there, at the second look.
@@ -167,6 +169,7 @@ impl Namespace {
             sockstat: None,
             sockets: Sockets::default(),
             openers: HashMap::new(),
+            opening: HashMap::new(),
             hash_slots: None,
             conntrack: None,
             tracked_before: None,

@@ -38,6 +38,10 @@ const CENSUS: Duration = Duration::from_millis(400);
 const OPENERS: Duration = Duration::from_millis(600);
 /// How long the table of tracked connections may be read, in each namespace whose NAT refused one.
 const NAT: Duration = Duration::from_millis(300);
+/// How long those who open connections may be looked for where connections are reset.
+const RESETTERS: Duration = Duration::from_millis(250);
+/// The counter of connections that their own end reset.
+const ABORTS: &str = "TCPAbortOnData";
 /// TIME_WAITs begun in a second that make a service busy.
 const BUSY: u64 = 10;
 /// The most services whose clients are looked for.
@@ -101,6 +105,17 @@ impl<'a> Gatherer<'a> {
             if !wanted.is_empty() && !left.is_zero() {
                 let find = || openers::find(self.host, &wanted, &machine.census.processes, left);
                 look.openers = netns.run(find).unwrap_or_default();
+            }
+        }
+        let until = Instant::now() + RESETTERS;
+        for (_, netns, look) in &mut seen {
+            let left = until.saturating_duration_since(Instant::now());
+            let before = self.last.get(&netns.inum()).and_then(|(_, before, _)| before.get("TcpExt", ABORTS));
+            let is_reset = || Ok(counters(self.host)?.get("TcpExt", ABORTS) > before);
+            if before.is_some() && !left.is_zero() && netns.run(is_reset).unwrap_or(false) {
+                let listens = look.sockets.listeners.iter().map(|listener| listener.port).collect();
+                let find = || openers::opening(self.host, &listens, &machine.census.processes, left);
+                look.opening = netns.run(find).unwrap_or_default();
             }
         }
         let oldest = self.last.values().map(|(at, ..)| at.elapsed()).max().unwrap_or_default();

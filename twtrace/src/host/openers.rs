@@ -87,6 +87,56 @@ fn listed(
     Ok(found)
 }
 
+/// The processes that open connections, each with the number of new ones that it was seen to hold: a sample, by which they can
+/// be compared. For the calling thread's namespace; `listens`: ports whose connections were accepted.
+///
+/// # Errors
+/// Those of sock_diag.
+pub fn opening(
+    host: &Host,
+    listens: &HashSet<u16>,
+    processes: &[Process],
+    budget: Duration,
+) -> io::Result<HashMap<u32, u64>> {
+    let until = Instant::now() + budget;
+    let few = |process: &&Process| process.sockets > 0 && process.whole && process.descriptors <= DESCRIPTORS;
+    let pids: Vec<u32> = processes.iter().filter(few).take(MOST).map(|process| process.pid).collect();
+    let open = StateFlags::all().difference(StateFlags::LISTEN | StateFlags::TIME_WAIT);
+    let opened = || {
+        diag::dump(&open, Detail::Header, HashSet::new, |seen: &mut HashSet<u32>, entry| {
+            if entry.inode != 0 && !listens.contains(&entry.tuple.lport) {
+                seen.insert(entry.inode);
+            }
+        })
+    };
+    let old = opened()?;
+    let (holders, is_over) = (Mutex::new(HashMap::new()), AtomicBool::new(false));
+    let seen = thread::scope(|scope| {
+        let watch = || {
+            while !is_over.load(Ordering::Relaxed) {
+                for &pid in &pids {
+                    let sockets = processes::sockets(host, pid);
+                    lock(&holders).extend(sockets.into_iter().map(|inode| (inode, pid)));
+                }
+            }
+        };
+        thread::Builder::new().name("twtrace-fds".to_owned()).spawn_scoped(scope, watch)?;
+        let mut seen = HashSet::new();
+        let mut listing = Ok(());
+        while listing.is_ok() && Instant::now() < until {
+            listing = opened().map(|inodes| seen.extend(inodes.difference(&old)));
+        }
+        is_over.store(true, Ordering::Relaxed);
+        listing.map(|()| seen)
+    })?;
+    let holders = lock(&holders);
+    let mut counts = HashMap::new();
+    for pid in seen.iter().filter_map(|inode| holders.get(inode)) {
+        *counts.entry(*pid).or_default() += 1;
+    }
+    Ok(counts)
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
