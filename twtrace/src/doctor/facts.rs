@@ -16,7 +16,7 @@ use crate::{
     host::{
         conntrack::{Conntrack, Stats, nat::Ports},
         counters::{Snmp, Sockstat},
-        openers::Remote,
+        openers::{Fresh, Remote},
         processes::Census,
         slab::Slab,
         sockets::{Listener, Sockets},
@@ -140,8 +140,8 @@ pub struct Namespace {
     pub sockets: Sockets,
     /// Processes that open connections to busy services, whose sockets were gone before they could be found otherwise.
     pub openers: HashMap<Remote, u32>,
-    /// Processes that open connections, with how many each was seen to open in a sample: only where connections are reset.
-    pub opening: HashMap<u32, u64>,
+    /// Processes that get new sockets, as seen in a sample: only where connections are reset by their own end.
+    pub fresh: HashMap<u32, Fresh>,
     /// Slots of the hash of connections (`net.ipv4.tcp_ehash_entries`), since Linux 6.1.
     pub hash_slots: Option<u64>,
     /// Connection tracking, if it is there, at the second look.
@@ -169,7 +169,7 @@ impl Namespace {
             sockstat: None,
             sockets: Sockets::default(),
             openers: HashMap::new(),
-            opening: HashMap::new(),
+            fresh: HashMap::new(),
             hash_slots: None,
             conntrack: None,
             tracked_before: None,

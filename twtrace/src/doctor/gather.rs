@@ -38,7 +38,7 @@ const CENSUS: Duration = Duration::from_millis(400);
 const OPENERS: Duration = Duration::from_millis(600);
 /// How long the table of tracked connections may be read, in each namespace whose NAT refused one.
 const NAT: Duration = Duration::from_millis(300);
-/// How long those who open connections may be looked for where connections are reset.
+/// How long those who get new sockets may be looked for where connections are reset.
 const RESETTERS: Duration = Duration::from_millis(250);
 /// The counter of connections that their own end reset.
 const ABORTS: &str = "TCPAbortOnData";
@@ -113,9 +113,8 @@ impl<'a> Gatherer<'a> {
             let before = self.last.get(&netns.inum()).and_then(|(_, before, _)| before.get("TcpExt", ABORTS));
             let is_reset = || Ok(counters(self.host)?.get("TcpExt", ABORTS) > before);
             if before.is_some() && !left.is_zero() && netns.run(is_reset).unwrap_or(false) {
-                let listens = look.sockets.listeners.iter().map(|listener| listener.port).collect();
-                let find = || openers::opening(self.host, &listens, &machine.census.processes, left);
-                look.opening = netns.run(find).unwrap_or_default();
+                let listeners = look.sockets.listeners.iter().map(|listener| listener.inode).collect();
+                look.fresh = openers::fresh(self.host, netns.inum(), &listeners, &machine.census.processes, left);
             }
         }
         let oldest = self.last.values().map(|(at, ..)| at.elapsed()).max().unwrap_or_default();

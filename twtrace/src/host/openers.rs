@@ -3,8 +3,9 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    io,
+    fs, io,
     net::IpAddr,
+    os::unix::fs::MetadataExt as _,
     sync::{
         Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -87,54 +88,46 @@ fn listed(
     Ok(found)
 }
 
-/// The processes that open connections, each with the number of new ones that it was seen to hold: a sample, by which they can
-/// be compared. For the calling thread's namespace; `listens`: ports whose connections were accepted.
-///
-/// # Errors
-/// Those of sock_diag.
-pub fn opening(
+/// New sockets that a process was seen to hold.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Fresh {
+    /// How many: a sample, for those that live shorter than a look takes are missed.
+    pub sockets: u64,
+    /// It holds a socket that listens too, so they may be connections that it accepted.
+    pub listens: bool,
+}
+
+/// The processes of a network namespace that get new sockets, by which they can be compared; `listeners`: inode numbers of the
+/// sockets that listen there.
+#[must_use]
+pub fn fresh(
     host: &Host,
-    listens: &HashSet<u16>,
+    inum: u32,
+    listeners: &HashSet<u32>,
     processes: &[Process],
     budget: Duration,
-) -> io::Result<HashMap<u32, u64>> {
+) -> HashMap<u32, Fresh> {
     let until = Instant::now() + budget;
-    let few = |process: &&Process| process.sockets > 0 && process.whole && process.descriptors <= DESCRIPTORS;
-    let pids: Vec<u32> = processes.iter().filter(few).take(MOST).map(|process| process.pid).collect();
-    let open = StateFlags::all().difference(StateFlags::LISTEN | StateFlags::TIME_WAIT);
-    let opened = || {
-        diag::dump(&open, Detail::Header, HashSet::new, |seen: &mut HashSet<u32>, entry| {
-            if entry.inode != 0 && !listens.contains(&entry.tuple.lport) {
-                seen.insert(entry.inode);
-            }
-        })
+    let is_there = |pid: u32| {
+        let metadata = fs::metadata(host.path(&format!("proc/{pid}/ns/net")));
+        metadata.is_ok_and(|metadata| metadata.ino() == u64::from(inum))
     };
-    let old = opened()?;
-    let (holders, is_over) = (Mutex::new(HashMap::new()), AtomicBool::new(false));
-    let seen = thread::scope(|scope| {
-        let watch = || {
-            while !is_over.load(Ordering::Relaxed) {
-                for &pid in &pids {
-                    let sockets = processes::sockets(host, pid);
-                    lock(&holders).extend(sockets.into_iter().map(|inode| (inode, pid)));
-                }
-            }
-        };
-        thread::Builder::new().name("twtrace-fds".to_owned()).spawn_scoped(scope, watch)?;
-        let mut seen = HashSet::new();
-        let mut listing = Ok(());
-        while listing.is_ok() && Instant::now() < until {
-            listing = opened().map(|inodes| seen.extend(inodes.difference(&old)));
-        }
-        is_over.store(true, Ordering::Relaxed);
-        listing.map(|()| seen)
-    })?;
-    let holders = lock(&holders);
-    let mut counts = HashMap::new();
-    for pid in seen.iter().filter_map(|inode| holders.get(inode)) {
-        *counts.entry(*pid).or_default() += 1;
+    let few = |process: &&Process| process.whole && process.descriptors <= DESCRIPTORS;
+    let pids = processes.iter().filter(few).map(|process| process.pid).filter(|pid| is_there(*pid)).take(MOST);
+    let mut seen: Vec<(u32, HashSet<u32>, Fresh)> =
+        pids.map(|pid| (pid, processes::sockets(host, pid), Fresh::default())).collect();
+    for (_, old, fresh) in &mut seen {
+        fresh.listens = !old.is_disjoint(listeners);
     }
-    Ok(counts)
+    while !seen.is_empty() && Instant::now() < until {
+        for (pid, old, fresh) in &mut seen {
+            for inode in processes::sockets(host, *pid) {
+                fresh.sockets += u64::from(old.insert(inode));
+            }
+        }
+    }
+    seen.retain(|(.., fresh)| fresh.sockets > 0);
+    seen.into_iter().map(|(pid, _, fresh)| (pid, fresh)).collect()
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -159,4 +152,36 @@ fn changing(host: &Host, processes: &[Process], budget: Duration) -> Vec<u32> {
         });
     }
     changing
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+    use crate::host::netns::Netns;
+
+    /// Its own process is the one that gets new sockets, here and in no other namespace.
+    #[test]
+    fn who_gets_new_sockets_is_seen() {
+        let host = Host::default();
+        let inum = Netns::current().unwrap().inum();
+        let own = std::process::id();
+        let census = processes::census(&host, &HashSet::new(), Duration::from_secs(10));
+        let process: Vec<Process> = census.processes.into_iter().filter(|process| process.pid == own).collect();
+        let is_over = AtomicBool::new(false);
+        let (seen, elsewhere) = thread::scope(|scope| {
+            scope.spawn(|| {
+                while !is_over.load(Ordering::Relaxed) {
+                    let _ = TcpListener::bind("127.0.0.1:0");
+                }
+            });
+            let look = |inum| fresh(&host, inum, &HashSet::new(), &process, Duration::from_millis(200));
+            let seen = (look(inum), look(inum.wrapping_add(1)));
+            is_over.store(true, Ordering::Relaxed);
+            seen
+        });
+        assert!(seen.get(&own).is_some_and(|fresh| fresh.sockets > 0 && !fresh.listens), "{seen:?}");
+        assert_eq!(elsewhere, HashMap::new());
+    }
 }

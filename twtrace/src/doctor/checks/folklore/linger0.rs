@@ -8,6 +8,7 @@ use crate::{
         facts::{Facts, Machine, Namespace, Owner},
         finding::{Evidence, Finding, Severity, Story},
     },
+    host::openers::Fresh,
     sink::human::Many,
 };
 
@@ -25,7 +26,7 @@ pub const LINGER0: Story = Story {
             RST, and needs no SO_LINGER; mostly a client does not read an answer to its end.\n\n\
             Resets are right where nothing can be lost: a health check that has had its answer, a load generator, a \
             connection that is known to be broken. HAProxy resets its health checks and its idle connections to servers, \
-            keepalived its TCP checks, to keep their ports free. The doctor samples who opens connections, for a quarter of \
+            keepalived its TCP checks, to keep their ports free. The doctor samples who gets new sockets, for a quarter of \
             a second. Resets that such a program's connections can explain are a note.\n\n\
             As a remedy for TIME_WAIT resets are the wrong one: let the other end close first, or keep connections open.",
     holds: "TCPAbortOnData moves by 10 % of the connections that begin, or more: a warning from 10 resets on, between the looks \
@@ -97,12 +98,7 @@ fn one(machine: &Machine, namespace: &Namespace) -> Option<Finding> {
     ];
     let shown = |finding: Finding| {
         let seen = openers(machine, namespace).into_iter().take(TOP).map(|(owner, count)| {
-            Evidence::new(
-                format!("opened by {owner}"),
-                count,
-                "connections seen",
-                "sock_diag and /proc/PID/fd, a sample of 0.25 s",
-            )
+            Evidence::new(format!("new sockets of {owner}"), count, "seen", "/proc/PID/fd, a sample of 0.25 s")
         });
         let finding = finding
             .shown_by(counters.into_iter().flat_map(|(group, name)| namespace.counted(group, name)))
@@ -142,10 +138,14 @@ fn one(machine: &Machine, namespace: &Namespace) -> Option<Finding> {
     Some(shown(finding))
 }
 
-/// Those who were seen to open connections, the busiest first.
+/// Those who were seen to open connections, the busiest first. New sockets of who listens are taken for accepted ones, but
+/// for proxies.
 fn openers<'a>(machine: &'a Machine, namespace: &Namespace) -> Vec<(Owner<'a>, u64)> {
-    let named = |(pid, count): (&u32, &u64)| Some((machine.named(*pid)?, *count));
-    let mut openers: Vec<_> = namespace.opening.iter().filter_map(named).collect();
+    let opener = |(pid, fresh): (&u32, &Fresh)| {
+        let owner = machine.named(*pid)?;
+        (!fresh.listens || purpose(owner.comm).is_some()).then_some((owner, fresh.sockets))
+    };
+    let mut openers: Vec<_> = namespace.fresh.iter().filter_map(opener).collect();
     openers.sort_by_key(|(owner, count)| (Reverse(*count), owner.pid));
     openers
 }
@@ -203,7 +203,8 @@ mod tests {
         let fixture = fixture.counter("Tcp", "ActiveOpens", 0, opened).counter("Tcp", "PassiveOpens", 0, accepted);
         let fixture = seen.iter().fold(fixture, |fixture, (pid, comm, _)| fixture.process(*pid, comm, 10, 1024));
         let facts = fixture.namespace(|namespace| {
-            namespace.opening = seen.iter().filter(|it| it.2 > 0).map(|(pid, _, count)| (*pid, *count)).collect();
+            let fresh = |sockets| Fresh { sockets, listens: false };
+            namespace.fresh = seen.iter().filter(|it| it.2 > 0).map(|(pid, _, count)| (*pid, fresh(*count))).collect();
             namespace.inhabitants = seen.iter().map(|(pid, ..)| *pid).collect();
         });
         facts.into()
@@ -243,6 +244,12 @@ mod tests {
              SO_LINGER 0, or data that came after close()"
         );
         assert!(finding.to_do[0].starts_with("sudo strace -f -e trace=setsockopt -p 9: "), "{finding:?}");
+        // A backend's new sockets are those that it accepts.
+        let backend = with(10, 10, 10, &[(7, "haproxy", 3)]).process(8, "python3", 10, 1024);
+        let backend = backend.namespace(|namespace| {
+            namespace.fresh.insert(8, Fresh { sockets: 30, listens: true });
+        });
+        assert_eq!(found(backend.into()).severity, Severity::Note);
         // More are reset than opened: whoever accepts resets.
         let fixture = with(100, 10, 100, &[(7, "haproxy", 5)]).owner(80, 12, "app").listener(listening(80, 0, 128));
         let finding = found(fixture);
