@@ -126,11 +126,11 @@ fn raise(facts: &Facts, namespace: &Namespace, listener: &Listener) -> Vec<Strin
     }
     steps.push(match program.map(|program| (program, program.line(listener, wanted))) {
         Some((Program { title, unset: Unset::Setting(setting), .. }, Some(line))) => format!(
-            "{line} in {title}: raises the backlog of {place} from {limit} to {wanted}; otherwise the backlog is {setting}; restart \
+            "{line} ({title}): raises the backlog of {place} from {limit} to {wanted}; otherwise the backlog is {setting}; restart \
              {title} to apply the line"
         ),
         Some((Program { title, .. }, Some(line))) => format!(
-            "{line} in {title}: raises the backlog of {place} from {limit} to {wanted}; restart {title} to apply the line"
+            "{line} ({title}): raises the backlog of {place} from {limit} to {wanted}; restart {title} to apply the line"
         ),
         Some((Program { unset: Unset::Somaxconn, .. }, None)) => format!(
             "restart {}: written in Go, the program has no setting, and reads net.core.somaxconn when it begins to listen",
@@ -351,7 +351,7 @@ fn low_backlog(facts: &Facts, namespace: &Namespace, listeners: &[&Listener]) ->
         .filter(|it| u64::from(it.limit) < cap && !it.is_full())
         .filter(|it| it.limit < TINY || is_unset(facts, it, cap) || it.limit <= LOW && pressed(it))
         .collect();
-    let worst = low.iter().find(|it| pressed(it)).or(low.first())?;
+    let worst = low.iter().find(|it| pressed(it)).or(low.iter().min_by_key(|it| it.limit))?;
     let severity = if pressed(worst) { Severity::Warning } else { Severity::Note };
     let program = Program::of(&facts.machine, worst).filter(|program| program.takes(worst.limit, cap));
     let unset = program.map_or_else(String::new, |program| format!(", the default of {}", program.title));

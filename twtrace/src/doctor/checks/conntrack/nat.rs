@@ -17,7 +17,7 @@ use crate::{
 /// From this share of a stretch of ports on it is used up: a few may be free again by the time of the look.
 const DENSE: f64 = 0.9;
 /// Fewer ports side by side may be chance.
-const SOME: u64 = 8;
+const SOME: u64 = 4;
 /// Ports that NAT tries for each packet that it then drops: as many at least (nf_nat_l4proto_unique_tuple tries up to 128).
 const TRIES: u64 = 8;
 /// From this share of the entries on closed connections are worth a word.

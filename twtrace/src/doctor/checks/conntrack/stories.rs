@@ -63,11 +63,11 @@ pub const NAT_PORTS: Story = Story {
          while established. Newer kernels (since 6.12) evict entries of closed connections first.\n\n\
          The doctor takes the lesser of 'drop' and 'insert_failed', for a full table moves 'drop' alone, and before 5.6 \
          'insert_failed' moved also for packets that were not dropped. It then reads the table, and names the destination whose \
-         ports are used up: at least 8 ports, 90 % of a stretch without a gap, half of them changed by NAT.\n\n\
+         ports are used up: at least 4 ports, 90 % of a stretch without a gap, half of them changed by NAT.\n\n\
          Nobody counts connections that pass; the attempts are taken as a tenth of the packets sent and forwarded. ",
         rule!()
     ),
-    holds: "The lesser of 'drop' and 'insert_failed' is above 0, and a stretch of 8 or more NAT ports to one destination is \
+    holds: "The lesser of 'drop' and 'insert_failed' is above 0, and a stretch of 4 or more NAT ports to one destination is \
             90 % taken (at least a warning); or the table cannot be read whole, and 'found' moves 8 times for each drop.",
     does_not: "'drop' alone (a full table, no memory, invalid packets); ports that are far apart (conntrack.clash); packets that \
                rp_filter drops, which TcpExt IPReversePathFilter counts.",

@@ -166,7 +166,7 @@ fn a_clash_is_no_lack_of_ports() {
     // Ports far apart, none changed, or too few of them.
     let apart = Taken { stretch: 40_000..=40_300, together: 110, ..taken(110) };
     let kept = Taken { changed: 0, ..taken(64) };
-    for place in [apart, kept, taken(7)] {
+    for place in [apart, kept, taken(3)] {
         let findings = nat(0, 36, 356, [place.clone()]);
         assert_eq!((ids(&findings), findings[0].severity), (vec!["conntrack.clash"], Severity::Warning), "{place:?}");
     }

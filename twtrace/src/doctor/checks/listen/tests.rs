@@ -63,7 +63,7 @@ fn a_backlog_at_the_cap_needs_both_raised() {
         full[0].to_do[1..],
         [
             "sysctl -w net.core.somaxconn=8192: it caps every backlog, and is 4096 now",
-            "listen 80 backlog=8192; in nginx: raises the backlog of 0.0.0.0:80 from 4096 to 8192; restart nginx to apply the \
+            "listen 80 backlog=8192; (nginx): raises the backlog of 0.0.0.0:80 from 4096 to 8192; restart nginx to apply the \
              line"
         ]
     );
@@ -72,15 +72,15 @@ fn a_backlog_at_the_cap_needs_both_raised() {
 #[test]
 fn each_program_is_told_in_its_own_words() {
     for (comm, words) in [
-        ("nginx", "listen 8080 backlog=4096; in nginx: "),
-        ("haproxy", "bind *:8080 backlog 4096 in HAProxy: "),
-        ("envoy", "tcp_backlog_size: 4096 in Envoy: "),
-        ("apache2", "ListenBacklog 4096 in Apache: "),
-        ("redis-server", "tcp-backlog 4096 in Redis: "),
-        ("php-fpm8.2", "listen.backlog = 4096 in PHP-FPM: "),
-        ("node", "server.listen({ port: 8080, backlog: 4096 }) in Node.js: "),
-        ("gunicorn", "gunicorn --backlog 4096 in Gunicorn: "),
-        ("postgres", "max_connections = 2048 in PostgreSQL: "),
+        ("nginx", "listen 8080 backlog=4096; (nginx): "),
+        ("haproxy", "bind *:8080 backlog 4096 (HAProxy): "),
+        ("envoy", "tcp_backlog_size: 4096 (Envoy): "),
+        ("apache2", "ListenBacklog 4096 (Apache): "),
+        ("redis-server", "tcp-backlog 4096 (Redis): "),
+        ("php-fpm8.2", "listen.backlog = 4096 (PHP-FPM): "),
+        ("node", "server.listen({ port: 8080, backlog: 4096 }) (Node.js): "),
+        ("gunicorn", "gunicorn --backlog 4096 (Gunicorn): "),
+        ("postgres", "max_connections = 2048 (PostgreSQL): "),
         ("caddy", "restart 0.0.0.0:8080 of caddy (42): written in Go, "),
         ("python3.11", "socket.listen(4096), or request_queue_size = 4096 in socketserver"),
         ("node_exporter", "restart "),
@@ -249,6 +249,9 @@ fn of_low_backlogs_the_one_under_pressure_is_named() {
         found.to_do,
         ["raise the backlog that the program hands to listen() at 0.0.0.0:81 from 128 to 4096, and restart it"]
     );
+    // With none under pressure it is the lowest.
+    let calm = one("nginx", listening(80, 0, 511)).listener(listening(81, 0, 5)).asked(check);
+    assert!(the(&calm, "listen.low-backlog").sentence.ends_with("such as 0.0.0.0:81: 5"), "{calm:?}");
     let nginx = one("nginx", listening(80, 0, 511)).asked(check);
     assert_eq!(
         the(&nginx, "listen.low-backlog").sentence,
