@@ -177,7 +177,7 @@ fn filling(facts: &Facts, namespace: &Namespace, table: &Conntrack, kept: Option
     let bytes = entry.map_or(ENTRY, |slab| slab.object_bytes);
     let more = max.saturating_mul(2);
     let mut steps = vec![format!(
-        "{} in the initial network namespace (elsewhere it cannot be written): doubles the limit; an entry takes about \
+        "{} in the initial network namespace (the key is read-only elsewhere): doubles the limit; an entry takes about \
          {bytes} bytes",
         namespace.setting("net.netfilter.nf_conntrack_max", more)
     )];

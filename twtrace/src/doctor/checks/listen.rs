@@ -185,8 +185,12 @@ fn of_attempts(share: Option<f64>) -> String {
 /// `told_of_syns`: the finding about SYN queues is made, and has its own drops.
 fn overflows(facts: &Facts, namespace: &Namespace, listeners: &[&Listener], told_of_syns: bool) -> Option<Finding> {
     let total = namespace.total("TcpExt", "ListenOverflows").unwrap_or_default();
-    let loss = loss(namespace).unwrap_or(Loss { total, ..Loss::default() });
-    if total == 0 && (loss.total == 0 || told_of_syns) {
+    let all = loss(namespace).unwrap_or(Loss { total, ..Loss::default() });
+    // What a SYN queue dropped is told once.
+    let syns = if told_of_syns { syn_loss(namespace) } else { Loss::default() };
+    let (now, since) = (all.now.saturating_sub(syns.now), all.total.saturating_sub(syns.total));
+    let loss = Loss { now, total: since, ..all };
+    if total == 0 && loss.total == 0 {
         return None;
     }
     let sentence = if loss.now > 0 {
@@ -221,9 +225,8 @@ fn overflows(facts: &Facts, namespace: &Namespace, listeners: &[&Listener], told
     // The one that dropped may be gone by now.
     let steps = match dropping.first() {
         _ if !is_overflow => vec![
-            "nstat -az TcpExtTCPReqQFullDrop TcpExtPFMemallocDrop: ListenOverflows stands still, so no accept queue was full; \
-             memory may be short (dmesg)"
-                .to_owned(),
+            namespace.command("nstat -az TcpExtTCPReqQFullDrop TcpExtPFMemallocDrop")
+                + ": ListenOverflows stands still, so no accept queue was full; memory may be short (dmesg)",
         ],
         Some(worst) => {
             let first = format!("find out why {} does not call accept() often enough", name(facts, worst));

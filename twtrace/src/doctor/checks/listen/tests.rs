@@ -281,6 +281,15 @@ fn syns_dropped_without_cookies_are_one_finding() {
     let quarter = with(0, 0, 100, 0);
     assert_eq!((quarter[0].id.as_str(), quarter[0].severity), ("listen.syn-queue", Severity::Critical));
     assert_eq!(severity(&quarter, "listen.overflows"), None);
+    // An accept queue that overflowed earlier does not make it one now.
+    let earlier = one("app", Listener { requests: 128, ..listening(8080, 0, 128) }).sysctl("ipv4/tcp_syncookies", 0);
+    let earlier = earlier.counter("TcpExt", "ListenOverflows", 5, 5).counter("Tcp", "PassiveOpens", 1000, 1000);
+    let earlier = earlier.counter("TcpExt", "ListenDrops", 5, 241).counter("TcpExt", "TCPReqQFullDrop", 0, 236);
+    let earlier = earlier.asked(check);
+    assert_eq!((earlier[1].id.as_str(), earlier[1].severity), ("listen.syn-queue", Severity::Critical));
+    let overflows = the(&earlier, "listen.overflows");
+    assert_eq!((overflows.severity, number(overflows, "ListenOverflows")), (Severity::Note, Some(5.0)));
+    assert!(overflows.sentence.starts_with("listeners have dropped 5 SYNs "), "{overflows:?}");
     // An accept queue that overflows is told of all the same.
     assert_eq!(severity(&with(0, 0, 100, 100), "listen.overflows"), Some(Severity::Critical));
     assert_eq!(severity(&with(1, 0, 100, 100), "listen.overflows"), Some(Severity::Critical));
