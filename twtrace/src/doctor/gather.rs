@@ -18,7 +18,7 @@ use crate::{
     host::{
         Host,
         conntrack::{self, Stats, nat},
-        counters::{Snmp, Sockstat},
+        counters::{Snmp, Sockstat, TcpLimits},
         meminfo,
         netns::{self, Netns},
         occupancy,
@@ -46,8 +46,8 @@ const ABORTS: &str = "TCPAbortOnData";
 const BUSY: u64 = 10;
 /// The most services whose clients are looked for.
 const SERVICES: usize = 16;
-/// The most sockets whose owner is looked for: listeners, and one of each destination.
-const OWNERS: usize = 4096;
+/// The most sockets whose owner is looked for: listeners, one of each destination, and samples of each state.
+const OWNERS: usize = 1 << 16;
 /// The most command lines that are read.
 const COMMANDS: usize = 1024;
 
@@ -273,7 +273,8 @@ fn machine<'a>(host: &Host, sockets: impl Iterator<Item = &'a Sockets>, missed: 
         .inspect(|sockets| listeners.extend(sockets.listeners.iter().map(|listener| listener.inode)))
         .flat_map(|sockets| {
             let listeners = sockets.listeners.iter().map(|listener| listener.inode);
-            listeners.chain(sockets.opened.values().filter_map(|ends| ends.inode))
+            let opened = sockets.opened.values().filter_map(|ends| ends.inode);
+            listeners.chain(opened).chain(sockets.samples.iter().map(|sample| sample.inode))
         })
         .filter(|inode| *inode != 0)
         .take(OWNERS)
@@ -311,5 +312,6 @@ fn machine<'a>(host: &Host, sockets: impl Iterator<Item = &'a Sockets>, missed: 
     let listening: HashSet<u32> = census.owners.iter().filter(|it| listeners.contains(it.0)).map(|it| *it.1).collect();
     let command = |pid: u32| Some((pid, processes::command(host, pid)?));
     let commands = listening.into_iter().take(COMMANDS).filter_map(command).collect();
-    Machine { memory: meminfo::memory_bytes(host), slabs: slabs.ok(), census, files, commands }
+    let (memory, tcp) = (meminfo::memory_bytes(host), TcpLimits::read(host));
+    Machine { memory, slabs: slabs.ok(), census, files, tcp, commands }
 }
