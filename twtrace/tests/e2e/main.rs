@@ -263,6 +263,14 @@ fn trials(offered: &Backends, scale: Scale, guest: bool, tally: &Arc<Mutex<Tally
         Some(reason) => skipped(name, "any", reason, tally),
         None => trial(name, "any", tally, move |_| case()),
     }));
+    trials.push(match doctor::aborts::missing() {
+        Some(reason) => skipped("doctor_health_checks", "any", &reason, tally),
+        None => trial("doctor_health_checks", "any", tally, |_| doctor::aborts::doctor_health_checks()),
+    });
+    trials.push(match doctor::nat::missing() {
+        Some(reason) => skipped("doctor_nat_ports", "any", &reason, tally),
+        None => trial("doctor_nat_ports", "any", tally, |_| doctor::nat::doctor_nat_ports()),
+    });
     trials.push(match doctor::conntrack::no_table() {
         Some(reason) => skipped("doctor_conntrack", "any", &reason, tally),
         None => trial("doctor_conntrack", "any", tally, |_| doctor::conntrack::doctor_conntrack()),
