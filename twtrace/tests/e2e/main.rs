@@ -203,7 +203,7 @@ fn trials(offered: &Backends, scale: Scale, guest: bool, tally: &Arc<Mutex<Tally
             });
         }
     }
-    let once: [(&str, Once); 29] = [
+    let once: [(&str, Once); 33] = [
         ("unprivileged", manners::unprivileged),
         ("bad_btf", manners::bad_btf),
         ("bad_filters", manners::bad_filters),
@@ -232,6 +232,10 @@ fn trials(offered: &Backends, scale: Scale, guest: bool, tally: &Arc<Mutex<Tally
         ("doctor_watch", doctor::manners::doctor_watch),
         ("doctor_explains", doctor::manners::doctor_explains),
         ("doctor_descriptors", doctor::machine::doctor_descriptors),
+        ("doctor_descriptors_elsewhere", doctor::places::doctor_descriptors_elsewhere),
+        ("doctor_steps_act_there", doctor::places::doctor_steps_act_there),
+        ("sysctl_scopes", doctor::sysctls::sysctl_scopes),
+        ("sysctl_spellings", doctor::sysctls::sysctl_spellings),
         ("doctor_folklore", doctor::machine::doctor_folklore),
     ];
     trials.extend(once.map(|(name, case)| trial(name, "any", tally, move |_| case())));

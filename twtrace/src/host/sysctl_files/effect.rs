@@ -113,7 +113,8 @@ fn systemd<'a>(read: &[&'a Setting], key: &str) -> Vec<(&'a Setting, Fate)> {
     applied
 }
 
-/// All lines are written one after the other; a pattern is kept off what any other line names.
+/// All lines are written one after the other; a pattern is kept off what any other line names. That a line keeps off by a
+/// pattern of its own is so in newer versions; in procps 4.0.2 that line does nothing.
 fn procps<'a>(read: &[&'a Setting], key: &str) -> Vec<(&'a Setting, Fate)> {
     let mut applied = Vec::new();
     let explicit: Vec<&Setting> =

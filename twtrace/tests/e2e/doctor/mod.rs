@@ -7,9 +7,11 @@ pub mod listen;
 pub mod machine;
 pub mod manners;
 pub mod nginx;
+pub mod places;
 pub mod ports;
 pub mod reuse;
 pub mod sockets;
+pub mod sysctls;
 
 use std::{
     fmt, io,
