@@ -225,7 +225,8 @@ fn namespaces(host: &Host, place: Where) -> io::Result<(Vec<Netns>, Vec<Missed>)
 fn look(host: &Host, inum: u32) -> io::Result<Namespace> {
     let sysctls = SYSCTLS.into_iter().map(|name| (name, host.sysctl(name))).collect();
     let (range, reserved) = occupancy::local_ports(host)?;
-    let frame = Frame { range: range.clone(), time_wait_ms: time_wait_ms(host.sysctl("net/ipv4/tcp_tw_timeout")) };
+    let time_wait_ms = time_wait_ms(host.sysctl("net/ipv4/tcp_tw_timeout"));
+    let frame = Frame { range: range.clone(), reserved: reserved.clone(), time_wait_ms };
     let sockets = sockets::look(&frame)?;
     let place = Place { initial: Some(is_initial(host)), ..Place::default() };
     Ok(Namespace { place, reserved, sockets, hash_slots: hash_slots(host), ..Namespace::new(inum, sysctls, range) })

@@ -10,4 +10,5 @@ pub mod finding;
 pub mod gather;
 pub mod places;
 pub mod report;
+pub mod severity;
 pub mod trace;
