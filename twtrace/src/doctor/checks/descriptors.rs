@@ -22,22 +22,23 @@ const SANDBOX: u64 = 32;
 pub const PROCESS: Story = Story {
     id: "descriptors.process",
     title: "A process has used up its descriptors, or nearly so",
-    why: "Every open socket and file is a descriptor, and a process may have as many as its soft RLIMIT_NOFILE. Past it \
-          accept(), socket() and open() fail with EMFILE; connections wait in the accept queue until that overflows.",
-    story: "The limit that counts is the soft one (`ulimit -n`, 1024 unless somebody raised it), read when a descriptor is \
-            made: it bounds the descriptor's number, and the kernel hands out the lowest free one. A process may raise \
-            it to its hard limit by itself; many servers do so when they start (nginx: worker_rlimit_nofile). Only a \
-            hard limit has to be raised from outside, where the process is started, up to fs.nr_open.\n\n\
-            A process that fails with EMFILE leaves the connection in the accept queue, and is told at once by epoll \
-            that there is one: it spins, or sleeps, and listen.queue-full follows.\n\n\
-            Before a limit is raised it is worth a look at what the descriptors are. Thousands of sockets in CLOSE-WAIT \
-            are connections that the peer has closed and this process has not: a leak, for which no limit is high \
-            enough. Many in ESTABLISHED are mostly right.\n\n\
-            A socket in TIME_WAIT is no part of this: close() gave its descriptor back before TIME_WAIT began, and the \
-            minisock belongs to no process. Processes with a limit below 32 are not judged: sandboxes set it so that \
-            nothing can be opened. Threads that have descriptors of their own are not seen.",
-    holds: "",
-    does_not: "",
+    why: "Every open socket and file is a descriptor, and the soft RLIMIT_NOFILE limits the descriptors of a process. Past \
+          the limit accept(), socket() and open() fail with EMFILE; connections wait in the accept queue until it overflows.",
+    story: "The soft limit counts (`ulimit -n`, 1024 unless somebody raised it), at the moment a descriptor is made. It bounds \
+            the descriptor's number, and the kernel hands out the lowest free number. A process may raise its soft limit to \
+            its hard limit by itself; many servers do so when they start (nginx: worker_rlimit_nofile). A hard limit has to \
+            be raised from outside, where the process is started, up to fs.nr_open.\n\n\
+            A process that fails with EMFILE leaves the connection in the accept queue. epoll reports the connection again \
+            at once: the process spins, or sleeps, and listen.queue-full follows.\n\n\
+            Look at what the descriptors are before you raise a limit. Thousands of sockets in CLOSE-WAIT are connections \
+            that the peer has closed and this process has not: a leak, for which no limit is high enough. Many in \
+            ESTABLISHED are mostly right.\n\n\
+            A socket in TIME_WAIT holds no descriptor: close() gave it back before TIME_WAIT began, and the minisock belongs \
+            to no process. Processes with a limit below 32 are not judged: sandboxes set such limits so that nothing can be \
+            opened. Threads with their own descriptors are not seen. With --netns only processes in that namespace are \
+            judged.",
+    holds: "a process has at least 80 % of its soft limit (warning), or all of it (critical); with --netns, one in that namespace",
+    does_not: "a limit below 32, which is a sandbox's; with --netns, a process in another namespace; any number of TIME_WAITs",
     by_hand: &[
         "ls /proc/PID/fd | wc -l; grep 'open files' /proc/PID/limits",
         "ls -l /proc/PID/fd | awk '{print $NF}' | cut -d: -f1 | sort | uniq -c | sort -n     # what they are",
@@ -50,15 +51,16 @@ pub const PROCESS: Story = Story {
 pub const SYSTEM: Story = Story {
     id: "descriptors.system",
     title: "The machine's open files are at their limit, or nearly so",
-    why: "Past fs.file-max nobody without CAP_SYS_ADMIN can open a file or a socket: the calls fail with ENFILE.",
-    story: "fs.file-nr tells how many open files there are, and the limit. An open file is what a descriptor leads to; \
-            descriptors that were duplicated, or inherited by fork(), share one. The default of fs.file-max is a tenth \
-            of the memory, at 1 KiB each; systemd raises it to the most that there is, so that only the limits of \
-            processes are left. Where it is low, somebody has lowered it, or a file of sysctl.d from the time of \
-            smaller machines has.\n\n\
+    why: "Past fs.file-max only processes with CAP_SYS_ADMIN can open a file or a socket; for all others the calls fail with \
+          ENFILE, in every namespace.",
+    story: "fs.file-nr shows the number of open files and the limit of the whole machine: no namespace has its own. An open \
+            file is what a descriptor leads to; descriptors that were duplicated, or inherited by fork(), share one. The \
+            default of fs.file-max is a tenth of the memory, at 1 KiB each; systemd raises it to the maximum, so that only \
+            the limits of processes are left. Where fs.file-max is low, somebody lowered it, or an old file of sysctl.d \
+            did.\n\n\
             The kernel logs 'VFS: file-max limit N reached'.",
-    holds: "",
-    does_not: "",
+    holds: "open files of the machine reach 80 % of fs.file-max (warning), or all of it (critical), whatever --netns says",
+    does_not: "one process at its own limit, which is descriptors.process",
     by_hand: &["cat /proc/sys/fs/file-nr     # open, 0, limit", "dmesg | grep file-max"],
     sources: &["fs/file_table.c: alloc_empty_file, files_maxfiles_init", "Documentation/admin-guide/sysctl/fs.rst"],
 };
@@ -67,15 +69,15 @@ pub const SYSTEM: Story = Story {
 pub const ROOM: Story = Story {
     id: "descriptors.room",
     title: "Descriptors do not run out, and TIME_WAIT holds none",
-    why: "A socket in TIME_WAIT has no descriptor: close() gave it back. What counts is each process's own number against \
-          its own limit.",
+    why: "A socket in TIME_WAIT has no descriptor: close() gave it back. What counts is each process's own number, compared \
+          with its own limit.",
     story: "It is often said that TIME_WAITs use up descriptors, and that ulimit has to be raised for them. They do not: \
             the minisock that stays has no file, no inode and no process.\n\n\
             Linux has no limit on the descriptors of a user: RLIMIT_NOFILE holds for each process by itself, and \
-            'nofile' in limits.conf only says with which limit a user's processes begin. The sums by user are shown to \
-            tell who has many.",
-    holds: "",
-    does_not: "",
+            'nofile' in limits.conf only sets the limit that a user's processes begin with. The sums by user show who \
+            holds many.",
+    holds: "every process with a known limit has less than 80 % of it, and so has the machine",
+    does_not: "no process with a known limit could be looked at: then nothing is said",
     by_hand: &["ss -s", "for p in /proc/[0-9]*; do echo $(ls $p/fd | wc -l) $(cat $p/comm); done | sort -n | tail"],
     sources: &["net/ipv4/inet_timewait_sock.c: inet_twsk_alloc", "fs/file.c: alloc_fd", "getrlimit(2)"],
 };
@@ -167,12 +169,12 @@ fn process(facts: &Facts) -> Option<Finding> {
         (Severity::Warning, format!("{numbers}{more}"))
     };
     let home = home(facts, pid);
-    let look = format!("ss -tanp | grep pid={pid},");
+    let look = format!("ss -tanp | grep 'pid={pid},'");
     let look = home.map_or_else(|| look.clone(), |namespace| namespace.command(&look));
     let finding = Finding::new(&PROCESS, severity, sentence)
         .shown_by(near.iter().take(TOP).flat_map(|(process, limit)| held(process, *limit)))
         .shown_by([hard(worst)])
-        .to_do([format!("{look} shows its sockets: those in CLOSE-WAIT are a leak"), raise(worst, most, home)])
+        .to_do([format!("{look} (its sockets: those in CLOSE-WAIT are a leak)"), raise(worst, most, home)])
         .avoid([
             "do not tune TIME_WAIT for this: a TIME_WAIT holds no descriptor",
             "do not raise fs.file-max for this: fs.file-max limits the machine, not the process",
@@ -186,17 +188,19 @@ fn raise(process: &Process, most: u64, home: Option<&Namespace>) -> String {
     let pid = process.pid;
     let wanted = most.saturating_mul(4);
     let (to, limits, why) = match process.hard {
-        Some(Limit::Of(hard)) if hard <= most => (wanted, format!("{wanted}:{wanted}"), "raises both its limits"),
+        Some(Limit::Of(hard)) if hard <= most => {
+            (wanted, format!("{wanted}:{wanted}"), "raises both its limits for now")
+        }
         hard => {
             let to = if let Some(Limit::Of(hard)) = hard { hard.min(wanted) } else { wanted };
-            (to, format!("{to}:"), "raises its soft limit; its hard limit allows that")
+            (to, format!("{to}:"), "raises its soft limit for now; its hard limit allows that")
         }
     };
     let lasting = match home.and_then(|namespace| namespace.place.container.as_ref()) {
         Some(container) => format!("for good: --ulimit nofile={to}:{to} where container {container} is started"),
         None => format!("for good: LimitNOFILE={to} in its systemd unit, or in the program's own configuration"),
     };
-    format!("prlimit --pid {pid} --nofile={limits} {why} for now; {lasting}")
+    format!("prlimit --pid {pid} --nofile={limits} ({why}); {lasting}")
 }
 
 fn system(facts: &Facts) -> Option<Finding> {
@@ -413,7 +417,11 @@ mod tests {
             ..Place::default()
         };
         let found = &check(&facts)[0];
-        assert!(found.to_do[0].starts_with("nsenter --net=/proc/7/ns/net ss -tanp | grep pid=7,"), "{:?}", found.to_do);
+        assert!(
+            found.to_do[0].starts_with("nsenter --net=/proc/7/ns/net ss -tanp | grep 'pid=7,'"),
+            "{:?}",
+            found.to_do
+        );
         assert!(found.to_do[1].contains("--ulimit nofile=4096:4096 where container docker 0123"), "{:?}", found.to_do);
     }
 

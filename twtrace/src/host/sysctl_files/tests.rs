@@ -151,7 +151,7 @@ fn this_machine_has_files() {
 fn long_files_are_read() {
     let text: String = (0..200_000).map(|i| format!("a.b{}={i}\n", i % 100_000)).collect();
     let settings: Vec<Setting> = parse(&text, Path::new("")).collect();
-    assert_eq!(settings.len(), 1_000_000);
+    assert_eq!(settings.len(), 200_000);
     let files = SysctlFiles { settings, ..SysctlFiles::default() };
     let values: Vec<(&str, Fate)> = files.about("a.b7").iter().map(|line| (line.written(), line.fate)).collect();
     assert_eq!(values, [("7", Fate::Overruled), ("100007", Fate::Sets)]);
