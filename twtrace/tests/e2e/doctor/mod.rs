@@ -11,6 +11,7 @@ pub mod places;
 pub mod ports;
 pub mod reuse;
 pub mod sockets;
+pub mod states;
 pub mod sysctls;
 
 use std::{

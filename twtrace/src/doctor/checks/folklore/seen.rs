@@ -85,13 +85,16 @@ pub fn lines<'a>(facts: &'a Facts, name: &str) -> Vec<Line<'a>> {
     facts.machine.files.about(&format!("net.ipv4.{name}")).into_iter().map(Line).collect()
 }
 
+/// The default of a sysctl in a namespace.
+type DefaultOf<'a> = &'a dyn Fn(Option<&Namespace>) -> u64;
+
 /// What somebody objects to.
 pub struct Rule<'a> {
     story: &'a Story,
     /// The sysctl, of net.ipv4.
     name: &'static str,
     default: i64,
-    default_of: Option<&'a dyn Fn(Option<&Namespace>) -> u64>,
+    default_of: Option<DefaultOf<'a>>,
     is_harmful: bool,
     /// The value now is judged, too.
     lives: bool,
@@ -111,7 +114,7 @@ impl<'a> Rule<'a> {
     }
 
     /// The default is not the same in every namespace.
-    pub fn default_of(mut self, default_of: &'a dyn Fn(Option<&Namespace>) -> u64) -> Self {
+    pub fn default_of(mut self, default_of: DefaultOf<'a>) -> Self {
         self.default_of = Some(default_of);
         self
     }
