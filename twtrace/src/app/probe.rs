@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 
-use super::{forced, logs, no_tracer, run::capabilities};
+use super::{forced, internal, logs, no_tracer, run::capabilities};
 use crate::{
     bpf::{Settings, Tables},
     cli::{Format, Probe, exit::Exit},
@@ -34,7 +34,7 @@ struct Report<'a> {
 
 pub(super) fn probe(host: &Host, verbose: u8, asked: &Probe) -> Result<Exit, Exit> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| Exit::error(crate::cli::exit::Code::Internal, error))?;
+    let runtime = runtime.map_err(|error| internal("tokio", &error))?;
     // Registering the ring needs the runtime's reactor; nothing is waited for.
     let _guard = runtime.enter();
     let settings = Settings::all(TABLES, Netns::current().map_or(0, |netns| netns.inum()));

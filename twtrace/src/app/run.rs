@@ -20,7 +20,7 @@ use crate::{
     host::Host,
     lab::demo::Demo,
     model::report::{CapabilityReport, Start},
-    pipeline::{Feed, Pipeline},
+    pipeline::{Feed, Pipeline, RunError},
     plan::{Capability, Plan},
     reconcile::Scope,
     sink::{Writer, notes::remark},
@@ -91,7 +91,10 @@ async fn trace(host: &Host, verbose: u8, asked: &Run) -> Result<Exit, Exit> {
     {
         remark(&format!("twtrace: --demo: its traffic ended early: {error}; what was shown is true all the same\n"));
     }
-    result.map_err(|error| internal("run", &error))?;
+    result.map_err(|error| match error {
+        RunError::Output(error) => Exit::unwritten(&error),
+        error => internal("run", &error),
+    })?;
     Ok(Exit::answer(String::new()))
 }
 

@@ -8,6 +8,7 @@ pub mod conntrack;
 pub mod counters;
 pub mod diag;
 pub mod ksyms;
+pub mod limits;
 pub mod meminfo;
 pub mod netns;
 pub mod occupancy;
