@@ -62,7 +62,7 @@ pub(super) fn lab(host: &Host, verbose: u8, asked: &Asked) -> Result<Exit, Exit>
     let lab = lab.map_err(|error| match error {
         LabError::Tracer(error) => no_tracer(&error, &failures, verbose),
         LabError::Stage(error) => {
-            let remedy = "the lab needs CONFIG_NET_NS and CAP_SYS_ADMIN; `twtrace run` needs no namespace";
+            let remedy = "the lab makes network namespaces: it needs CONFIG_NET_NS and CAP_SYS_ADMIN (user.max_net_namespaces is not 0)";
             Exit::error(Code::Unsupported, Complaint::new("lab", error.to_string(), remedy))
         }
     })?;

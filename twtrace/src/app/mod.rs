@@ -106,7 +106,7 @@ fn logs(failures: &[Failure]) -> String {
     let mut text = String::new();
     for failure in failures {
         let said = match &failure.reason {
-            Reason::Refused { log, .. } if log.is_empty() => "(the verifier said nothing)",
+            Reason::Refused { log, .. } if log.is_empty() => "(no verifier log)",
             Reason::Refused { log, .. } => log,
             _ => "",
         };

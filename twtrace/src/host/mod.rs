@@ -2,6 +2,7 @@
 //! can be tested without one.
 
 pub mod btf;
+pub mod buckets;
 pub mod cgroup;
 pub mod clock;
 pub mod conntrack;
