@@ -18,7 +18,7 @@ use crate::model::{buckets::Buckets, cgroup, wanted::Wanted};
 
 /// How many times as long as a look took the thread rests after it: 0.4 % of a CPU.
 const REST: u32 = 250;
-/// How often the machine is searched for namespaces: each process has to be asked.
+/// How often the machine is searched for namespaces at most: each process has to be asked.
 const SEARCH: Duration = Duration::from_secs(10);
 /// How long whoever asks waits for a fresh answer: a look into some dozen namespaces takes less.
 const PATIENCE: Duration = Duration::from_millis(5);
@@ -86,7 +86,7 @@ impl Drop for Watch {
 
 fn work(host: &Host, wanted: &Wanted, desk: &Desk) {
     let mut found = BTreeMap::new();
-    let mut searched: Option<Instant> = None;
+    let mut search_at = Instant::now();
     let Ok(own) = Netns::current() else { return };
     loop {
         let mut state = desk.lock();
@@ -99,11 +99,12 @@ fn work(host: &Host, wanted: &Wanted, desk: &Desk) {
         state.is_asked = false;
         drop(state);
 
-        let began = Instant::now();
-        if searched.is_none_or(|searched| searched.elapsed() >= SEARCH) {
+        if search_at <= Instant::now() {
+            let began = Instant::now();
             found = search(host, wanted, &own);
-            searched = Some(began);
+            search_at = Instant::now() + SEARCH.max(began.elapsed() * REST);
         }
+        let began = Instant::now();
         let Ok(last) = look(host, &found, &own) else { return };
         let until = Instant::now() + began.elapsed() * REST;
 
