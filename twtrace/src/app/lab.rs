@@ -1,6 +1,6 @@
 //! `twtrace lab`: every scenario, held against the kernel.
 
-use super::{forced, internal, logs, no_tracer};
+use super::{forced, internal, logs, no_tracer, trouble};
 use crate::{
     cli::{
         Format, Lab as Asked,
@@ -61,10 +61,10 @@ pub(super) fn lab(host: &Host, verbose: u8, asked: &Asked) -> Result<Exit, Exit>
     });
     let lab = lab.map_err(|error| match error {
         LabError::Tracer(error) => no_tracer(&error, &failures, verbose),
-        LabError::Stage(error) => {
+        LabError::Stage(error) => trouble::refused("lab", &error).unwrap_or_else(|| {
             let remedy = "the lab makes network namespaces: it needs CONFIG_NET_NS and CAP_SYS_ADMIN (user.max_net_namespaces is not 0)";
             Exit::error(Code::Unsupported, Complaint::new("lab", error.to_string(), remedy))
-        }
+        }),
     })?;
     if let Some(exit) = unwritten {
         return Err(exit);

@@ -8,7 +8,7 @@ use twtrace_common::knob::Filter;
 use super::{
     forced,
     front::{self, Front},
-    internal, no_tracer,
+    internal, no_tracer, trouble,
 };
 use crate::{
     bpf::{Settings, Tables},
@@ -47,7 +47,8 @@ async fn trace(host: &Host, verbose: u8, asked: &Run) -> Result<Exit, Exit> {
     let mut demo = if asked.demo {
         let failed = |error: std::io::Error| {
             let remedy = "the demo needs CONFIG_NET_NS and CAP_SYS_ADMIN; leave --demo out to trace this machine";
-            Exit::error(Code::Unsupported, Complaint::new("--demo", error.to_string(), remedy))
+            trouble::refused("--demo", &error)
+                .unwrap_or_else(|| Exit::error(Code::Unsupported, Complaint::new("--demo", error.to_string(), remedy)))
         };
         Some(Demo::new().map_err(failed)?)
     } else {
@@ -183,7 +184,12 @@ fn start(host: &Host, tracer: &Tracer) -> Start {
         capabilities: capabilities(&tracer.plan),
         seeded: tracer.seeded.as_ref().ok().copied(),
         namespaces_missed: tracer.namespaces_missed as u64,
-        namespaces_missed_why: missed_why(host, tracer.namespaces_missed),
+        namespaces_missed_why: tracer
+            .seeded
+            .as_ref()
+            .err()
+            .cloned()
+            .or_else(|| missed_why(host, tracer.namespaces_missed)),
         self_test: tracer.self_test.clone(),
     }
 }

@@ -105,6 +105,11 @@ fn words(errno: i32, limits: &Limits, needed: u64) -> Option<(Code, String, Stri
             "`twtrace doctor` names the processes that hold the most".to_owned(),
         ),
         libc::ENOMEM => memory(limits.memory_bytes),
+        libc::ENOSPC => (
+            Code::Internal,
+            "no more network namespaces may be made".to_owned(),
+            "raise user.max_net_namespaces; 0 forbids them".to_owned(),
+        ),
         libc::EAGAIN => (
             Code::Internal,
             "this user or cgroup may start no more threads".to_owned(),
@@ -195,7 +200,7 @@ mod tests {
         let inside = Limits { in_user_namespace: true, ..Limits::default() };
         assert!(said(libc::EPERM, &inside).starts_with("Privilege: this process is in a user namespace"));
         assert!(said(libc::EPERM, &Limits::default()).contains("seccomp"));
-        for errno in [libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::EAGAIN, libc::EPERM] {
+        for errno in [libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::ENOSPC, libc::EAGAIN, libc::EPERM] {
             assert!(!said(errno, &inside).contains("report"), "{errno}");
         }
     }

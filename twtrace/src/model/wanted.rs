@@ -18,6 +18,8 @@ use super::{event::Tuple, occupancy::Destination};
 pub struct Wanted {
     filter: Filter,
     ports: Box<[PortSet; 3]>,
+    /// A look at a socket answers all of the filter.
+    is_decided: bool,
 }
 
 impl Default for Wanted {
@@ -31,7 +33,25 @@ impl Wanted {
     /// What the programs are told: their filter, and the rows of map `PORTS`.
     #[must_use]
     pub fn new(filter: Filter, ports: Box<[PortSet; 3]>) -> Self {
-        Self { filter, ports }
+        let Filter { netns, netns_len, laddr, laddr_len, raddr, raddr_len, family, role, lport, rport, port, .. } =
+            filter;
+        // Whatever else is filtered, now or one day, a look at a socket does not answer.
+        let answered = Filter {
+            netns,
+            netns_len,
+            laddr,
+            laddr_len,
+            raddr,
+            raddr_len,
+            family,
+            role,
+            lport,
+            rport,
+            port,
+            ..Filter::ALL
+        };
+        let all = |filter: Filter| Filter { kinds: Filter::ALL.kinds, causes: Filter::ALL.causes, any: 0, ..filter };
+        Self { filter, ports, is_decided: all(answered) == all(filter) }
     }
 
     /// True if anything is left out, beyond kinds of events and causes.
@@ -57,8 +77,7 @@ impl Wanted {
     /// True if nothing has to be known that no look at the sockets shows: who closes.
     #[must_use]
     pub fn is_decided(&self) -> bool {
-        let Filter { pid_len, comm_len, cgroup_len, .. } = self.filter;
-        pid_len == 0 && comm_len == 0 && cgroup_len == 0
+        self.is_decided
     }
 
     /// True if a socket of this host's own making, with this local and remote end, is wanted. Its namespace: see

@@ -58,6 +58,7 @@ pub fn start(start: &Start) -> String {
 /// The namespaces whose older sockets are missing, and why.
 fn unlisted(start: &Start) -> String {
     let whose = match start.namespaces_missed {
+        _ if start.seeded.is_none() => "older TIME_WAITs are missing".to_owned(),
         0 => "older TIME_WAITs of some network namespaces may be missing".to_owned(),
         n => format!("older TIME_WAITs of up to {} are missing", Many(n, "network namespace")),
     };

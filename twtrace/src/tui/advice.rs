@@ -14,6 +14,8 @@ use crate::{
 
 /// From this share of its ports on, connect() to a destination searches long before it finds one.
 const SLOW: f64 = 0.5;
+/// From this share of its buckets on, a namespace gets a note.
+const NEARLY_FULL: f64 = 0.8;
 /// Destinations that get a note of their own.
 const NAMED: usize = 8;
 /// Births per second of which a note on reuse is worth its line.
@@ -66,6 +68,16 @@ pub fn advise(all: &Aggregates, numbers: &Numbers) -> Vec<Note> {
 }
 
 fn overflow(all: &Aggregates, numbers: &Numbers, say: &mut impl FnMut(Urgency, String)) {
+    if let Some(buckets) = numbers.buckets.as_ref().filter(|buckets| buckets.share() >= NEARLY_FULL) {
+        let text = format!(
+            "tcp_max_tw_buckets of {} is {:.0} % full: {} of {}. Sockets that close beyond the limit get no TIME_WAIT.",
+            buckets.whose(),
+            (buckets.share() * 100.0).floor(),
+            buckets.used,
+            buckets.limit,
+        );
+        say(Urgency::Warning, text);
+    }
     let refused = numbers.totals.refused.as_deref().unwrap_or_default();
     for &(reason, count) in refused.iter().filter(|(_, count)| *count > 0) {
         let mut owners = all.process_rows();
@@ -204,4 +216,70 @@ fn to(row: &DestinationRow) -> String {
         std::net::IpAddr::V4(v4) => v4.to_string(),
     };
     format!("{raddr}:{} from {}", row.rport, row.laddr)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use twtrace_common::knob::{Filter, PORTS_LOCAL};
+
+    use super::*;
+    use crate::model::{
+        buckets::Buckets,
+        occupancy::{Namespace, Occupancy},
+        wanted::Wanted,
+    };
+
+    fn notes(all: &Aggregates, numbers: &Numbers) -> Vec<String> {
+        advise(all, numbers).into_iter().map(|note| format!("{}: {}", note.urgency.word(), note.text)).collect()
+    }
+
+    fn used(used: u64) -> Numbers {
+        let name = Some("blue".to_owned());
+        let buckets = Some(Buckets { netns: 7, name, used, limit: 100, namespaces: 2 });
+        Numbers { buckets, ..Numbers::default() }
+    }
+
+    #[test]
+    fn buckets_are_told_before_they_are_full() {
+        let all = Aggregates::default();
+        assert!(notes(&all, &used(79)).is_empty());
+        let said = notes(&all, &used(93));
+        assert!(said[0].starts_with("WARN: tcp_max_tw_buckets of blue is 93 % full: 93 of 100."), "{said:?}");
+        assert!(notes(&all, &Numbers::default()).is_empty(), "not known is not full");
+    }
+
+    /// Two namespaces, each with listeners inside its range.
+    fn looked(filter: Filter, lport: Option<u16>) -> Aggregates {
+        let mut ports = Box::new([[0; 1024]; 3]);
+        if let Some(port) = lport {
+            ports[PORTS_LOCAL as usize][usize::from(port >> 6)] |= 1 << (port & 63);
+        }
+        let space = Namespace {
+            range: 30_000..=30_199,
+            available: 198,
+            tw_limit: None,
+            tw_reuse: None,
+            listeners: [443, 30_150, 30_160].into(),
+            held: HashMap::new(),
+        };
+        let mut all = Aggregates::default().wanting(Wanted::new(filter, ports));
+        all.begin(&Occupancy { namespaces: [(7, space.clone()), (8, space)].into(), ..Occupancy::default() });
+        all
+    }
+
+    #[test]
+    fn listeners_are_told_of_what_the_filters_let_through() {
+        let numbers = Numbers::default();
+        assert_eq!(notes(&looked(Filter::ALL, None), &numbers).len(), 2);
+        let one = notes(&looked(Filter { netns: [7; _], netns_len: 1, ..Filter::ALL }, None), &numbers);
+        assert!(one.len() == 1 && one[0].contains("(30150, 30160) in namespace 7"), "{one:?}");
+        let port = notes(&looked(Filter { lport: 1, ..Filter::ALL }, Some(30_160)), &numbers);
+        assert!(
+            port[0].starts_with("hint: 1 port of ip_local_port_range 30000-30199 has a listener (30160)"),
+            "{port:?}"
+        );
+        assert!(notes(&looked(Filter { rport: 1, ..Filter::ALL }, None), &numbers).is_empty());
+    }
 }

@@ -221,7 +221,7 @@ pub fn lacks() -> Outcome {
         Ok((output.status.code().unwrap_or(-1), text(&output.stdout), text(&output.stderr)))
     };
     let run = "\"$1\" run --events none --duration 100ms";
-    let cases: [(String, i32, &[&str]); 7] = [
+    let cases: [(String, i32, &[&str]); 8] = [
         (format!("ulimit -n 30; {run}"), 70, &["may have 30 open files", "ulimit -n "]),
         ("ulimit -n 30; \"$1\" probe".to_owned(), 70, &["may have 30 open files", "ulimit -n "]),
         (format!("unshare -m sh -c 'mount -t tmpfs none /proc; {run}' sh \"$1\""), 69, &["mount -t proc proc /proc"]),
@@ -233,6 +233,11 @@ pub fn lacks() -> Outcome {
         (format!("unshare -m sh -c 'mount -t tmpfs none /sys; {run}' sh \"$1\""), 69, &["mount -t sysfs sysfs /sys"]),
         (format!("unshare -Ur {run}"), 77, &["user namespace"]),
         ("unshare -Ur \"$1\" probe".to_owned(), 77, &["user namespace"]),
+        (
+            "unshare -Ur sh -c 'echo 0 > /proc/sys/user/max_net_namespaces; \"$1\" run --demo' sh \"$1\"".to_owned(),
+            70,
+            &["user.max_net_namespaces"],
+        ),
     ];
     for (script, code, words) in cases {
         let what = shell(&script)?;

@@ -127,10 +127,7 @@ fn notes<'a>(state: &State, theme: &Theme, area: Rect) -> (Line<'a>, Vec<Line<'a
         }
     }
     if lines.is_empty() {
-        return (
-            Line::from(NOTES),
-            nothing(state, "nothing to report: enough ports are free, no socket was refused, no event was lost"),
-        );
+        return (Line::from(NOTES), nothing(state, "nothing to report: ports are free, nothing was refused or lost"));
     }
     // The selected note is shown whole, if it can be.
     let last = lines.iter().rposition(|(i, _)| *i == state.selected()).unwrap_or(0);
