@@ -61,7 +61,7 @@ fn lab_hand() -> Result<Exit, Exit> {
 /// Tracing needs privileges: better one line about all of them than the first refusal of many.
 fn privileged(host: &Host) -> Result<(), Exit> {
     trouble::has_proc(host)?;
-    trouble::has_descriptors(host)?;
+    trouble::has_room(host)?;
     let missing = Privileges::read(host).missing();
     if missing.is_empty() {
         return Ok(());

@@ -5,6 +5,7 @@ use std::{error::Error, io};
 use crate::{
     cli::exit::{Code, Complaint, Exit},
     host::{Host, limits::Limits, netns},
+    sink::notes::remark,
 };
 
 /// Descriptors that tracing takes at most, without those of network namespaces: maps, programs and their links, standard
@@ -45,9 +46,14 @@ pub(super) fn has_proc(host: &Host) -> Result<(), Exit> {
     })
 }
 
-/// The same where the descriptors cannot be enough for tracing.
-pub(super) fn has_descriptors(host: &Host) -> Result<(), Exit> {
-    match Limits::read(host).descriptors {
+/// The same where the descriptors cannot be enough for tracing. Little memory is only warned of: the kernel would kill
+/// twtrace without a word.
+pub(super) fn has_room(host: &Host) -> Result<(), Exit> {
+    let limits = Limits::read(host);
+    if let Some(limit) = limits.memory_bytes.filter(|&limit| limit < BASE) {
+        remark(&little_memory(limit));
+    }
+    match limits.descriptors {
         Some(limit) if limit < FEWEST => {
             let needed = DESCRIPTORS + netns::places(host).len() as u64;
             Err(complain(Code::Internal, "descriptors", too_few(Some(limit), needed), &ulimit(needed)))
@@ -72,6 +78,15 @@ pub(super) fn no_types(host: &Host, error: &(dyn Error + 'static)) -> Exit {
             "mount it: mount -t sysfs sysfs /sys; or give the kernel's BTF: --btf FILE",
         )
     }
+}
+
+fn little_memory(limit: u64) -> String {
+    let (limit, base) = (limit >> 20, BASE >> 20);
+    format!(
+        "twtrace: memory: the limit of this cgroup is {limit} MB, and twtrace may take {base} MB while it starts: the kernel \
+         may kill it; raise memory.max to {} MB\n",
+        base * 2
+    )
 }
 
 fn complain(code: Code, what: &str, why: String, remedy: &str) -> Exit {
