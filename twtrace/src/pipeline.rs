@@ -34,8 +34,8 @@ use crate::{
     reconcile::{LookError, Scope},
     sink::{
         BATCH_BYTES, Batch, Clock, Loss, Sink, Steer, Tick, Writer,
-        notes::remark,
-        writer::{End, GRACE},
+        notes::{self, remark},
+        writer::{End, GRACE, Patience},
     },
     source::Source,
     tracer::Tracer,
@@ -65,6 +65,14 @@ pub enum RunError {
     /// The output could not be written.
     #[error("writing the output: {0}")]
     Output(#[source] io::Error),
+    /// The reader of the output stopped reading, so that not all of it could be delivered.
+    #[error("{lines} lines were not delivered: nobody read for {}", waited.as_secs())]
+    Undelivered {
+        /// Lines, and events that never became lines.
+        lines: u64,
+        /// How long the reader had taken nothing.
+        waited: Duration,
+    },
 }
 
 /// One run.
@@ -141,7 +149,7 @@ impl<'a> Pipeline<'a> {
     ) -> Result<(), RunError> {
         let began = Instant::now();
         // Before anything is said: whoever reads the first line may answer it with a signal.
-        let signals = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+        let mut signals = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
         let (first, _) = scope.look(self.tracer)?;
         ready()?;
         self.shown.clone_from(&options.shown);
@@ -155,15 +163,15 @@ impl<'a> Pipeline<'a> {
             told(self.sink, &self.shown, &event);
         }
         self.flush();
-        self.serve(options, signals, scope, &first).await?;
+        self.serve(options, &mut signals, scope, &first).await?;
         let look = scope.look(self.tracer)?;
-        self.finish(&first, look, began)
+        self.finish(&first, look, began, options, &mut signals).await
     }
 
     async fn serve(
         &mut self,
         options: &Options,
-        (mut interrupt, mut terminate): (Signal, Signal),
+        (interrupt, terminate): &mut (Signal, Signal),
         scope: &Scope,
         first: &Look,
     ) -> Result<(), RunError> {
@@ -327,39 +335,31 @@ impl<'a> Pipeline<'a> {
     }
 
     /// Stops the programs, takes what they left, and says the summary.
-    fn finish(mut self, first: &Look, (last, rest): (Look, Rest), began: Instant) -> Result<(), RunError> {
+    async fn finish(
+        mut self,
+        first: &Look,
+        (last, rest): (Look, Rest),
+        began: Instant,
+        options: &Options,
+        signals: &mut (Signal, Signal),
+    ) -> Result<(), RunError> {
         self.audit()?;
         self.beside.missed_runs = self.tracer.missed_runs()?;
         self.tracer.detach();
-        let mut progress = Instant::now();
+        // A frame is worth nothing a moment later; lines are.
+        let limit = if self.sink.is_live() { GRACE } else { options.drain_for };
+        let mut patience = Patience::new(limit, self.writer.taken(), began.elapsed());
         // A program may still be running on another CPU when its hook is gone; it is done within microseconds.
         std::thread::sleep(Duration::from_millis(2));
-        loop {
-            let count = self.drain()?;
-            if self.sink.pending() > BATCH_BYTES || count == 0 {
-                self.flush();
-            }
-            if self.waiting.is_none() && count == 0 {
-                break;
-            }
-            if self.waiting.is_none() {
-                progress = Instant::now();
-            } else if progress.elapsed() > GRACE || self.writer.is_closed() {
-                break;
-            } else {
-                std::thread::sleep(Duration::from_millis(2));
-            }
-        }
-        let mut undelivered = 0;
-        if let Some(batch) = self.waiting.take() {
-            self.writer.send(batch);
-            // What is still in the ring will be read by nobody.
-            undelivered = self.tracer.ring.drain(usize::MAX, &mut |_| {}) as u64;
-        }
+        let given_up = self.deliver(began, &mut patience, signals).await?;
+        let undelivered = if given_up { self.give_up() } else { 0 };
         let now = clock::monotonic_ns();
         let counters = self.tracer.counters()?;
         self.tell_losses(now, &counters);
         self.beside.sink_dropped = self.writer.tally().dropped + undelivered;
+        if given_up && !self.sink.is_live() && self.beside.sink_dropped > 0 {
+            self.sink.lost(now, Loss::Output, self.beside.sink_dropped);
+        }
         let totals = totals(&counters, &self.beside);
         let refusal = self.beside.refusal;
         let reconcile = reconcile(first, &last, self.tracer.tw_counts, refusal);
@@ -371,17 +371,88 @@ impl<'a> Pipeline<'a> {
             Rest::Moving => None,
         };
         let duration_ns = u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX);
-        self.sink.summary(now, &Summary { totals, reconcile, exact, duration_ns });
-        let notes = self.sink.notes();
-        // A reader that does not read is waited for once, not here again.
-        let (_, end) = self.writer.finish_within(self.sink.take(), GRACE.saturating_sub(progress.elapsed()));
-        if !matches!(end, End::Closed) && !notes.is_empty() {
-            remark(&notes);
+        let summary = Summary { totals, reconcile, exact, duration_ns };
+        self.sink.summary(now, &summary);
+        let mut remarks = self.sink.notes();
+        let (is_live, mut lines) = (self.sink.is_live(), self.beside.sink_dropped);
+        let last_lines = self.sink.take();
+        let lines_of_last = last_lines.lines();
+        let mut ending = self.writer.finish(last_lines);
+        let end = loop {
+            if let Some(end) = ending.wait(Duration::from_millis(1)) {
+                break end;
+            }
+            // Whoever was given up before has had its time.
+            if given_up || patience.is_over(ending.taken(), began.elapsed()) || asked(signals).await {
+                break ending.give_up().1;
+            }
+        };
+        if matches!(end, End::Stuck) {
+            lines += lines_of_last;
+            if remarks.is_empty() {
+                // The summary found no room where it belongs.
+                remarks = notes::summary(&summary);
+            }
+        }
+        if !matches!(end, End::Closed) && !remarks.is_empty() {
+            remark(&remarks);
         }
         match end {
-            End::Flushed | End::Closed | End::Stuck => Ok(()),
             End::Failed(error) => Err(RunError::Output(error)),
+            End::Flushed | End::Stuck if lines > 0 && !is_live => {
+                Err(RunError::Undelivered { lines, waited: patience.waited(began.elapsed()) })
+            }
+            End::Flushed | End::Stuck | End::Closed => Ok(()),
         }
+    }
+
+    /// Takes what is left in the ring, and waits until all of it is written. `true`: the reader had taken nothing for too
+    /// long, or somebody asked again for the end.
+    async fn deliver(
+        &mut self,
+        began: Instant,
+        patience: &mut Patience,
+        signals: &mut (Signal, Signal),
+    ) -> Result<bool, RunError> {
+        loop {
+            let count = self.drain()?;
+            if self.sink.pending() > BATCH_BYTES || count == 0 {
+                self.flush();
+            }
+            let has_all = self.waiting.is_none() && count == 0;
+            if has_all && (self.sink.is_live() || self.writer.is_idle() || self.writer.is_closed()) {
+                return Ok(false);
+            }
+            if patience.is_over(self.writer.taken(), began.elapsed()) {
+                return Ok(true);
+            }
+            if (self.waiting.is_some() || count == 0) && asked(signals).await {
+                return Ok(true);
+            }
+        }
+    }
+
+    /// Gives the reader up. Returns how many events never became lines.
+    fn give_up(&mut self) -> u64 {
+        self.writer.give_up();
+        if let Some(batch) = self.waiting.take() {
+            self.writer.drop_batch(&batch);
+        }
+        if self.sink.pending() > 0 {
+            self.writer.drop_batch(&self.sink.take());
+        }
+        // What is still in the ring will be read by nobody.
+        self.tracer.ring.drain(usize::MAX, &mut |_| {}) as u64
+    }
+}
+
+/// Waits a moment, for the writer. `true`: somebody asked again for the end.
+async fn asked((interrupt, terminate): &mut (Signal, Signal)) -> bool {
+    tokio::select! {
+        biased;
+        _ = interrupt.recv() => true,
+        _ = terminate.recv() => true,
+        () = tokio::time::sleep(Duration::from_millis(2)) => false,
     }
 }
 

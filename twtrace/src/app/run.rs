@@ -1,6 +1,6 @@
 //! `twtrace run`.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use tokio::io::{Interest, unix::AsyncFd};
 use twtrace_common::knob::Filter;
@@ -20,10 +20,10 @@ use crate::{
     host::Host,
     lab::demo::Demo,
     model::report::{CapabilityReport, Start},
-    pipeline::{Feed, Pipeline},
+    pipeline::{Feed, Pipeline, RunError},
     plan::{Capability, Plan},
     reconcile::Scope,
-    sink::{Writer, notes::remark},
+    sink::{Writer, human::Many, notes::remark},
     tracer::{Attempt, Tracer},
 };
 
@@ -91,8 +91,21 @@ async fn trace(host: &Host, verbose: u8, asked: &Run) -> Result<Exit, Exit> {
     {
         remark(&format!("twtrace: --demo: its traffic ended early: {error}; what was shown is true all the same\n"));
     }
-    result.map_err(|error| internal("run", &error))?;
+    result.map_err(|error| match error {
+        RunError::Undelivered { lines, waited } => undelivered(lines, waited),
+        error => internal("run", &error),
+    })?;
     Ok(Exit::answer(String::new()))
+}
+
+/// The end of a run whose reader stopped reading.
+fn undelivered(lines: u64, waited: Duration) -> Exit {
+    let why = match waited.as_secs() {
+        0 => format!("{} not delivered: the reader is too slow", Many(lines, "line")),
+        seconds => format!("{} not delivered: nothing was read for {}", Many(lines, "line"), Many(seconds, "second")),
+    };
+    let remedy = "write to a file, skip events with --events or filters, or wait longer with --drain-for 1m";
+    Exit::error(Code::Undelivered, Complaint::new("standard output", why, remedy))
 }
 
 fn settings(host: &Host, asked: &Run, scope: &Scope) -> Result<Settings, Exit> {

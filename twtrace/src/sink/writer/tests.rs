@@ -78,7 +78,7 @@ fn a_full_queue_drops_and_counts_each_line() -> io::Result<()> {
     assert_eq!(writer.tally(), Tally { lines_in: 20, written: 0, dropped: 7 });
     assert!(!writer.is_closed());
     drop(go);
-    let (tally, end) = writer.finish(batch(100..101));
+    let (tally, end) = writer.finish_within(batch(100..101), GRACE);
     assert_eq!(tally, Tally { lines_in: 21, written: 14, dropped: 7 });
     assert!(matches!(end, End::Flushed));
     let wanted: Vec<u8> = [batch(0..13), batch(100..101)].iter().flat_map(|batch| batch.bytes.clone()).collect();
@@ -93,7 +93,7 @@ fn who_wants_to_wait_gets_the_batch_back() -> io::Result<()> {
     assert_eq!(writer.try_send(batch(12..15)), Err(batch(12..15)));
     assert_eq!(writer.tally(), Tally { lines_in: 12, written: 0, dropped: 0 });
     drop(go);
-    let (tally, _) = writer.finish(batch(12..15));
+    let (tally, _) = writer.finish_within(batch(12..15), GRACE);
     assert_eq!(tally, Tally { lines_in: 15, written: 15, dropped: 0 });
     assert_eq!(memory.bytes(), batch(0..15).bytes);
     Ok(())
@@ -108,7 +108,7 @@ fn large_batches_do_not_pile_up() -> io::Result<()> {
     assert!(writer.try_send(large()).is_err());
     assert_eq!(writer.try_send(batch(0..1)), Ok(()));
     drop(go);
-    let (tally, _) = writer.finish(Batch::default());
+    let (tally, _) = writer.finish_within(Batch::default(), GRACE);
     assert_eq!((tally.lines_in, tally.dropped), (10 + 5 * BATCH_BYTES as u64 + 1, 0));
     let mut idle = Writer::with_queue(Memory::default(), 1)?;
     assert_eq!(idle.try_send(large()), Ok(()), "nothing else is under way");
@@ -120,7 +120,7 @@ fn the_last_batch_needs_no_room_in_the_queue() -> io::Result<()> {
     let (mut writer, memory, go) = held(1)?;
     writer.send(batch(10..20));
     drop(go);
-    let (tally, _) = writer.finish(batch(20..21));
+    let (tally, _) = writer.finish_within(batch(20..21), GRACE);
     assert_eq!(tally, Tally { lines_in: 21, written: 21, dropped: 0 });
     assert_eq!(memory.bytes(), batch(0..21).bytes);
     Ok(())
@@ -183,7 +183,7 @@ fn a_closed_pipe_ends_quietly_and_tells_who_waits() -> io::Result<()> {
     assert!(writer.is_closed());
     // Who waits for room is not to wait for a closed pipe.
     assert_eq!(writer.try_send(batch(10..20)), Ok(()));
-    let (tally, end) = writer.finish(batch(20..21));
+    let (tally, end) = writer.finish_within(batch(20..21), GRACE);
     assert!(matches!(end, End::Closed), "{end:?}");
     // Five bytes are two whole lines and half a line.
     assert_eq!(memory.bytes(), b"0\n1\n2");
@@ -197,7 +197,7 @@ fn a_real_pipe_closes_as_quietly() -> io::Result<()> {
     let mut writer = Writer::spawn(pipe)?;
     drop(reader);
     writer.send(batch(0..3));
-    let (tally, end) = writer.finish(batch(3..4));
+    let (tally, end) = writer.finish_within(batch(3..4), GRACE);
     assert!(matches!(end, End::Closed), "{end:?}");
     assert_eq!(tally, Tally { lines_in: 4, written: 0, dropped: 4 });
     Ok(())
@@ -207,7 +207,7 @@ fn a_real_pipe_closes_as_quietly() -> io::Result<()> {
 fn a_full_disk_is_an_error() -> io::Result<()> {
     let (out, _) = failing(4, ErrorKind::StorageFull);
     let writer = Writer::spawn(out)?;
-    let (tally, end) = writer.finish(batch(0..3));
+    let (tally, end) = writer.finish_within(batch(0..3), GRACE);
     assert!(matches!(&end, End::Failed(error) if error.kind() == ErrorKind::StorageFull), "{end:?}");
     assert_eq!(tally, Tally { lines_in: 3, written: 2, dropped: 1 });
     Ok(())
@@ -231,7 +231,7 @@ fn a_broken_thread_is_noticed() -> io::Result<()> {
     let mut writer = Writer::spawn(Panicking)?;
     writer.send(batch(0..2));
     tokio::runtime::Builder::new_current_thread().build()?.block_on(writer.closed());
-    let (tally, end) = writer.finish(batch(2..3));
+    let (tally, end) = writer.finish_within(batch(2..3), GRACE);
     assert!(matches!(end, End::Failed(_)), "{end:?}");
     assert_eq!(tally, Tally { lines_in: 3, written: 0, dropped: 3 });
     Ok(())
@@ -240,8 +240,13 @@ fn a_broken_thread_is_noticed() -> io::Result<()> {
 #[test]
 fn an_output_that_takes_nothing_fails() -> io::Result<()> {
     let mut nothing = [0_u8; 0];
-    let mut worker =
-        Worker { out: &mut nothing[..], fate: Arc::default(), close: watch::channel(false).0, failure: None };
+    let mut worker = Worker {
+        out: Opaque(&mut nothing[..]),
+        fate: Arc::default(),
+        bytes: 0,
+        close: watch::channel(false).0,
+        failure: None,
+    };
     worker.put(&batch(0..3));
     assert_eq!(worker.failure.map(|error| error.kind()), Some(ErrorKind::WriteZero));
     assert_eq!(worker.fate.discarded.load(Relaxed), 3);
@@ -252,7 +257,7 @@ fn an_output_that_takes_nothing_fails() -> io::Result<()> {
 fn nothing_is_nothing() -> io::Result<()> {
     let mut writer = Writer::spawn(Memory::default())?;
     writer.send(Batch::default());
-    let (tally, end) = writer.finish(Batch::default());
+    let (tally, end) = writer.finish_within(Batch::default(), GRACE);
     assert!(matches!(end, End::Flushed));
     assert_eq!(tally, Tally::default());
     Ok(())
@@ -280,7 +285,7 @@ proptest! {
             let Tally { lines_in, written, dropped } = writer.tally();
             prop_assert!(lines_in == next && written + dropped <= lines_in);
         }
-        let (tally, _) = writer.finish(batch(next..next + 1));
+        let (tally, _) = writer.finish_within(batch(next..next + 1), GRACE);
         prop_assert_eq!(tally.lines_in, next + 1);
         prop_assert_eq!(tally.lines_in, tally.written + tally.dropped);
         let bytes = memory.bytes();
