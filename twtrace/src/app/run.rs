@@ -23,7 +23,11 @@ use crate::{
     pipeline::{Feed, Pipeline, RunError},
     plan::{Capability, Plan},
     reconcile::Scope,
-    sink::{Writer, human::Many, notes::remark},
+    sink::{
+        Writer,
+        human::{Many, Plain},
+        notes::remark,
+    },
     tracer::{Attempt, Tracer},
 };
 
@@ -165,7 +169,11 @@ impl log::Log for ToStderr {
     }
 
     fn log(&self, record: &log::Record<'_>) {
-        remark(&format!("twtrace: {}: {}\n", record.level().as_str().to_ascii_lowercase(), record.args()));
+        remark(&format!(
+            "twtrace: {}: {}\n",
+            record.level().as_str().to_ascii_lowercase(),
+            Plain(&record.args().to_string())
+        ));
     }
 
     fn flush(&self) {}

@@ -3,6 +3,7 @@
 pub mod aggregate;
 pub mod cgroup;
 pub mod event;
+pub mod name;
 pub mod occupancy;
 pub mod own;
 pub mod reconcile;

@@ -14,6 +14,7 @@ use crate::tui::update::Input;
 pub mod by;
 pub mod clock;
 pub mod columns;
+pub mod escape;
 pub mod events_doc;
 pub mod fields;
 pub(crate) mod human;
@@ -66,8 +67,10 @@ pub struct Tick<'a> {
     pub born_per_s: Option<f64>,
     /// Ends per second since the last tick; `None` on the first.
     pub died_per_s: Option<f64>,
-    /// The kernel's counters held against twtrace's so far; empty if they were not looked at.
+    /// The kernel's counters compared with twtrace's so far; empty if they were not looked at.
     pub reconcile: &'a [Reconciled],
+    /// There may be a difference that `reconcile` does not show yet, for it has not held long enough.
+    pub comparing: bool,
     /// What twtrace itself costs, if that is measured.
     pub own: Option<&'a Own>,
     /// The tables are due, if there are any.

@@ -7,7 +7,7 @@ use crate::{
         event::{Denial, Refusal},
         report::Start,
     },
-    sink::human::Many,
+    sink::human::{Many, Plain},
 };
 
 /// From this share of its ports on, connect() to a destination searches long before it finds one.
@@ -78,7 +78,7 @@ fn overflow(all: &Aggregates, numbers: &Numbers, say: &mut impl FnMut(Urgency, S
             .iter()
             .filter(|row| row.refused > 0)
             .take(3)
-            .map(|row| format!("{}/{} {}", row.who.pid, row.who.comm, row.refused))
+            .map(|row| format!("{}/{} {}", row.who.pid, Plain(&row.who.comm), row.refused))
             .collect();
         let whose = if whose.is_empty() { String::new() } else { format!(" ({})", whose.join(", ")) };
         let why = match reason {

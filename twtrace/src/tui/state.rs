@@ -120,6 +120,8 @@ pub struct Numbers {
     pub died_per_s: Option<f64>,
     /// The kernel's word on them.
     pub reconcile: Vec<Reconciled>,
+    /// There may be a difference that has not held long enough to be shown.
+    pub comparing: bool,
     /// Minisocks alive that the filters of the command line let through.
     pub live: Live,
     /// What twtrace itself costs, if that is measured.
@@ -232,6 +234,7 @@ impl State {
             born_per_s: tick.born_per_s,
             died_per_s: tick.died_per_s,
             reconcile: tick.reconcile.to_vec(),
+            comparing: tick.comparing,
             live: self.aggregates.live(),
             own: tick.own.cloned(),
         };

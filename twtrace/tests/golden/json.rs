@@ -65,6 +65,7 @@ fn reports() -> String {
             born_per_s,
             died_per_s,
             reconcile: &[],
+            comparing: false,
             own: Some(&own),
             report: true,
         };

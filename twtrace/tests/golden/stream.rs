@@ -175,6 +175,7 @@ pub fn play(sink: &mut dyn Sink, seconds: u64) {
             born_per_s: rate(|detail| matches!(detail, Detail::Born { .. })),
             died_per_s: rate(|detail| matches!(detail, Detail::Died { .. })),
             reconcile: &reconcile,
+            comparing: false,
             own: None,
             report: true,
         };

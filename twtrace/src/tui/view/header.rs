@@ -8,7 +8,10 @@ use ratatui::{
 };
 
 use super::theme::Theme;
-use crate::{sink::human::Known, tui::state::State};
+use crate::{
+    sink::human::{Known, Plain},
+    tui::state::State,
+};
 
 /// Columns of the gauge of buckets.
 const GAUGE: usize = 10;
@@ -36,7 +39,8 @@ fn about<'a>(state: &State, theme: &Theme, width: u16) -> Line<'a> {
     let backend = by_backend.into_iter().max_by_key(|(_, count)| *count).map_or("?", |(name, _)| name);
     let up = state.now_ns.saturating_sub(state.began_ns) / 1_000_000_000;
     let end = format!(" up {}:{:02}:{:02}", up / 3600, up / 60 % 60, up % 60);
-    let mut text = format!("twtrace {} on {}, kernel {kernel}, {backend}", env!("CARGO_PKG_VERSION"), state.about.host);
+    let mut text =
+        format!("twtrace {} on {}, kernel {kernel}, {backend}", env!("CARGO_PKG_VERSION"), Plain(&state.about.host));
     let room = usize::from(width).saturating_sub(end.len());
     if !missing.is_empty() {
         let names = format!(" (not offered: {})", missing.join(" "));
@@ -95,6 +99,7 @@ fn flow<'a>(state: &State, theme: &Theme) -> Line<'a> {
     let apart: i64 = numbers.reconcile.iter().map(|row| row.diff.abs()).sum();
     spans.push(match numbers.reconcile.as_slice() {
         [] => Span::styled("kernel: ?  ", theme.quiet),
+        _ if apart == 0 && numbers.comparing => Span::styled("kernel: comparing  ", theme.quiet),
         _ if apart == 0 => Span::styled("kernel: diff 0  ", theme.good),
         // The notes say of what.
         _ => Span::styled(format!("kernel: DIFF {apart}!  "), theme.bad),
