@@ -1,25 +1,29 @@
 //! Reads the facts: two looks at the counters, and the sockets between them. Nothing is changed, and what cannot be read
 //! is said.
 
+mod places;
+mod watch;
+
 use std::{
     collections::{HashMap, HashSet},
     io, thread,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
-use super::facts::{Facts, Machine, Namespace, SYSCTLS, time_wait_ms};
+use super::{
+    facts::{Facts, Machine, Namespace, SYSCTLS, time_wait_ms},
+    places::Place,
+};
 use crate::{
     doctor::finding::Missed,
     host::{
         Host,
         conntrack::{self, Stats},
-        counters::{Snmp, Sockstat},
+        counters::{Snmp, Sockstat, TcpLimits},
         meminfo,
         netns::{self, Netns},
-        occupancy,
-        openers::{self, Remote},
-        processes, slab,
-        sockets::{self, Ends, Frame, Sockets},
+        occupancy, processes, slab,
+        sockets::{self, Frame, Sockets},
         sysctl_files,
     },
     sink::human::Many,
@@ -29,14 +33,8 @@ use crate::{
 pub const WINDOW: Duration = Duration::from_millis(500);
 /// How long descriptors may be looked through.
 const CENSUS: Duration = Duration::from_millis(400);
-/// How long whoever opens short connections may be looked for.
-const OPENERS: Duration = Duration::from_millis(600);
-/// TIME_WAITs begun in a second that make a service busy.
-const BUSY: u64 = 10;
-/// The most services whose clients are looked for.
-const SERVICES: usize = 16;
-/// The most sockets whose owner is looked for: listeners, and one of each destination.
-const OWNERS: usize = 4096;
+/// The most sockets whose owner is looked for: listeners, one of each destination, and samples of each state.
+const OWNERS: usize = 1 << 16;
 
 /// Which namespaces are looked into.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,16 +82,8 @@ impl<'a> Gatherer<'a> {
                 Err(error) => missed.push(unseen(netns.inum(), &error)),
             }
         }
-        let machine = machine(self.host, seen.iter().map(|(.., look)| &look.sockets), &mut missed);
-        let until = Instant::now() + OPENERS;
-        for (_, netns, look) in &mut seen {
-            let wanted = busy(&look.sockets, &machine);
-            let left = until.saturating_duration_since(Instant::now());
-            if !wanted.is_empty() && !left.is_zero() {
-                let find = || openers::find(self.host, &wanted, &machine.census.processes, left);
-                look.openers = netns.run(find).unwrap_or_default();
-            }
-        }
+        let mut machine = machine(self.host, seen.iter().map(|(.., look)| &look.sockets), &mut missed);
+        self.watch(&mut seen, &mut machine, &mut missed);
         let oldest = self.last.values().map(|(at, ..)| at.elapsed()).max().unwrap_or_default();
         thread::sleep(window.saturating_sub(oldest));
         let mut namespaces = Vec::new();
@@ -119,8 +109,33 @@ impl<'a> Gatherer<'a> {
             namespaces.push(Namespace { window, before, after, sockstat, conntrack, tracked_before, ..look });
         }
         self.last = last;
-        Ok(Facts { kernel: self.host.kernel_release(), namespaces, machine, trace: None, missed })
+        self.locate(&mut namespaces)?;
+        let alone = self.place != Where::Everywhere;
+        Ok(Facts { kernel: self.host.kernel_release(), namespaces, alone, machine, trace: None, missed })
     }
+}
+
+impl Gatherer<'_> {
+    /// Says of each namespace how it is reached, and who is in it.
+    fn locate(&self, namespaces: &mut [Namespace]) -> io::Result<()> {
+        let host = self.host;
+        let own = Netns::current()?;
+        let map = places::Map::of(host, own.inum());
+        // Read by a thread of the namespace: /proc/sys shows it its own.
+        let is_initial = own.run(|| Ok(is_initial(host))).unwrap_or(false);
+        for namespace in namespaces {
+            namespace.place =
+                Place { host_is_elsewhere: !is_initial, ..map.place(host, namespace.inum, namespace.place.initial) };
+            namespace.inhabitants = map.inhabitants(namespace.inum);
+        }
+        Ok(())
+    }
+}
+
+/// Whether the calling thread is in the initial network namespace: no other shows what is the machine's
+/// (net/ipv4/sysctl_net_ipv4.c: `ipv4_table` is registered for `init_net` alone).
+fn is_initial(host: &Host) -> bool {
+    host.path("proc/sys/net/ipv4/tcp_max_orphans").exists()
 }
 
 /// The first look at the counters of each namespace. One that cannot be looked into is told of at the second.
@@ -194,31 +209,20 @@ fn namespaces(host: &Host, place: Where) -> io::Result<(Vec<Netns>, Vec<Missed>)
 fn look(host: &Host, inum: u32) -> io::Result<Namespace> {
     let sysctls = SYSCTLS.into_iter().map(|name| (name, host.sysctl(name))).collect();
     let (range, reserved) = occupancy::local_ports(host)?;
-    let frame = Frame { range: range.clone(), time_wait_ms: time_wait_ms(host.sysctl("net/ipv4/tcp_tw_timeout")) };
+    let time_wait_ms = time_wait_ms(host.sysctl("net/ipv4/tcp_tw_timeout"));
+    let frame = Frame { range: range.clone(), reserved: reserved.clone(), time_wait_ms };
+    let at = Some(SystemTime::now());
     let sockets = sockets::look(&frame)?;
-    Ok(Namespace { reserved, sockets, hash_slots: hash_slots(host), ..Namespace::new(inum, sysctls, range) })
-}
-
-/// Services that connections are opened to by somebody here, many of them and short ones, and it is not known by whom.
-fn busy(sockets: &Sockets, machine: &Machine) -> HashSet<Remote> {
-    let is_known = |ends: &Ends| ends.inode.is_some_and(|inode| machine.owner(inode).is_some());
-    let opened = sockets.opened.iter().map(|(to, ends)| ((to.raddr, to.rport), ends));
-    let known: HashSet<Remote> = opened.clone().filter(|(_, ends)| is_known(ends)).map(|(remote, _)| remote).collect();
-    let accepted = sockets.accepted.iter().map(|(service, ends)| ((service.laddr, service.lport), ends));
-    let mut busy: Vec<(u64, Remote)> = opened
-        .chain(accepted)
-        .filter(|(remote, ends)| ends.young >= BUSY && !known.contains(remote))
-        .map(|(remote, ends)| (ends.young, remote))
-        .collect();
-    busy.sort_unstable_by(|a, b| b.cmp(a));
-    busy.into_iter().take(SERVICES).map(|(_, remote)| remote).collect()
+    let place = Place { initial: Some(is_initial(host)), ..Place::default() };
+    Ok(Namespace { at, place, reserved, sockets, hash_slots: hash_slots(host), ..Namespace::new(inum, sysctls, range) })
 }
 
 fn machine<'a>(host: &Host, sockets: impl Iterator<Item = &'a Sockets>, missed: &mut Vec<Missed>) -> Machine {
     let wanted: HashSet<u32> = sockets
         .flat_map(|sockets| {
             let listeners = sockets.listeners.iter().map(|listener| listener.inode);
-            listeners.chain(sockets.opened.values().filter_map(|ends| ends.inode))
+            let opened = sockets.opened.values().filter_map(|ends| ends.inode);
+            listeners.chain(opened).chain(sockets.samples.iter().map(|sample| sample.inode))
         })
         .filter(|inode| *inode != 0)
         .take(OWNERS)
@@ -253,5 +257,12 @@ fn machine<'a>(host: &Host, sockets: impl Iterator<Item = &'a Sockets>, missed: 
             remedy: as_root(""),
         });
     }
-    Machine { memory: meminfo::memory_bytes(host), slabs: slabs.ok(), census, files }
+    Machine {
+        memory: meminfo::memory_bytes(host),
+        slabs: slabs.ok(),
+        census,
+        files,
+        tcp: TcpLimits::read(host),
+        nginxes: Vec::new(),
+    }
 }

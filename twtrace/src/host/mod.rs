@@ -10,6 +10,7 @@ pub mod diag;
 pub mod ksyms;
 pub mod meminfo;
 pub mod netns;
+pub mod nginx;
 pub mod occupancy;
 pub mod openers;
 pub mod own;
@@ -17,7 +18,9 @@ pub mod privilege;
 pub mod processes;
 pub mod slab;
 pub mod sockets;
+pub mod states;
 pub mod sysctl_files;
+pub mod sysctl_scope;
 
 #[cfg(test)]
 mod recorded;
