@@ -117,6 +117,7 @@ fn main() -> ExitCode {
         died_per_s: None,
         reconcile: &[],
         comparing: false,
+        buckets: None,
         own: None,
         report: true,
     };

@@ -85,9 +85,9 @@ fn summaries() {
     assert_snapshot!("summary_uncompared", notes::summary(&uncompared));
     uncompared.totals.lost = 7;
     let lost = notes::summary(&uncompared);
-    assert_eq!(lost.lines().last(), Some("NOT exact: 7 events lost, the events seen do not add up"));
+    assert_eq!(lost.lines().last(), Some("NOT exact: 7 events lost, seen is not emitted + filtered + lost"));
     let unexplained = Summary { exact: Some(false), ..fixture::exact() };
-    assert!(notes::summary(&unexplained).ends_with("NOT exact: for a reason that no counter names\n"));
+    assert!(notes::summary(&unexplained).ends_with("NOT exact: counters disagree, cause unknown; please report it\n"));
 }
 
 #[test]
@@ -103,6 +103,7 @@ fn remarks_are_no_lines() {
             died_per_s: None,
             reconcile: &[],
             comparing: false,
+            buckets: None,
             own: None,
             report: true,
         },
@@ -124,6 +125,7 @@ fn what_it_costs_is_a_remark() {
             died_per_s,
             reconcile: &[],
             comparing: false,
+            buckets: None,
             own: Some(&own),
             report: true,
         };
