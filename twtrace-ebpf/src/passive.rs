@@ -29,6 +29,9 @@ pub fn closed(sock: Typed, conn: &Conn) {
     life.closer_pid = kernel::current(&mut life.closer_comm);
     life.cgroup_id = kernel::current_cgroup();
     life.valid |= valid::CLOSER;
+    if filter::is_under() {
+        life.valid |= valid::UNDER;
+    }
     let is_known = life.role != role::UNKNOWN && life.valid & valid::TUPLE != 0;
     let is_self_test = life.netns != 0 && life.netns == maps::self_test_netns();
     if is_known && !is_self_test && filter::lets_through(life) {
