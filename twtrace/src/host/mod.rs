@@ -5,6 +5,7 @@ pub mod btf;
 pub mod cgroup;
 pub mod clock;
 pub mod conntrack;
+pub mod containers;
 pub mod counters;
 pub mod diag;
 pub mod ksyms;
