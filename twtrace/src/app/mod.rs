@@ -18,7 +18,7 @@ use crate::{
     host::{Host, privilege::Privileges},
     lab::hand,
     plan::{Backend, Failure, PlanError, Reason},
-    sink::events_doc,
+    sink::{events_doc, human::Plain, notes::remark},
     tracer::TracerError,
 };
 
@@ -26,6 +26,7 @@ use crate::{
 #[must_use]
 pub fn main(cli: &Cli) -> ExitCode {
     let host = Host::default();
+    cli.notes.iter().for_each(|said| note(said));
     let result = match &cli.command {
         Command::Run(run) => privileged(&host).and_then(|()| run::run(&host, cli.verbose, run)),
         Command::Probe(probe) => privileged(&host).and_then(|()| probe::probe(&host, cli.verbose, probe)),
@@ -46,6 +47,11 @@ pub fn main(cli: &Cli) -> ExitCode {
     match result {
         Ok(exit) | Err(exit) => exit.report(),
     }
+}
+
+/// What is worth knowing before the command begins.
+fn note(said: &str) {
+    remark(&format!("twtrace: note: {}\n", Plain(said)));
 }
 
 /// A helper process of the lab.

@@ -8,7 +8,7 @@ use twtrace_common::knob::Filter;
 use super::{
     forced,
     front::{self, Front},
-    internal, no_tracer,
+    internal, no_tracer, note,
 };
 use crate::{
     bpf::{Settings, Tables},
@@ -97,7 +97,10 @@ async fn trace(host: &Host, verbose: u8, asked: &Run) -> Result<Exit, Exit> {
 
 fn settings(host: &Host, asked: &Run, scope: &Scope) -> Result<Settings, Exit> {
     let own_netns = scope.inum().map_err(|error| internal("the network namespace", &error))?;
-    let resolved = Resolver::default().resolve(&asked.filter)?;
+    let resolver = Resolver::default();
+    let resolved = resolver.resolve(&asked.filter)?;
+    let processes = resolver.processes(&asked.filter)?;
+    resolved.notes.iter().chain(&processes).for_each(|said| note(said));
     let mut filter = asked.filter.knob(&resolved);
     let tables = front::has_tables(asked);
     if tables {
@@ -113,6 +116,7 @@ fn settings(host: &Host, asked: &Run, scope: &Scope) -> Result<Settings, Exit> {
     Ok(Settings {
         filter,
         ports: asked.filter.port_sets(),
+        trees: resolved.trees.iter().map(|tree| tree.path.clone()).collect(),
         tables: Tables {
             ring: asked.ring_size,
             lives: asked.max_lives.unwrap_or_else(|| limit.unwrap_or(MOST_LIVES).clamp(LEAST_LIVES, MOST_LIVES)),
