@@ -88,6 +88,12 @@ pub fn unit(path: &str) -> Option<String> {
     None
 }
 
+/// The innermost container that a cgroup path goes through: `docker 0123456789ab`; `None` if there is none.
+#[must_use]
+pub fn container_of(path: &str) -> Option<String> {
+    containers(path).last().map(Container::short)
+}
+
 /// Runtime and id, from the name of a scope or of a directory below the runtime's.
 fn container<'a>(part: &'a str, above: Option<&'a str>) -> Option<(&'a str, &'a str)> {
     if let Some(name) = part.strip_prefix("lxc.payload.") {

@@ -12,7 +12,7 @@ use crate::{
         cgroup::Namer,
         occupancy::{Poller, Request},
     },
-    model::{aggregate::Aggregates, event::Life, occupancy::Occupancy},
+    model::{aggregate::Aggregates, event::Life, occupancy::Occupancy, wanted::Wanted},
     tracer::Tracer,
 };
 
@@ -26,16 +26,16 @@ pub struct Feed {
 }
 
 impl Feed {
-    /// Begins to look at this machine's sockets.
+    /// Begins to look at this machine's sockets, those of them that the run's filters let through.
     ///
     /// # Errors
     /// If there is no room for two more threads.
-    pub fn new(host: &Host) -> io::Result<Self> {
-        Ok(Self { poller: Poller::spawn(host.clone())?, namer: Namer::spawn(host.clone())? })
+    pub fn new(host: &Host, wanted: Wanted) -> io::Result<Self> {
+        Ok(Self { poller: Poller::spawn_for(host.clone(), wanted)?, namer: Namer::spawn(host.clone())? })
     }
 
-    /// The first look, and the minisocks that are older than the programs.
-    pub(super) fn begin(&mut self, all: &mut Aggregates, seeds: Vec<Life>) {
+    /// The first look, and the minisocks that are older than the programs, which have been live since `began_ns`.
+    pub(super) fn begin(&mut self, all: &mut Aggregates, seeds: Vec<Life>, began_ns: u64) {
         self.poller.ask(Request::default());
         let deadline = Instant::now() + PATIENCE;
         let answer = loop {
@@ -47,6 +47,7 @@ impl Feed {
         };
         all.begin(&answer.map_or_else(Occupancy::default, |answer| answer.occupancy));
         seeds.iter().for_each(|life| all.seeded(life));
+        all.started(began_ns);
     }
 
     /// Events were read: asks for the names of cgroups that came with them, while those are there, and takes what was found.
