@@ -245,8 +245,10 @@ pub struct Filter {
     pub port: u8,
     /// 1: any of the above, but for kinds and causes, leaves something out. Else nothing of them is looked at.
     pub any: u8,
+    /// How many rows of map `CGROUPS` are cgroups whose whole subtree is wanted: alternatives to `cgroup`.
+    pub cgroup_trees: u8,
     /// Zero.
-    pub pad: [u8; 4],
+    pub pad: [u8; 3],
 }
 
 impl Filter {
@@ -272,7 +274,8 @@ impl Filter {
         rport: 0,
         port: 0,
         any: 0,
-        pad: [0; 4],
+        cgroup_trees: 0,
+        pad: [0; 3],
     };
 
     /// The same, with [`Filter::any`] as the rest of it says.

@@ -129,6 +129,8 @@ pub mod valid {
     pub const SUBSTATE: u32 = 1 << 13;
     /// `Birth::connect_ns`, `Connect::took_ns`.
     pub const CONNECT: u32 = 1 << 14;
+    /// The closer was in one of the cgroups of map `CGROUPS`, or below. Looked at only if the filter names such cgroups.
+    pub const UNDER: u32 = 1 << 15;
 }
 
 /// [`Life::flags`].

@@ -30,8 +30,10 @@ pub struct Conn {
     pub state: u8,
     /// 1 once its minisock was born (tracepoint backend).
     pub born: u8,
+    /// 1 if the closer was in one of the cgroups of map `CGROUPS`, or below.
+    pub under: u8,
     /// Zero.
-    pub pad: [u8; 3],
+    pub pad: [u8; 2],
 }
 
 /// A minisock that is alive; map `LIVES`, keyed by its address.

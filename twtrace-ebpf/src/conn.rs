@@ -15,6 +15,7 @@ use twtrace_common::{
 use crate::{
     again, connect,
     emit::now,
+    filter,
     kernel::{self, Object as _, Of, Typed},
     knobs::knob,
     maps::{CLOSING, CONNS, bump},
@@ -146,6 +147,7 @@ fn closed(sk: u64) {
 fn closer(sk: u64, conn: &mut Conn) {
     conn.closer_pid = kernel::current(&mut conn.closer_comm);
     conn.cgroup_id = kernel::current_cgroup();
+    conn.under = filter::is_under() as u8;
     (conn.has_closer, conn.state) = (1, FIN_WAIT1 as u8);
     if mptcp::is_worker(&conn.closer_comm) {
         mptcp::closer(sk, conn);
@@ -271,5 +273,8 @@ pub fn describe(conn: &Conn, life: &mut Life) {
         life.closer_comm = conn.closer_comm;
         life.cgroup_id = conn.cgroup_id;
         life.valid |= valid::CLOSER;
+        if conn.under == 1 {
+            life.valid |= valid::UNDER;
+        }
     }
 }

@@ -201,6 +201,9 @@ fn caller(sk: impl Object, life: &mut Life) {
     life.closer_pid = kernel::current(&mut life.closer_comm);
     life.cgroup_id = kernel::current_cgroup();
     life.valid |= valid::CLOSER;
+    if filter::is_under() {
+        life.valid |= valid::UNDER;
+    }
     if life.netns == maps::self_test_netns() && life.netns != 0 {
         life.flags |= flag::SELF_TEST;
     }

@@ -6,7 +6,10 @@ use twtrace_common::{
     record::{Life, valid},
 };
 
-use crate::{knobs::knob, maps::PORTS};
+use crate::{
+    knobs::knob,
+    maps::{CGROUPS, PORTS},
+};
 
 /// True if records of this kind are wanted at all.
 #[inline(always)]
@@ -86,6 +89,29 @@ fn is_in(row: u32, port: u16) -> bool {
     set[usize::from(port >> 6)] & (1 << (port & 63)) != 0
 }
 
+/// True if the current task is in one of the cgroups whose subtree is wanted, or below it. Cgroups made later count too: the
+/// kernel walks from the task's own cgroup upwards (`task_under_cgroup_hierarchy`, include/linux/cgroup.h).
+#[inline(always)]
+pub fn is_under() -> bool {
+    let trees = u32::from(knob!(FILTER.cgroup_trees));
+    for row in 0..FILTER_VALUES as u32 {
+        if row < trees && CGROUPS.current_task_under_cgroup(row) == Ok(true) {
+            return true;
+        }
+    }
+    false
+}
+
+#[inline(always)]
+fn cgroup(life: &Life, known: bool) -> bool {
+    if knob!(FILTER.cgroup_trees) == 0 {
+        return any_of!(cgroup_len, |i| known && knob!(FILTER.cgroup[i]) == life.cgroup_id);
+    }
+    known
+        && (life.valid & valid::UNDER != 0
+            || knob!(FILTER.cgroup_len) != 0 && any_of!(cgroup_len, |i| knob!(FILTER.cgroup[i]) == life.cgroup_id))
+}
+
 #[inline(always)]
 fn owner(life: &Life) -> bool {
     let role = knob!(FILTER.role);
@@ -95,6 +121,6 @@ fn owner(life: &Life) -> bool {
     let known = life.valid & valid::CLOSER != 0;
     let comm = words(&life.closer_comm);
     any_of!(pid_len, |i| known && knob!(FILTER.pid[i]) == life.closer_pid)
-        && any_of!(cgroup_len, |i| known && knob!(FILTER.cgroup[i]) == life.cgroup_id)
+        && cgroup(life, known)
         && any_of!(comm_len, |i| known && knob!(FILTER.comm[i][0]) == comm[0] && knob!(FILTER.comm[i][1]) == comm[1])
 }

@@ -3,11 +3,11 @@
 use aya_ebpf::{
     helpers::generated::bpf_get_smp_processor_id,
     macros::map,
-    maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
+    maps::{Array, CgroupArray, HashMap, LruHashMap, PerCpuArray, RingBuf},
 };
 use twtrace_common::{
     counter::Counters,
-    knob::{LiveKnobs, PortSet},
+    knob::{FILTER_VALUES, LiveKnobs, PortSet},
     state::{Alive, Closing, Conn, Denied, Owner, Service},
 };
 
@@ -96,6 +96,10 @@ static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
 /// Port filters: rows of [`twtrace_common::knob`].
 #[map]
 pub static PORTS: Array<PortSet> = Array::with_max_entries(3, 0);
+
+/// Cgroups whose whole subtree is wanted: the first [`twtrace_common::knob::Filter::cgroup_trees`] of them.
+#[map]
+pub static CGROUPS: CgroupArray = CgroupArray::with_max_entries(FILTER_VALUES as u32, 0);
 
 #[map]
 static LIVE_KNOBS: Array<LiveKnobs> = Array::with_max_entries(1, 0);

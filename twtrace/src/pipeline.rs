@@ -278,6 +278,9 @@ impl<'a> Pipeline<'a> {
                 told(self.sink, &self.shown, &event);
             }
         }
+        if let (Some(feed), Some(all)) = (&self.feed, self.sink.aggregates()) {
+            feed.name(all);
+        }
         Ok(count)
     }
 

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use super::internal;
+use super::{internal, note};
 use crate::{
     cli::{
         Doctor as Asked, Format,
@@ -34,7 +34,11 @@ pub(super) fn doctor(host: &Host, asked: &Asked) -> Result<Exit, Exit> {
     // Whatever the trace says, it is read first: a wrong file is told at once.
     let trace = asked.with_trace.as_deref().map(read_trace).transpose()?;
     let place = match &asked.netns {
-        Some(spec) => Where::One(Resolver::default().netns(spec)?),
+        Some(spec) => {
+            let (netns, whose) = Resolver::default().netns(spec)?;
+            whose.iter().for_each(|said| note(said));
+            Where::One(netns)
+        }
         None => Where::Everywhere,
     };
     let mut gatherer = Gatherer::new(host, place);
@@ -102,6 +106,9 @@ fn unseen(netns: Option<&NetnsSpec>, error: &io::Error) -> Exit {
     let what = match netns {
         Some(NetnsSpec::Inum(inum)) => format!("--netns {inum}"),
         Some(NetnsSpec::Path(path)) => format!("--netns {}", path.display()),
+        Some(NetnsSpec::Pid(pid)) => format!("--pid {pid}"),
+        Some(NetnsSpec::Container(word)) => format!("--container {word}"),
+        Some(NetnsSpec::Unit(word)) => format!("--unit {word}"),
         Some(NetnsSpec::Own) | None => "this network namespace".to_owned(),
     };
     let (code, remedy) = match error.kind() {

@@ -20,7 +20,7 @@ use crate::{
     host::{Host, HostError, limits, privilege::Privileges},
     lab::hand,
     plan::{Backend, Failure, PlanError, Reason},
-    sink::events_doc,
+    sink::{events_doc, human::Plain, notes::remark},
     tracer::TracerError,
 };
 use trouble::internal;
@@ -29,6 +29,7 @@ use trouble::internal;
 #[must_use]
 pub fn main(cli: &Cli) -> ExitCode {
     let host = Host::default();
+    cli.notes.iter().for_each(|said| note(said));
     limits::raise_descriptors();
     let result = match &cli.command {
         Command::Run(run) => privileged(&host).and_then(|()| run::run(&host, cli.verbose, run)),
@@ -50,6 +51,11 @@ pub fn main(cli: &Cli) -> ExitCode {
     match result {
         Ok(exit) | Err(exit) => exit.report(),
     }
+}
+
+/// What is worth knowing before the command begins.
+fn note(said: &str) {
+    remark(&format!("twtrace: note: {}\n", Plain(said)));
 }
 
 /// A helper process of the lab.

@@ -8,7 +8,7 @@ use twtrace_common::knob::Filter;
 use super::{
     forced,
     front::{self, Front},
-    internal, no_tracer, trouble,
+    internal, no_tracer, note, trouble,
 };
 use crate::{
     bpf::{Settings, Tables},
@@ -130,7 +130,10 @@ fn undelivered(lines: u64, waited: Duration) -> Exit {
 
 fn settings(host: &Host, asked: &Run, scope: &Scope) -> Result<Settings, Exit> {
     let own_netns = scope.inum().map_err(|error| internal("the network namespace", &error))?;
-    let resolved = Resolver::default().resolve(&asked.filter)?;
+    let resolver = Resolver::default();
+    let resolved = resolver.resolve(&asked.filter)?;
+    let processes = resolver.processes(&asked.filter)?;
+    resolved.notes.iter().chain(&processes).for_each(|said| note(said));
     let mut filter = asked.filter.knob(&resolved);
     let tables = front::has_tables(asked);
     if tables {
@@ -146,6 +149,7 @@ fn settings(host: &Host, asked: &Run, scope: &Scope) -> Result<Settings, Exit> {
     Ok(Settings {
         filter,
         ports: asked.filter.port_sets(),
+        trees: resolved.trees.iter().map(|tree| tree.path.clone()).collect(),
         tables: Tables {
             ring: asked.ring_size,
             lives: asked.max_lives.unwrap_or_else(|| limit.unwrap_or(MOST_LIVES).clamp(LEAST_LIVES, MOST_LIVES)),

@@ -1,10 +1,14 @@
 //! From a plan to programs that run, or to the hook that the kernel refused and why.
 
-use std::{io, path::Path};
+use std::{
+    fs::File,
+    io,
+    path::{Path, PathBuf},
+};
 
 use aya::{
     Btf, Ebpf, EbpfError, EbpfLoader, Endianness, VerifierLogLevel,
-    maps::{Array, MapData, MapError, RingBuf},
+    maps::{Array, CgroupArray, MapData, MapError, RingBuf},
     programs::{BtfTracePoint, FEntry, FExit, KProbe, Program, ProgramError},
 };
 use aya_log::EbpfLogger;
@@ -109,6 +113,9 @@ pub struct Settings {
     pub filter: Filter,
     /// Their port sets: local, remote, either.
     pub ports: Box<[PortSet; 3]>,
+    /// Their cgroups whose whole subtree is wanted: directories of the cgroup v2 tree, as many as
+    /// [`Filter::cgroup_trees`] says.
+    pub trees: Vec<PathBuf>,
     /// Sizes.
     pub tables: Tables,
     /// Inode number of the network namespace that twtrace is in.
@@ -128,6 +135,7 @@ impl Settings {
         Self {
             filter: Filter::ALL,
             ports: Box::new([[0; _]; 3]),
+            trees: Vec::new(),
             tables,
             own_netns,
             log_level: 0,
@@ -240,6 +248,7 @@ pub(super) fn open(
     }
     let mut ebpf = loader.load(OBJECT)?;
     ports(&mut ebpf, &settings.ports)?;
+    trees(&mut ebpf, &settings.trees)?;
     Ok(ebpf)
 }
 
@@ -306,6 +315,17 @@ fn ports(ebpf: &mut Ebpf, sets: &[PortSet; 3]) -> Result<(), BpfError> {
     let mut rows: Array<_, PortSet> = Array::try_from(map).map_err(wrong)?;
     for (row, set) in [PORTS_LOCAL, PORTS_REMOTE, PORTS_EITHER].into_iter().zip(sets) {
         rows.set(row, set, 0).map_err(wrong)?;
+    }
+    Ok(())
+}
+
+fn trees(ebpf: &mut Ebpf, trees: &[PathBuf]) -> Result<(), BpfError> {
+    let map = ebpf.map_mut("CGROUPS").ok_or(BpfError::Missing("map CGROUPS"))?;
+    let wrong = |source| BpfError::Map { name: "CGROUPS", source };
+    let mut rows = CgroupArray::try_from(map).map_err(wrong)?;
+    for (row, path) in (0..).zip(trees) {
+        let gone = |source| HostError::Read { path: path.clone(), source };
+        rows.set(row, File::open(path).map_err(gone)?, 0).map_err(wrong)?;
     }
     Ok(())
 }

@@ -11,7 +11,7 @@ pub struct Few<T>(Vec<T>);
 
 /// More values than one filter holds: how many there were.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0} values, and a filter holds at most {FILTER_VALUES}")]
+#[error("{0} values (limit {FILTER_VALUES})")]
 pub struct TooMany(pub usize);
 
 impl<T> Default for Few<T> {

@@ -57,6 +57,12 @@ pub enum NetnsSpec {
     Inum(u32),
     /// The one behind this file.
     Path(PathBuf),
+    /// The one of this process.
+    Pid(u32),
+    /// The one of this container.
+    Container(String),
+    /// The one of this systemd unit.
+    Unit(String),
 }
 
 /// IPv4 or IPv6.
@@ -87,6 +93,12 @@ pub struct FilterSpec {
     pub comm: Few<CommName>,
     /// Closers' cgroups, not yet looked up.
     pub cgroup: Few<PathBuf>,
+    /// Closers' cgroups, with all that is below them, not yet looked up.
+    pub cgroup_tree: Few<PathBuf>,
+    /// Containers, not yet looked up.
+    pub container: Few<String>,
+    /// systemd units, not yet looked up.
+    pub unit: Few<String>,
     /// Network namespaces, not yet looked up.
     pub netns: Few<NetnsSpec>,
     /// Ends; empty for all.
@@ -111,6 +123,9 @@ impl Default for FilterSpec {
             pid: Few::default(),
             comm: Few::default(),
             cgroup: Few::default(),
+            cgroup_tree: Few::default(),
+            container: Few::default(),
+            unit: Few::default(),
             netns: Few::default(),
             causes: Vec::new(),
             role: None,
@@ -125,8 +140,35 @@ impl Default for FilterSpec {
 pub struct Resolved {
     /// Cgroup v2 ids.
     pub cgroups: Few<u64>,
+    /// Cgroups with all that is below them: alternatives to `cgroups`.
+    pub trees: Few<Tree>,
     /// Inode numbers of network namespaces.
     pub netns: Few<u32>,
+    /// What the names of containers and units led to, a sentence for each.
+    pub notes: Vec<String>,
+}
+
+impl Resolved {
+    /// True if cgroups are named.
+    #[must_use]
+    pub fn wants_cgroups(&self) -> bool {
+        !self.cgroups.is_empty() || !self.trees.is_empty()
+    }
+
+    /// True if this is one of the cgroups that are named, or was below one of them when it was looked up.
+    #[must_use]
+    pub fn has_cgroup(&self, id: u64) -> bool {
+        self.cgroups.contains(&id) || self.trees.iter().any(|tree| tree.ids.contains(&id))
+    }
+}
+
+/// A cgroup with all that is below it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tree {
+    /// Its directory.
+    pub path: PathBuf,
+    /// The ids of all cgroups that were in it when it was looked up, its own among them.
+    pub ids: Vec<u64>,
 }
 
 impl FilterSpec {
@@ -149,6 +191,7 @@ impl FilterSpec {
         };
         filter.netns_len = resolved.netns.fill(&mut filter.netns, |inum| *inum);
         filter.cgroup_len = resolved.cgroups.fill(&mut filter.cgroup, |id| *id);
+        filter.cgroup_trees = u8::try_from(resolved.trees.len()).unwrap_or(u8::MAX);
         filter.pid_len = self.pid.fill(&mut filter.pid, |pid| *pid);
         filter.comm_len = self.comm.fill(&mut filter.comm, |comm| words(comm.0));
         filter.laddr_len = self.laddr.fill(&mut filter.laddr, block);
@@ -184,6 +227,9 @@ impl FilterSpec {
             pid: list("--pid", "1234,5678", &args.pid).few(list::pid)?,
             comm: list("--comm", "nginx,curl", &args.comm).few(list::comm)?,
             cgroup: list("--cgroup", "system.slice/nginx.service", &args.cgroup).few(path)?,
+            cgroup_tree: list("--cgroup-tree", "system.slice", &args.cgroup_tree).few(path)?,
+            container: list("--container", "web", &args.container).few(list::name)?,
+            unit: list("--unit", "nginx.service", &args.unit).few(list::name)?,
             netns: list("--netns", "self,/run/netns/blue", &args.netns).few(list::netns)?,
             kinds: kinds(&list("--events", "born,died", events), !causes.is_empty())?,
             causes,
@@ -200,13 +246,13 @@ impl FilterSpec {
 /// `--events`, and what `--cause` makes of it: only deaths have a cause.
 fn kinds(events: &List<'_>, by_cause: bool) -> Result<Vec<Kind>, Complaint> {
     let known: Vec<_> = Kind::ALL.iter().map(|&kind| (kind.word(), Some(kind))).chain([("none", None)]).collect();
-    let wanted = events.words(|word| list::word_of(word, "kind of event", &known))?;
+    let wanted = events.words(|word| list::word_of(word, "event", &known))?;
     let wanted = match wanted.iter().copied().collect::<Option<Vec<Kind>>>() {
         Some(kinds) => kinds,
         None if wanted.len() == 1 => Vec::new(),
         None => {
             let what = format!("--events {}", events.values.join(","));
-            return Err(Complaint::new(what, "none stands alone", "write --events none, or leave none out"));
+            return Err(Complaint::new(what, "none excludes all others", "write --events none, or leave none out"));
         }
     };
     let all = events.values.is_empty();

@@ -50,8 +50,8 @@ impl List<'_> {
         for value in self.values {
             for (i, word) in value.split(',').enumerate() {
                 let read = match word.trim() {
-                    "" if value.trim().is_empty() => Err(Bad::new("the value is empty")),
-                    "" => Err(Bad::new(format!("item {} is empty", i + 1))),
+                    "" if value.trim().is_empty() => Err(Bad::new("missing value")),
+                    "" => Err(Bad::new(format!("item {} of the list is empty", i + 1))),
                     word => read(word),
                 };
                 typed.push(read.map_err(|bad| self.complain(value, bad))?);
@@ -96,7 +96,7 @@ pub(super) fn cidr(word: &str) -> Result<IpNet, Bad> {
         None => (word, None),
     };
     let Ok(address) = address.parse::<IpAddr>() else {
-        return Err(Bad::new(format!("{address} is no IPv4 or IPv6 address")));
+        return Err(Bad::new(format!("invalid address '{address}' (expected IPv4 or IPv6)")));
     };
     let (family, most) = if address.is_ipv4() { (4, 32) } else { (6, 128) };
     let bits = match prefix {
@@ -107,7 +107,7 @@ pub(super) fn cidr(word: &str) -> Result<IpNet, Bad> {
     let net = prefix.is_none_or(|digits| !digits.is_empty()).then(|| IpNet::new(address, bits).ok()).flatten();
     let Some(net) = net else {
         return Err(Bad::new(format!(
-            "/{} is no prefix length of IPv{family} (0 to {most})",
+            "invalid prefix '/{}' (IPv{family}: expected 0 to {most})",
             prefix.unwrap_or_default()
         )));
     };
@@ -115,7 +115,7 @@ pub(super) fn cidr(word: &str) -> Result<IpNet, Bad> {
     if net.trunc() == net {
         Ok(whole)
     } else {
-        Err(Bad::rather(format!("{word} has bits set behind its prefix"), whole.to_string()))
+        Err(Bad::rather(format!("'{word}' has bits set after its prefix"), whole.to_string()))
     }
 }
 
@@ -131,7 +131,7 @@ pub(super) fn pid(word: &str) -> Result<u32, Bad> {
     let digits = word.bytes().all(|byte| byte.is_ascii_digit());
     let pid = if digits { word.parse().ok() } else { None };
     pid.filter(|pid| (1..=PID_MAX).contains(pid))
-        .ok_or_else(|| Bad::new(format!("{word} is no process id (1 to {PID_MAX})")))
+        .ok_or_else(|| Bad::new(format!("invalid process id '{word}' (expected 1 to {PID_MAX})")))
 }
 
 /// A command name as the kernel keeps it.
@@ -141,7 +141,7 @@ pub(super) fn comm(word: &str) -> Result<CommName, Bad> {
         while !word.is_char_boundary(end) {
             end -= 1;
         }
-        let why = format!("{word} has {} bytes, and the kernel cuts names at {}", word.len(), COMM_LEN - 1);
+        let why = format!("'{word}' has {} bytes (the kernel keeps {})", word.len(), COMM_LEN - 1);
         Bad::rather(why, &word[..end])
     })
 }
@@ -156,15 +156,32 @@ pub(super) fn netns(word: &str) -> Result<NetnsSpec, Bad> {
     }
     match word.parse() {
         Ok(inum) if inum > 0 => Ok(NetnsSpec::Inum(inum)),
-        _ => Err(Bad::new(format!("{word} is no inode number of a namespace (1 to {})", u32::MAX))),
+        _ => Err(Bad::new(format!("invalid inode number '{word}' (expected 1 to {})", u32::MAX))),
     }
 }
 
-/// A word of a vocabulary; `noun` as in 'is no cause'.
+/// `tui, text or json`.
+pub(super) fn or<T: AsRef<str>>(words: &[T]) -> String {
+    match words {
+        [] => String::new(),
+        [word] => word.as_ref().to_owned(),
+        [many @ .., last] => {
+            let many: Vec<&str> = many.iter().map(AsRef::as_ref).collect();
+            format!("{} or {}", many.join(", "), last.as_ref())
+        }
+    }
+}
+
+/// The name or id of a container, or of a systemd unit.
+pub(super) fn name(word: &str) -> Result<String, Bad> {
+    Ok(word.to_owned())
+}
+
+/// A word of a vocabulary; `noun` as in 'invalid cause'.
 pub(super) fn word_of<T: Copy>(word: &str, noun: &str, known: &[(&'static str, T)]) -> Result<T, Bad> {
     known.iter().find(|(name, _)| *name == word).map(|(_, value)| *value).ok_or_else(|| {
         let names: Vec<_> = known.iter().map(|(name, _)| *name).collect();
-        Bad::new(format!("{word} is no {noun} (known: {})", names.join(", ")))
+        Bad::new(format!("invalid {noun} '{word}' (expected {})", or(&names)))
     })
 }
 

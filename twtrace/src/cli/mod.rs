@@ -25,12 +25,15 @@ pub mod ports;
 pub mod resolve;
 mod usage;
 mod value;
+mod words;
 
 /// The command line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cli {
     /// How many `-v` there were; from 1 on, show the verifier's log when a program does not load.
     pub verbose: u8,
+    /// What the command line is in twtrace's own words, if it is in others.
+    pub notes: Vec<String>,
     /// What to do.
     pub command: Command,
 }
@@ -157,7 +160,7 @@ pub struct Lab {
 /// How to show it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Format {
-    /// Words for the eye
+    /// Text for people
     Text,
     /// JSON, one object per line
     Json,
@@ -168,7 +171,7 @@ pub enum Format {
 pub enum RunFormat {
     /// A live view, with keys
     Tui,
-    /// Columns for the eye, one line an event
+    /// Columns, one line for each event
     Text,
     /// JSON, one object per line (docs/events.md)
     Json,
@@ -179,11 +182,11 @@ pub enum RunFormat {
 pub enum Backend {
     /// The first of the others that works, for each capability
     Auto,
-    /// BPF trampolines: the cheapest, on x86-64 from 5.5 on, on arm64 from 6.4 on
+    /// BPF trampolines: the cheapest; x86-64 since 5.5, arm64 since 6.4
     Fentry,
     /// Kernel probes
     Kprobe,
-    /// Tracepoints only: works where both others are refused
+    /// Tracepoints only: works where the kernel refuses both others
     Tracepoint,
 }
 
@@ -262,11 +265,18 @@ pub fn filter_names() -> Vec<&'static str> {
 pub fn parse<T: Into<OsString>>(args: impl IntoIterator<Item = T>) -> Result<Cli, Exit> {
     let args: Vec<OsString> = args.into_iter().map(Into::into).collect();
     let clap = command();
-    let is_verb = |word: &&str| clap.get_subcommands().any(|command| command.get_name() == *word);
-    let verb = args.iter().filter_map(|word| word.to_str()).find(is_verb).map(str::to_owned);
-    let complain = |error: clap::Error| usage::exit(&error, verb.as_deref());
-    let root =
-        clap.try_get_matches_from(&args).and_then(|matches| Root::from_arg_matches(&matches)).map_err(complain)?;
+    let spoken = words::Spoken::new(&clap, &args);
+    if let Some(exit) = spoken.asks_for_help(&clap) {
+        return Err(exit);
+    }
+    spoken.check(&clap)?;
+    let complain = |error: clap::Error| usage::exit(&error, &clap, &spoken);
+    let root = clap
+        .clone()
+        .try_get_matches_from(&args)
+        .and_then(|matches| Root::from_arg_matches(&matches))
+        .map_err(complain)?;
+    let notes = spoken.in_our_words(&clap).map(|line| format!("read as: {line}")).into_iter().collect();
     let command = match root.command {
         Verb::Run(args) => Command::Run(Box::new(Run::read(*args)?)),
         Verb::Lab(args) => Command::Lab(Lab::read(args)?),
@@ -274,9 +284,16 @@ pub fn parse<T: Into<OsString>>(args: impl IntoIterator<Item = T>) -> Result<Cli
         Verb::Doctor(args) => Command::Doctor(Doctor::read(args)?),
         Verb::Page { page } => Command::Page(page),
         Verb::Verifier { backend } => Command::Verifier(backend),
-        Verb::Probe(ProbeArgs { format, hooks }) => Command::Probe(Probe { format, hooks: hooks.into() }),
+        Verb::Probe(ProbeArgs { format, json, hooks }) => {
+            Command::Probe(Probe { format: either(json, format), hooks: hooks.into() })
+        }
     };
-    Ok(Cli { verbose: root.verbose, command })
+    Ok(Cli { verbose: root.verbose, notes, command })
+}
+
+/// `--json`, or what stands behind `--format`.
+fn either(json: bool, format: Format) -> Format {
+    if json { Format::Json } else { format }
 }
 
 /// The longest that anything is done only every so often.
@@ -292,16 +309,31 @@ impl Doctor {
     fn read(args: DoctorArgs) -> Result<Self, Complaint> {
         let story = |id: String| {
             checks::stories().find(|story| story.id == id).ok_or_else(|| {
-                let ids: Vec<&str> = checks::stories().map(|story| story.id).collect();
-                let remedy = format!("write one of {}", ids.join(", "));
-                Complaint::new(format!("--explain {id}"), "there is no such finding", remedy)
+                let ids = || checks::stories().map(|story| story.id);
+                // Those of one question, if that is what was written.
+                let mut near: Vec<&str> = ids().filter(|known| known.starts_with(&id)).collect();
+                if near.is_empty() {
+                    near.extend(ids());
+                }
+                let why = format!("unknown finding '{id}'");
+                Complaint::new(format!("--explain {id}"), why, format!("write one of {}", near.join(", ")))
             })
         };
         let watch = |text: &String| Given { option: "--watch", text }.time(&(Duration::from_secs(1)..=HOUR), "5s");
-        let netns = List { option: "--netns", example: "/run/netns/blue", values: args.netns.as_slice() };
+        let list = |option, example, values| List { option, example, values };
+        let mut netns = list("--netns", "/run/netns/blue", args.netns.as_slice()).words(list::netns)?;
+        netns.extend(list("--pid", "4711", args.pid.as_slice()).words(|word| list::pid(word).map(NetnsSpec::Pid))?);
+        let container = list("--container", "web", args.container.as_slice());
+        netns.extend(container.words(|word| list::name(word).map(NetnsSpec::Container))?);
+        let unit = list("--unit", "nginx.service", args.unit.as_slice());
+        netns.extend(unit.words(|word| list::name(word).map(NetnsSpec::Unit))?);
+        if netns.len() > 1 {
+            let what = "--netns, --pid, --container or --unit";
+            return Err(Complaint::new(what, format!("{} values (limit 1)", netns.len()), "run twtrace once for each"));
+        }
         Ok(Self {
-            format: args.format,
-            netns: netns.words(list::netns)?.pop(),
+            format: either(args.json, args.format),
+            netns: netns.pop(),
             watch: args.watch.as_ref().map(watch).transpose()?,
             explain: args.explain.map(story).transpose()?,
             with_trace: args.with_trace,
@@ -314,12 +346,12 @@ impl Lab {
         let name = |word: &str| {
             Scenario::find(word).map(|scenario| scenario.name).ok_or_else(|| {
                 let what = format!("--scenario {word}");
-                Complaint::new(what, "there is no such scenario", "`twtrace lab --list` shows them all")
+                Complaint::new(what, format!("unknown scenario '{word}'"), "`twtrace lab --list` shows them all")
             })
         };
         let words = args.scenario.iter().flat_map(|list| list.split(','));
         Ok(Self {
-            format: args.format,
+            format: either(args.json, args.format),
             list: args.list,
             scenarios: words.map(name).collect::<Result<_, _>>()?,
             quick: args.quick,
@@ -331,23 +363,27 @@ impl Lab {
 }
 
 impl Run {
-    fn read(args: RunArgs) -> Result<Self, Complaint> {
-        let duration =
-            |text| Given { option: "--duration", text }.time(&(Duration::from_millis(1)..=10_000 * HOUR), "30s");
-        let every = |text| Given { option: "--summary-every", text }.time(&(Duration::from_millis(100)..=HOUR), "5s");
+    fn read(mut args: RunArgs) -> Result<Self, Complaint> {
+        if args.json {
+            args.format = Some(RunFormat::Json);
+        }
+        let by = by(&args)?;
+        let time = |option, text: &str, least, most, example| {
+            Given { option, text }.time(&(Duration::from_millis(least)..=most), example)
+        };
+        let duration = args.duration.as_deref().map(|text| time("--duration", text, 1, 10_000 * HOUR, "30s"));
+        let every = args.summary_every.as_deref().map(|text| time("--summary-every", text, 100, HOUR, "5s"));
         let entries = |option, text: Option<&String>| text.map(|text| Given { option, text }.entries()).transpose();
         Ok(Self {
             format: args.format,
-            by: by(&args)?,
-            summary_every: args.summary_every.as_deref().map(every).transpose()?,
+            by,
+            summary_every: every.transpose()?,
             top: args.top as usize,
             ascii: args.ascii,
             self_stats: args.self_stats,
-            duration: args.duration.as_deref().map(duration).transpose()?,
-            drain_for: Given { option: "--drain-for", text: &args.drain_for }
-                .time(&(Duration::ZERO..=24 * HOUR), "10s")?,
-            interval: Given { option: "--interval", text: &args.interval }
-                .time(&(Duration::from_millis(10)..=HOUR), "1s")?,
+            duration: duration.transpose()?,
+            drain_for: time("--drain-for", &args.drain_for, 0, 24 * HOUR, "10s")?,
+            interval: time("--interval", &args.interval, 10, HOUR, "1s").map_err(words::interface)?,
             hooks: args.hooks.into(),
             demo: args.demo,
             ebpf_log: args.ebpf_log,
@@ -369,7 +405,11 @@ fn by(args: &RunArgs) -> Result<Vec<Group>, Complaint> {
     }
     if !groups.is_empty() && args.format == Some(RunFormat::Tui) {
         let what = if args.by.is_empty() { "--summary-every" } else { "--by" };
-        return Err(Complaint::new(what, "the live view has all tables", "leave it out, or write --format text"));
+        return Err(Complaint::new(
+            what,
+            "the live view has all tables already",
+            "leave it out, or write --format text",
+        ));
     }
     Ok(groups)
 }

@@ -15,16 +15,16 @@ pub struct Ports {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PortError {
     /// Nothing between two commas.
-    #[error("a port is missing")]
+    #[error("missing port")]
     Empty,
     /// No number, or too large.
-    #[error("{0} is no port (0 to 65535)")]
+    #[error("invalid port '{0}' (expected 0 to 65535)")]
     NoPort(String),
     /// More or less than two ports with a dash between them.
-    #[error("{0} is no range of ports")]
+    #[error("invalid range '{0}' (expected FROM-TO, e.g. 8000-8100)")]
     NoRange(String),
     /// The larger port stands first.
-    #[error("the range {0}-{1} runs backwards")]
+    #[error("range {0}-{1} is backwards")]
     Backwards(u16, u16),
 }
 

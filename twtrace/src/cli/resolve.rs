@@ -1,4 +1,4 @@
-//! From names to numbers: cgroup paths to cgroup ids, namespace files to inode numbers.
+//! From names to numbers: cgroup paths to cgroup ids, namespace files to inode numbers, containers and units to either.
 
 use std::{
     fs::{self, File},
@@ -11,9 +11,14 @@ use rustix::ioctl::{Ioctl, IoctlOutput, Opcode, ioctl, opcode};
 
 use super::{
     exit::{Code, Complaint, Exit},
-    filter::{FilterSpec, NetnsSpec, Resolved},
+    few::Few,
+    filter::{FilterSpec, NetnsSpec, Resolved, Tree},
 };
-use crate::host::cgroup;
+use crate::host::{
+    Host, cgroup,
+    containers::{self, Group, Lost},
+    processes,
+};
 
 /// `NSFS_MAGIC` of include/uapi/linux/magic.h.
 const NSFS_MAGIC: u64 = 0x6e73_6673;
@@ -59,10 +64,165 @@ impl Resolver {
     ///
     /// The [`Exit`] to take about the first name that leads nowhere.
     pub fn resolve(&self, spec: &FilterSpec) -> Result<Resolved, Exit> {
-        Ok(Resolved {
+        let mut resolved = Resolved {
             cgroups: spec.cgroup.try_map(|path| self.cgroup(path))?,
-            netns: spec.netns.try_map(|spec| self.netns(spec))?,
+            trees: spec.cgroup_tree.try_map(|path| self.tree(path))?,
+            netns: spec.netns.try_map(|spec| self.netns(spec).map(|found| found.0))?,
+            notes: Vec::new(),
+        };
+        let containers = spec.container.iter().map(|word| (Noun::Container, word));
+        let named: Vec<_> = containers.chain(spec.unit.iter().map(|word| (Noun::Unit, word))).collect();
+        if !named.is_empty() {
+            self.groups(&named, &mut resolved)?;
+        }
+        Ok(resolved)
+    }
+
+    /// Containers and units. One whose network namespace holds nothing else is that namespace: then what no task has closed
+    /// belongs to it too. All of them have to be such, and nothing else may be named that a cgroup or namespace is an
+    /// alternative to; otherwise they are their cgroups, with all that is below.
+    fn groups(&self, named: &[(Noun, &String)], resolved: &mut Resolved) -> Result<(), Exit> {
+        let groups = named
+            .iter()
+            .map(|(noun, word)| Ok((*noun, *word, self.group(*noun, word)?)))
+            .collect::<Result<Vec<_>, Exit>>()?;
+        let few = |error: super::few::TooMany| {
+            Complaint::new(
+                "--cgroup-tree, --container, --unit",
+                error.to_string(),
+                "leave some out, or run twtrace twice",
+            )
+        };
+        let by_netns = groups.iter().all(|(.., group)| group.has_own_netns)
+            && !resolved.wants_cgroups()
+            && resolved.netns.is_empty();
+        if by_netns {
+            resolved.netns =
+                Few::new(groups.iter().filter_map(|(.., group)| group.netns.first().copied())).map_err(few)?;
+        }
+        let mut trees = resolved.trees.to_vec();
+        for (noun, word, group) in groups {
+            let what = noun.given(word);
+            resolved.notes.push(match &group.cgroup {
+                _ if by_netns => {
+                    let netns = group.netns.first().copied().unwrap_or_default();
+                    format!("{what} is {}: filtering by its network namespace, {netns}", group.label)
+                }
+                Some(cgroup) => {
+                    trees.push(self.tree(Path::new(cgroup.trim_start_matches('/')))?);
+                    format!("{what} is {}: filtering by its cgroup and the cgroups below", group.label)
+                }
+                None => {
+                    let why = format!("{} is not in the cgroup v2 tree, and shares its network namespace", group.label);
+                    return Err(Complaint::new(what, why, "name its processes: --pid PID, or --comm NAME").into());
+                }
+            });
+        }
+        resolved.trees = Few::new(trees).map_err(few)?;
+        Ok(())
+    }
+
+    fn host(&self) -> Host {
+        Host::at(&self.root)
+    }
+
+    /// The one container or unit that a word names.
+    fn group(&self, noun: Noun, word: &str) -> Result<Group, Exit> {
+        /// The most that are listed.
+        const LISTED: usize = 12;
+        let found = match noun {
+            Noun::Container => containers::container(&self.host(), word),
+            Noun::Unit => containers::unit(&self.host(), word),
+        };
+        let listed = |labels: &[String]| {
+            let more = labels.len().saturating_sub(LISTED);
+            let more = if more > 0 { format!(", and {more} more") } else { String::new() };
+            labels.iter().take(LISTED).cloned().collect::<Vec<_>>().join(", ") + &more
+        };
+        found.map_err(|lost| {
+            let (why, remedy) = match (noun, lost) {
+                (_, Lost::Ambiguous(labels)) => {
+                    let more = if noun == Noun::Unit { "more of its path" } else { "more of its id, or POD/CONTAINER" };
+                    (format!("{} match: {}", labels.len(), listed(&labels)), format!("write {more}"))
+                }
+                (Noun::Container, Lost::Missing(labels)) if labels.is_empty() => (
+                    "no container is running in sight of twtrace".to_owned(),
+                    "write --netns /proc/PID/ns/net, or --cgroup-tree PATH".to_owned(),
+                ),
+                (Noun::Container, Lost::Missing(labels)) => (
+                    "no running container has this name or id".to_owned(),
+                    format!("there are {}; or write --netns /proc/PID/ns/net, or --cgroup-tree PATH", listed(&labels)),
+                ),
+                (Noun::Unit, Lost::Missing(labels)) => (
+                    "no unit of this name has a process".to_owned(),
+                    match labels.is_empty() {
+                        true => "write --netns /proc/PID/ns/net, or --cgroup-tree PATH".to_owned(),
+                        false => {
+                            format!(
+                                "there are {}; or write --netns /proc/PID/ns/net, or --cgroup-tree PATH",
+                                listed(&labels)
+                            )
+                        }
+                    },
+                ),
+            };
+            Complaint::new(noun.given(word), why, remedy).into()
         })
+    }
+
+    /// A cgroup, and what is below it at the moment.
+    fn tree(&self, path: &Path) -> Result<Tree, Exit> {
+        let (path, own) = self.directory("--cgroup-tree", path)?;
+        let mut ids = cgroup::subtree(&path);
+        if !ids.contains(&own) {
+            ids.push(own);
+        }
+        Ok(Tree { path, ids })
+    }
+
+    /// That each process of the filter is there: no event comes from one that is not.
+    ///
+    /// # Errors
+    ///
+    /// The [`Exit`] to take about the first that is not. Ids cannot be looked up outside of the initial pid namespace, in which
+    /// the kernel counts them: there none is.
+    pub fn processes(&self, spec: &FilterSpec) -> Result<Vec<String>, Exit> {
+        /// `PROC_PID_INIT_INO` of include/linux/proc_ns.h.
+        const INITIAL: &str = "pid:[4026531836]";
+        let own = fs::read_link(self.root.join("proc/self/ns/pid"));
+        if spec.pid.is_empty() || own.is_ok_and(|link| link.as_os_str() != INITIAL) {
+            return Ok(Vec::new());
+        }
+        spec.pid
+            .iter()
+            .map(|&pid| self.process(pid))
+            .collect::<Result<Vec<_>, _>>()
+            .map(|notes| notes.into_iter().flatten().collect())
+    }
+
+    fn process(&self, pid: u32) -> Result<Option<String>, Exit> {
+        let host = self.host();
+        let port = u16::try_from(pid).ok().map(|port| format!("for the port write -P {port} (--port {port})"));
+        let complain = |why: String, remedy: String| Exit::from(Complaint::new(format!("--pid {pid}"), why, remedy));
+        let Ok(status) = host.read(&format!("proc/{pid}/status")) else {
+            let why = format!("-p is a process id, and no process {pid} is there");
+            return Err(complain(why, port.unwrap_or_else(|| "see ps -e for those that there are".to_owned())));
+        };
+        let field =
+            |name: &str| status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim);
+        match field("Tgid").and_then(|text| text.parse::<u32>().ok()) {
+            Some(process) if process != pid => {
+                let why = format!("{pid} is a thread of process {process}");
+                return Err(complain(why, format!("write --pid {process}")));
+            }
+            _ => {}
+        }
+        // Whoever writes a number that is as good as only a port may have meant the port.
+        let is_kernel_thread =
+            fs::read(self.root.join(format!("proc/{pid}/cmdline"))).is_ok_and(|text| text.is_empty());
+        let is_port_like = (2..1024).contains(&pid) || SERVICES.contains(&pid) || is_kernel_thread;
+        let comm = field("Name").unwrap_or("?");
+        Ok(port.filter(|_| is_port_like).map(|port| format!("--pid {pid} is the process {comm}; {port}")))
     }
 
     /// A cgroup's id.
@@ -71,8 +231,13 @@ impl Resolver {
     ///
     /// The [`Exit`] to take if the path leads to no cgroup.
     pub fn cgroup(&self, path: &Path) -> Result<u64, Exit> {
-        const REMEDY: &str = "name a directory below /sys/fs/cgroup, e.g. --cgroup system.slice/nginx.service";
-        let what = format!("--cgroup {}", path.display());
+        Ok(self.directory("--cgroup", path)?.1)
+    }
+
+    /// A cgroup's directory and id; `option`: whose value the path is.
+    fn directory(&self, option: &str, path: &Path) -> Result<(PathBuf, u64), Exit> {
+        const REMEDY: &str = "name a directory below /sys/fs/cgroup, e.g. system.slice/nginx.service";
+        let what = format!("{option} {}", path.display());
         let full = match path.strip_prefix("/") {
             Ok(below) => self.root.join(below),
             Err(_) => {
@@ -82,30 +247,33 @@ impl Resolver {
             }
         };
         match (self.look)(&full) {
-            Ok(Place::Cgroup(id)) => Ok(id),
+            Ok(Place::Cgroup(id)) => Ok((full, id)),
             Ok(_) => {
-                let why = format!("{} is no directory of the cgroup v2 tree", full.display());
+                let why = format!("{} is not a directory of the cgroup v2 tree", full.display());
                 Err(Complaint::new(what, why, REMEDY).into())
             }
             // /proc/PID/cgroup writes paths from the tree's own root.
             Err(error) if path.is_absolute() && error.kind() == ErrorKind::NotFound => {
                 let remedy =
-                    "name it as below /sys/fs/cgroup: a path from /proc/PID/cgroup goes without its first slash";
+                    "leave out the first slash of a path from /proc/PID/cgroup: paths start below /sys/fs/cgroup";
                 Err(failed(what, &full, &error, remedy))
             }
             Err(error) => Err(failed(what, &full, &error, REMEDY)),
         }
     }
 
-    /// A network namespace's inode number.
+    /// A network namespace's inode number, and a sentence on whose it is, where that was looked up.
     ///
     /// # Errors
     ///
-    /// The [`Exit`] to take if the path leads to no network namespace.
-    pub fn netns(&self, spec: &NetnsSpec) -> Result<u32, Exit> {
+    /// The [`Exit`] to take if the name leads to no network namespace.
+    pub fn netns(&self, spec: &NetnsSpec) -> Result<(u32, Option<String>), Exit> {
         const REMEDY: &str = "name a file such as /run/netns/blue or /proc/PID/ns/net, an inode number, or self";
         let (what, full) = match spec {
-            NetnsSpec::Inum(inum) => return Ok(*inum),
+            NetnsSpec::Inum(inum) => return Ok((*inum, None)),
+            NetnsSpec::Container(word) => return self.netns_of_group(Noun::Container, word),
+            NetnsSpec::Unit(word) => return self.netns_of_group(Noun::Unit, word),
+            NetnsSpec::Pid(pid) => return self.netns_of_process(*pid),
             NetnsSpec::Own => ("--netns self".to_owned(), self.root.join("proc/self/ns/net")),
             NetnsSpec::Path(path) => {
                 // A relative path is the user's own, from where he stands.
@@ -115,11 +283,11 @@ impl Resolver {
         };
         let why = match (self.look)(&full) {
             Ok(Place::Netns(inum)) => match u32::try_from(inum) {
-                Ok(inum) => return Ok(inum),
-                Err(_) => format!("{} has the inode number {inum}, which no namespace has", full.display()),
+                Ok(inum) => return Ok((inum, None)),
+                Err(_) => format!("{} has the inode number {inum}, which is too large for a namespace", full.display()),
             },
             Ok(Place::OtherNs) => format!("{} is a namespace of another type", full.display()),
-            Ok(_) => format!("{} is no namespace", full.display()),
+            Ok(_) => format!("{} is not a namespace", full.display()),
             Err(error) => {
                 let remedy = match spec {
                     // What `ip netns` calls blue is a file of that name.
@@ -133,12 +301,73 @@ impl Resolver {
         };
         Err(Complaint::new(what, why, REMEDY).into())
     }
+
+    fn netns_of_group(&self, noun: Noun, word: &str) -> Result<(u32, Option<String>), Exit> {
+        let group = self.group(noun, word)?;
+        let (what, pid) = (noun.given(word), group.pids.first().copied().unwrap_or_default());
+        let Some(&netns) = group.netns.first() else {
+            let why = format!("the network namespace of {} (process {pid}) may not be read", group.label);
+            let remedy = "run twtrace as root with CAP_SYS_PTRACE, or write --netns /run/netns/NAME";
+            return Err(Exit::error(Code::Privilege, Complaint::new(what, why, remedy)));
+        };
+        let whose = match (group.has_own_netns, group.netns.len()) {
+            (true, _) => String::new(),
+            (false, 0 | 1) => ", which it shares with other processes".to_owned(),
+            (false, many) => format!(", that of its first process; its processes have {many}"),
+        };
+        let same = format!("the same as --netns /proc/{pid}/ns/net");
+        Ok((netns, Some(format!("{what} is {}: network namespace {netns}{whose}; {same}", group.label))))
+    }
+
+    fn netns_of_process(&self, pid: u32) -> Result<(u32, Option<String>), Exit> {
+        let what = format!("--pid {pid}");
+        let path = self.root.join(format!("proc/{pid}/ns/net"));
+        match (self.look)(&path) {
+            Ok(Place::Netns(inum)) => {
+                let comm = processes::comm(&self.host(), pid).unwrap_or_else(|| "?".to_owned());
+                let whose = format!("{what} ({comm}) is in network namespace {inum}");
+                let inum = u32::try_from(inum).map_err(|_| Complaint::new(what, whose.clone(), "write --netns"))?;
+                Ok((inum, Some(format!("{whose}; the same as --netns /proc/{pid}/ns/net"))))
+            }
+            Err(error) if error.kind() == ErrorKind::NotFound && !self.root.join(format!("proc/{pid}")).exists() => {
+                let why = format!("no process {pid} is there");
+                Err(Complaint::new(what, why, "see ps -e for those that there are; for a port: twtrace run --port")
+                    .into())
+            }
+            Ok(_) => Err(Complaint::new(what, "its ns/net is not a network namespace", "write --netns").into()),
+            Err(error) => Err(failed(what, &path, &error, "see ps -e for the processes that there are")),
+        }
+    }
+}
+
+/// Ports of services that are also ids of processes, on a machine that has not run long.
+const SERVICES: [u32; 16] =
+    [1433, 3000, 3306, 5000, 5432, 5672, 6379, 6443, 8000, 8080, 8081, 8443, 8888, 9000, 9090, 9200];
+
+/// What a word names.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Noun {
+    Container,
+    Unit,
+}
+
+impl Noun {
+    /// As it was written.
+    fn given(self, word: &str) -> String {
+        match self {
+            Self::Container => format!("--container {word}"),
+            Self::Unit => format!("--unit {word}"),
+        }
+    }
 }
 
 /// The end because the kernel would not let us look.
 fn failed(what: String, path: &Path, error: &io::Error, remedy: &str) -> Exit {
+    // Even root may not look at every process: a container's root lacks CAP_SYS_PTRACE, and a sandbox may forbid it.
+    const DENIED: &str = "run twtrace as root with CAP_SYS_PTRACE, or name another file: --netns /run/netns/NAME";
     let (code, remedy) = match error.kind() {
-        ErrorKind::PermissionDenied => (Code::Privilege, "run twtrace as root"),
+        ErrorKind::PermissionDenied if what.starts_with("--cgroup") => (Code::Privilege, "run twtrace as root"),
+        ErrorKind::PermissionDenied => (Code::Privilege, DENIED),
         _ => (Code::Usage, remedy),
     };
     Exit::error(code, Complaint::new(what, format!("{}: {error}", path.display()), remedy))
@@ -204,7 +433,7 @@ mod tests {
         let cgroup = |path: &str| fakes().cgroup(path.as_ref()).map_err(|exit| exit.stderr);
         assert_eq!(cgroup("a.slice"), Ok(77));
         assert_eq!(cgroup("/sys/fs/cgroup/unified"), Ok(77));
-        let netns = |spec| fakes().netns(&spec).map_err(|exit| exit.stderr);
+        let netns = |spec| fakes().netns(&spec).map(|found| found.0).map_err(|exit| exit.stderr);
         assert_eq!(netns(NetnsSpec::Own), Ok(4_026_531_840));
         assert_eq!(netns(NetnsSpec::Inum(7)), Ok(7));
         assert_eq!(netns(NetnsSpec::Path("/run/netns/blue".into())), Ok(4_026_532_000));
@@ -221,6 +450,94 @@ mod tests {
         assert_eq!(resolved, Ok((vec![77], vec![4_026_531_840, 7])));
         let bad = FilterSpec { cgroup: Few::new(["gone".into()]).unwrap_or_default(), ..good };
         assert!(fakes().resolve(&bad).is_err());
+    }
+
+    /// A machine for one test, and eyes for it: a directory below `sys/fs/cgroup` is a cgroup, a link `net:[N]` namespace N.
+    fn machine(name: &str, processes: &[(u32, &str, u32)]) -> (PathBuf, Resolver) {
+        let root = std::env::temp_dir().join(format!("twtrace-resolve-{name}-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&root);
+        for (pid, path, netns) in processes {
+            let of = root.join(format!("proc/{pid}"));
+            fs::create_dir_all(of.join("ns")).unwrap();
+            fs::write(of.join("cgroup"), format!("0::{path}\n")).unwrap();
+            fs::write(of.join("status"), format!("Name:\tp{pid}\nTgid:\t{}\nPid:\t{pid}\n", pid & !1)).unwrap();
+            fs::write(of.join("cmdline"), if *pid == 2000 { "" } else { "x" }).unwrap();
+            std::os::unix::fs::symlink(format!("net:[{netns}]"), of.join("ns/net")).unwrap();
+            fs::create_dir_all(root.join(format!("sys/fs/cgroup{path}"))).unwrap();
+        }
+        let look = |path: &Path| {
+            if let Ok(link) = fs::read_link(path) {
+                let inum = link.to_str().and_then(|link| link.strip_prefix("net:[")?.strip_suffix(']')?.parse().ok());
+                return Ok(inum.map_or(Place::Other, Place::Netns));
+            }
+            Ok(Place::Cgroup(fs::metadata(path)?.ino()))
+        };
+        (root.clone(), Resolver::new(root, look))
+    }
+
+    fn asked(words: &str) -> FilterSpec {
+        match crate::cli::parse(["twtrace", "run"].into_iter().chain(words.split_whitespace())).map(|cli| cli.command) {
+            Ok(crate::cli::Command::Run(run)) => run.filter,
+            other => unreachable!("{words}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_container_is_its_namespace_if_that_holds_nothing_else_and_its_cgroup_if_not() {
+        let [own, shared, twin] = ['a', 'b', 'c'].map(|digit| format!("/docker/{}", digit.to_string().repeat(64)));
+        let processes =
+            [(2, "/init.scope", 1), (10, &*own, 7), (20, &*shared, 1), (30, &*twin, 8), (32, "/a.slice/b.service", 8)];
+        let (root, resolver) = machine("containers", &processes);
+        let found = |words: &str| {
+            let found = resolver.resolve(&asked(words)).unwrap();
+            let trees = found.trees.iter().map(|tree| tree.path.strip_prefix(&root).unwrap().to_owned());
+            (found.netns.to_vec(), trees.collect::<Vec<_>>(), found.notes.len())
+        };
+        let tree = |path: &str| PathBuf::from(format!("sys/fs/cgroup{path}"));
+        assert_eq!(found("--container aaaa"), (vec![7], vec![], 1));
+        assert_eq!(found("--container bbbb"), (vec![], vec![tree(&shared)], 1));
+        assert_eq!(found("--unit b"), (vec![], vec![tree("/a.slice/b.service")], 1));
+        // One kind of filter for all that are alternatives.
+        assert_eq!(found("--container aaaa,cccc"), (vec![], vec![tree(&own), tree(&twin)], 2));
+        assert_eq!(found("--container aaaa --netns 9"), (vec![9], vec![tree(&own)], 1));
+        assert_eq!(found("--container aaaa --cgroup-tree a.slice"), (vec![], vec![tree("/a.slice"), tree(&own)], 1));
+        // A tree knows what is below it.
+        let below = resolver.resolve(&asked("--cgroup-tree a.slice")).unwrap();
+        assert_eq!(below.trees[0].ids.len(), 2);
+        // The doctor's: the namespace in either case, and whose it is.
+        let netns = |spec| resolver.netns(&spec).map_err(|exit| exit.stderr);
+        let (inum, said) = netns(NetnsSpec::Container("bbbb".to_owned())).unwrap();
+        assert!(
+            inum == 1 && said.is_some_and(|said| said.contains("shares") && said.contains("--netns /proc/20/ns/net"))
+        );
+        assert_eq!(netns(NetnsSpec::Unit("b.service".to_owned())).map(|found| found.0), Ok(8));
+        assert_eq!(netns(NetnsSpec::Pid(10)).map(|found| found.0), Ok(7));
+        for spec in [NetnsSpec::Container("web".to_owned()), NetnsSpec::Unit("web".to_owned()), NetnsSpec::Pid(11)] {
+            let said = netns(spec).unwrap_err();
+            assert!(
+                said.contains("docker aaaaaaaaaaaa") || said.contains("b.service") || said.contains("no process 11"),
+                "{said}"
+            );
+        }
+        fs::remove_dir_all(&root).unwrap();
+    }
+
+    #[test]
+    fn a_process_that_is_not_there_is_no_filter() {
+        let (root, resolver) = machine("processes", &[(80, "/", 1), (2000, "/", 1), (70_000, "/", 1), (8081, "/", 1)]);
+        let said = |words: &str| match resolver.processes(&asked(words)) {
+            Ok(notes) => notes.join("\n"),
+            Err(exit) => exit.stderr,
+        };
+        assert!(said("--pid 81").contains("no process 81 is there; for the port write -P 81 (--port 81)"));
+        assert!(said("--pid 70001").contains("no process 70001 is there"));
+        assert!(!said("--pid 70001").contains("--port"), "no port has this number");
+        assert!(said("--pid 8081").contains("a thread of process 8080; write --pid 8080"));
+        // It may have been meant as a port: the note has both.
+        assert!(said("--pid 80").contains("process p80; for the port write -P 80"));
+        assert!(said("--pid 2000").contains("-P 2000"), "a kernel thread");
+        assert_eq!((said("--pid 70000"), said("--port 80")), (String::new(), String::new()));
+        fs::remove_dir_all(&root).unwrap();
     }
 
     #[test]

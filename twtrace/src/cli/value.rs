@@ -20,22 +20,28 @@ impl Given<'_> {
         Complaint::new(format!("{} {}", self.option, self.text), why, format!("write e.g. {} {right}", self.option))
     }
 
-    /// A length of time within bounds, such as `500ms` or `1h 30m`.
+    /// A length of time within bounds, such as `500ms` or `1h 30m`. A bare number is seconds, as in the BCC tools.
     pub fn time(&self, bounds: &RangeInclusive<Duration>, example: &str) -> Result<Duration, Complaint> {
         let text = self.text.trim();
-        if text.bytes().all(|byte| byte.is_ascii_digit()) && !text.is_empty() {
-            return Err(self.complain("the unit is missing", &format!("{text}s")));
-        }
-        let time = text
-            .parse::<SignedDuration>()
-            .map_err(|_| self.complain(format!("{text:?} is no length of time"), example))?;
+        let time = if self.is_bare() {
+            // Digits that do not fit are simply too many.
+            Duration::from_secs(text.parse().unwrap_or(u64::MAX)).try_into().unwrap_or(SignedDuration::MAX)
+        } else {
+            let why = || format!("invalid time '{text}' (expected e.g. 500ms, 30s, 5m, 1h, or seconds)");
+            text.parse::<SignedDuration>().map_err(|_| self.complain(why(), example))?
+        };
         match Duration::try_from(time) {
             Ok(time) if bounds.contains(&time) => Ok(time),
             _ => {
-                let (least, most) = (bounds.start(), bounds.end());
-                Err(self.complain(format!("it has to be between {} and {}", plain(*least), plain(*most)), example))
+                let (least, most) = (plain(*bounds.start()), plain(*bounds.end()));
+                Err(self.complain(format!("'{text}' is out of range (expected {least} to {most})"), example))
             }
         }
+    }
+
+    fn is_bare(&self) -> bool {
+        let text = self.text.trim();
+        !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
     }
 
     /// A number within bounds, with K, M or G for 1024, 1024² or 1024³.
@@ -48,7 +54,7 @@ impl Given<'_> {
             _ => (text, 0),
         };
         if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
-            let why = format!("{text:?} is no number, with or without K, M or G behind it");
+            let why = format!("invalid number '{text}' (expected digits, then K, M, G or nothing)");
             return Err(self.complain(why, example));
         }
         // Digits that do not fit are simply too many.
@@ -57,7 +63,7 @@ impl Given<'_> {
             Ok(number) if bounds.contains(&number) => Ok(number),
             _ => {
                 let (least, most) = (short(*bounds.start()), short(*bounds.end()));
-                Err(self.complain(format!("it has to be between {least} and {most}"), example))
+                Err(self.complain(format!("'{text}' is out of range (expected {least} to {most})"), example))
             }
         }
     }
@@ -75,7 +81,7 @@ impl Given<'_> {
         }
         let (below, above) = (bytes.next_power_of_two() / 2, bytes.next_power_of_two());
         let right = format!("{} or {} {}", short(below), self.option, short(above));
-        Err(self.complain(format!("{bytes} bytes are no power of two"), &right))
+        Err(self.complain(format!("{bytes} bytes is not a power of two"), &right))
     }
 }
 
@@ -118,11 +124,26 @@ mod tests {
             assert_eq!(given(text).time(&BOUNDS, "1s"), Ok(Duration::from_millis(millis)), "{text}");
         }
         assert_eq!(given("1.5s").time(&BOUNDS, "1s"), Ok(Duration::from_millis(1500)));
+        for (text, seconds) in [("30", 30), ("1", 1), (" 007 ", 7)] {
+            assert_eq!(given(text).time(&BOUNDS, "1s"), Ok(Duration::from_secs(seconds)), "{text}");
+        }
     }
 
     #[test]
     fn no_other_time_is_read() {
-        for text in ["", "s", "30", "-5s", "0s", "25h", "1d", "30 apples", "999999999999999999999h"] {
+        for text in [
+            "",
+            "s",
+            "0",
+            "-30",
+            "-5s",
+            "0s",
+            "25h",
+            "1d",
+            "30 apples",
+            "999999999999999999999h",
+            "99999999999999999999",
+        ] {
             assert!(given(text).time(&BOUNDS, "1s").is_err(), "{text}");
         }
     }

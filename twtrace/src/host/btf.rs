@@ -1,7 +1,9 @@
 //! The kernel's type information: which functions and tracepoints there are, and where fields lie.
 
 use std::{
-    fs,
+    fs::{File, OpenOptions},
+    io::{self, Read as _},
+    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
 };
 
@@ -12,6 +14,9 @@ use super::{Host, HostError};
 
 /// Where a kernel with CONFIG_DEBUG_INFO_BTF shows its types.
 pub const VMLINUX: &str = "sys/kernel/btf/vmlinux";
+
+/// The largest BTF file that is read, bytes. Kernels have 4 to 10 MB; with all their modules, some 30.
+const LARGEST: u64 = 64 << 20;
 
 /// A kernel field that the eBPF programs read.
 #[derive(Clone, Copy, Debug)]
@@ -64,7 +69,7 @@ impl KernelTypes {
     /// If there is no such file, or it holds no BTF.
     pub fn read(host: &Host, file: Option<&Path>) -> Result<Self, HostError> {
         let path = file.map_or_else(|| host.path(VMLINUX), Path::to_owned);
-        let bytes = fs::read(&path).map_err(|source| HostError::Read { path: path.clone(), source })?;
+        let bytes = whole(&path).map_err(|source| HostError::Read { path: path.clone(), source })?;
         Self::parse(&bytes, path)
     }
 
@@ -78,8 +83,11 @@ impl KernelTypes {
             Ok(btf) if btf.resolve_types_by_name("sock_common").is_ok_and(|types| !types.is_empty()) => {
                 Ok(Self { btf, path })
             }
-            Ok(_) => Err(HostError::Strange { path, what: "BTF, but of no kernel: no struct sock_common".to_owned() }),
-            Err(error) => Err(HostError::Strange { path, what: format!("no BTF: {error}") }),
+            Ok(_) => Err(HostError::Strange {
+                path,
+                what: "not the BTF of a kernel: struct sock_common is missing".to_owned(),
+            }),
+            Err(error) => Err(HostError::Strange { path, what: format!("not a BTF file: {error}") }),
         }
     }
 
@@ -201,6 +209,36 @@ impl KernelTypes {
     }
 }
 
+/// A regular file's bytes. Others may wait for ever (a FIFO, a terminal), or never end (/dev/zero).
+fn whole(path: &Path) -> io::Result<Vec<u8>> {
+    // Opening a FIFO waits for its writer, without this.
+    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)?;
+    let metadata = file.metadata()?;
+    if !metadata.is_file() {
+        return Err(io::Error::other(format!("{}, expected a regular file", noun(&file)?)));
+    }
+    let too_large = || io::Error::other(format!("more than {} MB, too large for BTF", LARGEST >> 20));
+    if metadata.len() > LARGEST {
+        return Err(too_large());
+    }
+    let mut bytes = Vec::new();
+    file.take(LARGEST + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > LARGEST { Err(too_large()) } else { Ok(bytes) }
+}
+
+/// What a file is that is not a regular one.
+fn noun(file: &File) -> io::Result<&'static str> {
+    use std::os::unix::fs::FileTypeExt as _;
+    let kind = file.metadata()?.file_type();
+    Ok(match () {
+        () if kind.is_dir() => "a directory",
+        () if kind.is_fifo() => "a FIFO",
+        () if kind.is_char_device() || kind.is_block_device() => "a device",
+        () if kind.is_socket() => "a socket",
+        () => "a special file",
+    })
+}
+
 /// Deeper than any kernel type: BTF that refers to itself is not followed for ever.
 const MAX_DEPTH: usize = 16;
 
@@ -214,6 +252,33 @@ mod tests {
             let error = KernelTypes::parse(bytes, "some/file".into()).err().map(|error| error.to_string());
             assert!(error.as_deref().is_some_and(|text| text.starts_with("some/file: ")), "{error:?}");
         }
+    }
+
+    #[test]
+    fn what_is_no_file_of_that_size_is_refused_at_once() {
+        let directory = std::env::temp_dir().join(format!("twtrace-btf-{}", std::process::id()));
+        std::fs::create_dir_all(&directory).unwrap();
+        let fifo = directory.join("fifo");
+        rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+        let (large, most) = (directory.join("large"), directory.join("most"));
+        File::create(&large).and_then(|file| file.set_len(LARGEST + 1)).unwrap();
+        File::create(&most).and_then(|file| file.set_len(LARGEST)).unwrap();
+        let said = |path: &Path| whole(path).map(|bytes| bytes.len()).map_err(|error| error.to_string());
+        let found = [Path::new("/dev/zero"), &fifo, &directory, &large].map(said);
+        let (most, garbage) = (said(&most), KernelTypes::read(&Host::default(), Some(&most)).is_err());
+        std::fs::remove_dir_all(&directory).unwrap();
+        assert_eq!(
+            found,
+            [
+                "a device, expected a regular file",
+                "a FIFO, expected a regular file",
+                "a directory, expected a regular file",
+                "more than 64 MB, too large for BTF"
+            ]
+            .map(|text| Err(text.to_owned()))
+        );
+        assert_eq!((most, garbage), (Ok(64 << 20), true));
+        assert!(whole(Path::new("/gone")).is_err());
     }
 
     #[test]

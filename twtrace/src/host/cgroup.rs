@@ -1,12 +1,20 @@
 //! The cgroup v2 tree: a cgroup's id is the inode number of its directory (kernfs), which is what
-//! bpf_get_current_cgroup_id tells.
+//! bpf_get_current_cgroup_id reports.
+
+mod namer;
+
+pub use namer::{Answer, Namer};
 
 use std::{
     collections::HashMap,
-    fs, io,
-    os::unix::{
-        ffi::OsStrExt as _,
-        fs::{DirEntryExt as _, MetadataExt as _},
+    fs::{self, File},
+    io,
+    os::{
+        fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
+        unix::{
+            ffi::OsStrExt as _,
+            fs::{DirEntryExt as _, MetadataExt as _},
+        },
     },
     path::{Path, PathBuf},
 };
@@ -68,6 +76,51 @@ pub fn paths(root: &Path) -> HashMap<u64, String> {
     found
 }
 
+/// Ids of a cgroup and of all cgroups below it, as they are now.
+#[must_use]
+pub fn subtree(top: &Path) -> Vec<u64> {
+    paths(top).into_keys().collect()
+}
+
+/// `FILEID_KERNFS` of include/linux/exportfs.h: the handle is the id, 64 bits.
+const FILEID_KERNFS: libc::c_int = 0xfe;
+
+/// A `struct file_handle` with room for one id.
+#[repr(C)]
+struct Handle {
+    bytes: libc::c_uint,
+    kind: libc::c_int,
+    id: [u8; 8],
+}
+
+/// Where a cgroup is below `root`, as in /proc/PID/cgroup: one system call for each id, however large the tree is.
+/// `Ok(None)`: there is no such cgroup any more.
+///
+/// # Errors
+/// If the kernel does not open cgroups by their id (before 5.5, or without CAP_DAC_READ_SEARCH), or shows them elsewhere.
+pub fn path_of(root: &Path, id: u64) -> io::Result<Option<String>> {
+    let mount = File::open(root)?;
+    let mut handle = Handle { bytes: 8, kind: FILEID_KERNFS, id: id.to_ne_bytes() };
+    // SAFETY: the handle is a file_handle followed by as many bytes as it says, and outlives the call.
+    let descriptor = unsafe {
+        let handle = std::ptr::from_mut(&mut handle).cast::<libc::file_handle>();
+        libc::open_by_handle_at(mount.as_raw_fd(), handle, libc::O_PATH | libc::O_DIRECTORY | libc::O_CLOEXEC)
+    };
+    if descriptor < 0 {
+        let error = io::Error::last_os_error();
+        return if error.raw_os_error() == Some(libc::ESTALE) { Ok(None) } else { Err(error) };
+    }
+    // SAFETY: the call above has just opened it, and nobody else knows of it.
+    let directory = unsafe { OwnedFd::from_raw_fd(descriptor) };
+    let link = fs::read_link(format!("/proc/self/fd/{}", directory.as_raw_fd()))?;
+    if link.as_os_str().as_bytes().ends_with(b" (deleted)") {
+        return Ok(None);
+    }
+    let path = link.strip_prefix(root);
+    let path = path.map_err(|_| io::Error::other(format!("{} is not below {}", link.display(), root.display())))?;
+    Ok(Some(format!("/{}", name::text(path.as_os_str().as_bytes()))))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -85,7 +138,7 @@ mod tests {
         fs::remove_dir_all(&root).unwrap();
         assert_eq!(found.len(), expected.len());
         assert_eq!(told, expected.map(|path| Some(format!("/{path}"))));
-        assert!(paths(Path::new("/gone")).is_empty());
+        assert!(paths(Path::new("/gone")).is_empty() && subtree(Path::new("/gone")).is_empty());
     }
 
     #[test]
@@ -101,6 +154,15 @@ mod tests {
         };
         let right = found.iter().filter(is_right).count();
         assert!(right > 0 && right >= found.len() / 2, "{right} of {}", found.len());
+        // By their ids, too, where the kernel allows that.
+        for (id, path) in found.iter().take(50) {
+            match path_of(&root, *id) {
+                Ok(Some(by_id)) => assert_eq!(by_id, *path),
+                Ok(None) => {}
+                Err(error) => println!("skipped: {error}"),
+            }
+        }
+        assert!(path_of(&root, u64::MAX).map_or(true, |path| path.is_none()));
         assert!(id(Path::new("/proc")).is_ok_and(|id| id.is_none()) && id(Path::new("/gone")).is_err());
     }
 }

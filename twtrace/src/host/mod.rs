@@ -6,6 +6,7 @@ pub mod buckets;
 pub mod cgroup;
 pub mod clock;
 pub mod conntrack;
+pub mod containers;
 pub mod counters;
 pub mod diag;
 pub mod ksyms;

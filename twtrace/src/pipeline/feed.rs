@@ -9,6 +9,7 @@ use crate::{
     bpf::BpfError,
     host::{
         Host,
+        cgroup::Namer,
         occupancy::{Poller, Request},
     },
     model::{aggregate::Aggregates, event::Life, occupancy::Occupancy, wanted::Wanted},
@@ -21,15 +22,16 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// The feed of one run.
 pub struct Feed {
     poller: Poller,
+    namer: Namer,
 }
 
 impl Feed {
     /// Begins to look at this machine's sockets, those of them that the run's filters let through.
     ///
     /// # Errors
-    /// If there is no room for one more thread.
+    /// If there is no room for two more threads.
     pub fn new(host: &Host, wanted: Wanted) -> io::Result<Self> {
-        Ok(Self { poller: Poller::spawn_for(host.clone(), wanted)? })
+        Ok(Self { poller: Poller::spawn_for(host.clone(), wanted)?, namer: Namer::spawn(host.clone())? })
     }
 
     /// The first look, and the minisocks that are older than the programs, which have been live since `began_ns`.
@@ -48,15 +50,25 @@ impl Feed {
         all.started(began_ns);
     }
 
+    /// Events were read: asks for the names of cgroups that came with them, while those are there, and takes what was found.
+    pub(super) fn name(&self, all: &mut Aggregates) {
+        self.namer.ask(all.new_cgroups());
+        let named = self.namer.take();
+        if !named.is_empty() {
+            all.cgroup_names(named);
+        }
+    }
+
     /// An interval is over: what was found goes in, and the next look begins.
     pub(super) fn tick(&mut self, all: &mut Aggregates, tracer: &Tracer, now_ns: u64) -> Result<(), BpfError> {
         if let Some(answer) = self.poller.take() {
             all.occupied(&answer.occupancy);
-            all.cgroup_paths(answer.cgroups);
         }
+        self.namer.ask(all.cgroups_to_find());
+        self.name(all);
         all.passive(&tracer.passive()?);
         all.tick(now_ns);
-        self.poller.ask(Request { namespaces: all.namespaces_to_find(), cgroups: all.cgroups_to_find() });
+        self.poller.ask(Request { namespaces: all.namespaces_to_find() });
         Ok(())
     }
 }

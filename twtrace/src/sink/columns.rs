@@ -219,8 +219,11 @@ impl Row for OwnerRow<CgroupName> {
     ];
 }
 
-/// `-` if the path names none, `?` if there is no path to ask.
+/// `-` if the path names none, `?` if there is no path to ask. A container's name rather than its id.
 fn unit(row: &OwnerRow<CgroupName>) -> String {
+    if let Some(name) = &row.who.name {
+        return name.clone();
+    }
     let none = || row.who.path.as_ref().map_or("?", |_| "-").to_owned();
     row.who.unit.as_deref().map_or_else(none, |unit| Plain(unit).to_string())
 }

@@ -70,7 +70,7 @@ impl Sieve {
             PortRow::NAME => &["port", "lport", "rport", "role"],
             DestinationRow::NAME => &["port", "rport", "laddr", "raddr", "netns", "role", "family"],
             <OwnerRow<ProcessName> as Row>::NAME => &["pid", "comm"],
-            <OwnerRow<CgroupName> as Row>::NAME => &["cgroup"],
+            <OwnerRow<CgroupName> as Row>::NAME => &["cgroup", "cgroup-tree", "container", "unit"],
             _ => return Vec::new(),
         };
         let names = self.words.split_whitespace().filter_map(|word| word.split_once(':'));
@@ -113,7 +113,8 @@ impl Sieve {
         let task = closer.map(|closer| closer.task);
         one_of(&self.spec.pid, |pid| task.is_some_and(|task| task.pid == *pid))
             && one_of(&self.spec.comm, |comm| task.is_some_and(|task| comm.is(&task.comm)))
-            && one_of(&self.resolved.cgroups, |id| closer.is_some_and(|closer| closer.cgroup_id == *id))
+            && (!self.resolved.wants_cgroups()
+                || closer.is_some_and(|closer| self.resolved.has_cgroup(closer.cgroup_id)))
     }
 
     /// The verdict on a service port: by `port`, `lport` or `rport` as the side has it, and `role`.
@@ -156,7 +157,7 @@ impl Sieve {
     /// The verdict on a cgroup.
     #[must_use]
     pub fn cgroup(&self, row: &OwnerRow<CgroupName>) -> bool {
-        one_of(&self.resolved.cgroups, |id| row.who.cgroup_id == *id)
+        !self.resolved.wants_cgroups() || self.resolved.has_cgroup(row.who.cgroup_id)
     }
 }
 
@@ -256,7 +257,7 @@ mod tests {
             ("duration:1s", "no such filter"),
             ("rport:x", "--rport x"),
             ("format:json", "no such filter"),
-            ("cause:murdered", "murdered is no cause"),
+            ("cause:murdered", "invalid cause 'murdered'"),
         ] {
             let said = read(words).unwrap_err();
             assert!(said.contains(part), "{words}: {said}");

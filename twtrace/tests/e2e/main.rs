@@ -3,6 +3,7 @@
 
 mod cases;
 mod connects;
+mod containers;
 mod costs;
 mod doctor;
 mod guest;
@@ -64,7 +65,7 @@ fn main() -> ExitCode {
         run(&arguments, &config.backends, Scale { storm: 3_000 }, true);
         guest::power_off();
     }
-    if let Some(code) = doctor::machine::hold() {
+    if let Some(code) = doctor::machine::hold().or_else(containers::close) {
         return code;
     }
     let arguments = Arguments::from_args();
@@ -191,6 +192,7 @@ fn trials(offered: &Backends, scale: Scale, guest: bool, tally: &Arc<Mutex<Tally
             ("every_life", Box::new(cases::every_life)),
             ("small_ring", Box::new(cases::small_ring)),
             ("filters", Box::new(cases::filters)),
+            ("containers", Box::new(containers::containers)),
             ("failed_connects", Box::new(connects::failed_connects)),
             ("two_and_kill", Box::new(cases::two_and_kill)),
             ("seeds", Box::new(seeds::seeds)),
@@ -217,6 +219,8 @@ fn trials(offered: &Backends, scale: Scale, guest: bool, tally: &Arc<Mutex<Tally
         ("unprivileged", manners::unprivileged),
         ("bad_btf", manners::bad_btf),
         ("bad_filters", manners::bad_filters),
+        ("special_btf", manners::special_btf),
+        ("container_netns", containers::container_netns),
         ("closed_pipe", manners::closed_pipe),
         ("stopped_reader", readers::stopped_reader),
         ("slow_reader", readers::slow_reader),

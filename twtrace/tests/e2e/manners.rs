@@ -85,6 +85,25 @@ pub fn bad_btf() -> Outcome {
     expect(&run(&["run", "--duration", "1s", "--btf", "/nonexistent/btf"], |_| {})?, 69, &["/nonexistent/btf"])
 }
 
+/// Files that are no BTF file: each is refused at once, with the reason.
+pub fn special_btf() -> Outcome {
+    let directory = std::env::temp_dir().join(format!("twtrace-e2e-btf-{}", std::process::id()));
+    std::fs::create_dir_all(&directory).map_err(|error| error.to_string())?;
+    let (fifo, large) = (directory.join("fifo"), directory.join("large"));
+    let made = rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, 0o600.into(), 0)
+        .map_err(std::io::Error::from)
+        .and_then(|()| std::fs::File::create(&large)?.set_len(65 << 20));
+    made.map_err(|error| error.to_string())?;
+    let zero = std::path::Path::new("/dev/zero");
+    let files = [(zero, "a device"), (&fifo, "a FIFO"), (&directory, "a directory"), (&large, "64 MB")];
+    let outcome = files.iter().try_for_each(|(path, reason)| {
+        let path = path.to_string_lossy();
+        expect(&run(&["run", "--duration", "1s", "--btf", &path], |_| {})?, 69, &[&path, reason])
+    });
+    std::fs::remove_dir_all(&directory).map_err(|error| error.to_string())?;
+    outcome
+}
+
 /// Filters that cannot be parsed: exit 64, the wrong word, a right example.
 pub fn bad_filters() -> Outcome {
     for (args, words) in [

@@ -106,10 +106,53 @@ fn tables_are_asked_for() {
 }
 
 #[test]
+fn other_names_and_short_options() {
+    let notes = |words: &str| {
+        let cli = parse(["twtrace"].into_iter().chain(words.split_whitespace()));
+        cli.map(|cli| cli.notes).unwrap_or_else(|exit| vec![exit.stderr])
+    };
+    let short = run(&["-d", "10s", "-i", "500ms", "-j"]);
+    assert_eq!((short.duration, short.interval), (Some(Duration::from_secs(10)), Duration::from_millis(500)));
+    assert_eq!(short.format, Some(RunFormat::Json));
+    assert_eq!(run(&["-d", "10", "-i", "2", "--json"]), run(&["--duration=10s", "--interval=2s", "--format=json"]));
+    for words in ["probe", "doctor --format json", "lab --list", "run --duration 10s --lport 80"] {
+        assert_eq!(notes(words), Vec::<String>::new(), "{words}");
+    }
+    assert_snapshot!(
+        ["run -d 10", "run --json --dport 443 --sport=80", "doctor --json --watch 5", "run -d 10s -L 80"]
+            .map(|words| format!("$ twtrace {words}\n{}\n", notes(words).join("\n")))
+            .join("\n"),
+        @r"
+    $ twtrace run -d 10
+    read as: twtrace run --duration 10s
+
+    $ twtrace run --json --dport 443 --sport=80
+    read as: twtrace run --format json --rport 443 --lport=80
+
+    $ twtrace doctor --json --watch 5
+    read as: twtrace doctor --format json --watch 5s
+
+    $ twtrace run -d 10s -L 80
+    read as: twtrace run --duration 10s --lport 80
+    "
+    );
+    let doctor = |words: &[&str]| match parse(["twtrace", "doctor"].iter().chain(words)).map(|cli| cli.command) {
+        Ok(Command::Doctor(doctor)) => doctor.netns,
+        other => unreachable!("{words:?}: {other:?}"),
+    };
+    assert_eq!(doctor(&["-p", "1"]), Some(NetnsSpec::Pid(1)));
+    assert_eq!(doctor(&["--container", "web"]), Some(NetnsSpec::Container("web".to_owned())));
+    assert_eq!(doctor(&["--unit", "nginx.service"]), Some(NetnsSpec::Unit("nginx.service".to_owned())));
+}
+
+#[test]
 fn verbose_stands_anywhere() {
     for (words, verbose) in [("-v probe", 1), ("probe -v", 1), ("probe -vv", 2), ("probe", 0)] {
         let cli = parse(["twtrace"].into_iter().chain(words.split_whitespace()));
-        assert!(matches!(cli, Ok(Cli { verbose: v, command: Command::Probe(_) }) if v == verbose), "{words}: {cli:?}");
+        assert!(
+            matches!(cli, Ok(Cli { verbose: v, command: Command::Probe(_), .. }) if v == verbose),
+            "{words}: {cli:?}"
+        );
     }
 }
 
@@ -120,6 +163,42 @@ fn complaints() {
         "",
         "runn",
         "trace",
+        "top",
+        "ps",
+        "check",
+        "80",
+        "--json",
+        "--port 80 --comm nginx",
+        "-p 80",
+        "help wibble",
+        "run help",
+        "run 1 10",
+        "run 80",
+        "run port 80",
+        "run nginx",
+        "run 10.0.0.1",
+        "run -port 80",
+        "run -n",
+        "run -o json",
+        "run --daddr 10.0.0.1",
+        "run --pod web",
+        "run --watch 5s",
+        "run --json --format text",
+        "run -p http",
+        "run --container=",
+        "run --unit a,b,c,d,e,f,g,h,i",
+        "doctor 4711",
+        "doctor web",
+        "doctor ports.exhausted",
+        "doctor --port 80",
+        "doctor --interval 5s",
+        "doctor --fix",
+        "doctor --pid 1 --netns self",
+        "doctor --pid 1,2",
+        "doctor --container web --unit nginx",
+        "doctor --pid self",
+        "lab -j 4",
+        "lab reuse",
         "run extra",
         "run --prot 80",
         "run --wibble",
@@ -129,7 +208,6 @@ fn complaints() {
         "run --format html",
         "run --format tui --by port",
         "run --by nothing",
-        "run --summary-every 1",
         "run --top 0",
         "run --format text --format json",
         "run --demo=yes",
@@ -139,9 +217,12 @@ fn complaints() {
         "lab --scenario reuse,wibble",
         "lab --jobs 0",
         "lab --connections 10",
-        "run --duration 30",
         "run --duration soon",
+        "run --duration 0",
         "run --duration 0s",
+        "run --duration 99999999999999999999",
+        "run -d soon",
+        "run -i eth0",
         "run --duration=-5s",
         "run --duration 1y",
         "run --interval 1ms",
@@ -201,7 +282,6 @@ fn complaints() {
         "doctor --netns=",
         "doctor --netns 0",
         "doctor --netns self --netns 1",
-        "doctor --watch 5",
         "doctor --watch 100ms",
         "doctor --watch 2h",
         "doctor --explain ports",
@@ -271,7 +351,7 @@ fn names_that_lead_nowhere() {
     let paths = ["/gone", "/etc/passwd", "/proc/1/ns/mnt", "/proc/1/ns/net", "/run/netns/odd", "blue", "./blue"];
     let namespaces = paths.map(|path| NetnsSpec::Path(path.into())).into_iter().chain([NetnsSpec::Own]);
     let namespaces = namespaces.map(|spec| match resolver.netns(&spec) {
-        Ok(inum) => inum.to_string(),
+        Ok((inum, _)) => inum.to_string(),
         Err(exit) => format!("{} {}", exit.code as u8, exit.stderr),
     });
     assert_snapshot!(cgroups.into_iter().chain(namespaces).collect::<String>());

@@ -7,6 +7,7 @@ use twtrace::{
     model::{
         aggregate::Aggregates,
         buckets::Buckets,
+        cgroup::Named,
         event::{Cause, Closer, Connection, Detail, Event, Life, Refusal, Role, Substate, Task, Tuple},
         occupancy::{Destination, Held, Namespace, Occupancy, Passive},
         report::{Reconciled, Totals},
@@ -199,9 +200,10 @@ fn beside(all: &mut Aggregates, n: u64, now: u64) {
         Passive { role: Role::Server, port: 443, closes: 3 * (n + 1) },
         Passive { role: Role::Client, port: 80, closes: n + 1 },
     ]);
-    all.cgroup_paths(vec![
-        (9001, Some("system.slice/nginx.service".to_owned())),
-        (9002, Some(format!("system.slice/docker-{}.scope", "0123456789abcdef".repeat(4)))),
+    let docker = format!("system.slice/docker-{}.scope", "0123456789abcdef".repeat(4));
+    all.cgroup_names(vec![
+        (9001, Some(Named { path: "system.slice/nginx.service".to_owned(), name: None })),
+        (9002, Some(Named { path: docker, name: Some("web".to_owned()) })),
         (1, None),
     ]);
     all.tick(now);

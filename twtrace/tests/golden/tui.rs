@@ -10,6 +10,7 @@ use twtrace::{
     cli::resolve::Resolver,
     model::{
         aggregate::Aggregates,
+        cgroup::Named,
         event::Event,
         report::{Start, Summary},
     },
@@ -144,7 +145,8 @@ fn names_do_not_turn_the_screen_round() {
         rig.0.aggregates.event(&event);
         rig.0.event(&event);
     }
-    rig.0.aggregates.cgroup_paths(vec![(9001, Some("/a\u{200f}b\u{1b}.service".to_owned()))]);
+    let named = Named { path: "/a\u{200f}b\u{1b}.service".to_owned(), name: Some("c\u{202e}d\u{7}".to_owned()) };
+    rig.0.aggregates.cgroup_names(vec![(9001, Some(named))]);
     for keys in ["1", "2", "3", "o", "4", "5"] {
         rig.press(keys);
         rig.0.refresh();

@@ -113,9 +113,33 @@ fn names_are_kept_until_they_are_resolved() {
     assert_eq!(*spec.netns, [NetnsSpec::Own, NetnsSpec::Inum(4_026_531_840), blue]);
     let cgroups = Few::new([5, 6]).unwrap_or_default();
     let netns = Few::new([1, 4_026_531_840, 3]).unwrap_or_default();
-    let knob = spec.knob(&Resolved { cgroups, netns });
+    let knob = spec.knob(&Resolved { cgroups, netns, ..Resolved::default() });
     assert_eq!((knob.cgroup_len, &knob.cgroup[..3]), (2, &[5, 6, 0][..]));
     assert_eq!((knob.netns_len, &knob.netns[..4]), (3, &[1, 4_026_531_840, 3, 0][..]));
+}
+
+#[test]
+fn containers_and_units_are_kept_until_they_are_resolved() {
+    let spec = spec("--container web,shop-0/app --unit nginx.service --cgroup-tree system.slice,/sys/fs/cgroup/b");
+    assert_eq!((spec.container.len(), spec.unit.to_vec()), (2, vec!["nginx.service".to_owned()]));
+    assert_eq!(*spec.cgroup_tree, [PathBuf::from("system.slice"), PathBuf::from("/sys/fs/cgroup/b")]);
+    let tree = |path: &str, ids: &[u64]| Tree { path: path.into(), ids: ids.to_vec() };
+    let trees = Few::new([tree("/sys/fs/cgroup/a", &[5, 6]), tree("/sys/fs/cgroup/b", &[7])]).unwrap_or_default();
+    let resolved = Resolved { trees, ..Resolved::default() };
+    let knob = spec.knob(&resolved).settled();
+    // The programs look at map CGROUPS, not at ids.
+    assert_eq!((knob.cgroup_trees, knob.cgroup_len, knob.any), (2, 0, 1));
+    assert!(resolved.has_cgroup(6) && resolved.has_cgroup(7) && !resolved.has_cgroup(8));
+    assert!(resolved.wants_cgroups() && !Resolved::default().wants_cgroups());
+}
+
+#[test]
+fn short_options_are_those_of_the_bcc_tools() {
+    let short = spec("-p 7 -L 80 -D 443 -P 8080");
+    assert_eq!(short, spec("--pid 7 --lport 80 --rport 443 --port 8080"));
+    assert_eq!(short, spec("--pid 7 --sport 80 --dport 443 --port 8080"));
+    // -p and -P are two options.
+    assert_ne!(spec("-p 80"), spec("-P 80"));
 }
 
 #[test]

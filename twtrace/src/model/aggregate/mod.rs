@@ -25,7 +25,7 @@ pub use port::{Port, PortKey, PortRow};
 use trend::Ticks;
 
 use super::{
-    cgroup,
+    cgroup::{self, Named},
     event::{Closer, Detail, Event, Life, Role, Substate, Tuple},
     occupancy::{Namespace, Occupancy, Passive},
     wanted::Wanted,
@@ -59,6 +59,9 @@ impl Serialize for Side {
         serializer.serialize_str(self.word())
     }
 }
+
+/// The most cgroups that wait to be asked for.
+const NEW_CGROUPS: usize = 1024;
 
 /// How many rows each table may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,7 +109,9 @@ pub struct Aggregates {
     destinations: Bounded<DestinationKey, Destination>,
     processes: Bounded<Process, Owner>,
     cgroups: Bounded<u64, Owner>,
-    paths: HashMap<u64, Option<String>>,
+    names: HashMap<u64, Option<Named>>,
+    /// Cgroups that have come since [`Aggregates::new_cgroups`].
+    new_cgroups: Vec<u64>,
     looks: Looks,
     wanted: Wanted,
     live: Live,
@@ -131,7 +136,8 @@ impl Aggregates {
             destinations: Bounded::reserved(limits.destinations),
             processes: Bounded::new(limits.owners),
             cgroups: Bounded::new(limits.owners),
-            paths: HashMap::new(),
+            names: HashMap::new(),
+            new_cgroups: Vec::new(),
             looks: Looks::default(),
             wanted: Wanted::default(),
             live: Live::default(),
@@ -276,17 +282,28 @@ impl Aggregates {
         }
     }
 
-    /// Where cgroups are; `None` for one that is gone.
-    pub fn cgroup_paths(&mut self, paths: Vec<(u64, Option<String>)>) {
-        self.paths.extend(paths);
+    /// Where cgroups are, and what their containers are called; `None` for one that is gone.
+    pub fn cgroup_names(&mut self, names: Vec<(u64, Option<Named>)>) {
+        for (id, named) in names {
+            // Whoever was known once keeps the name when it is gone.
+            let known = self.names.entry(id).or_default();
+            if named.is_some() {
+                *known = named;
+            }
+        }
         let known = &self.cgroups;
-        self.paths.retain(|id, _| known.get(id).is_some());
+        self.names.retain(|id, _| known.get(id).is_some());
     }
 
-    /// Cgroups whose path is not known yet.
+    /// Cgroups that have got a row since the last call.
+    pub fn new_cgroups(&mut self) -> Vec<u64> {
+        std::mem::take(&mut self.new_cgroups)
+    }
+
+    /// Cgroups that were not asked for yet, or not answered.
     #[must_use]
     pub fn cgroups_to_find(&self) -> Vec<u64> {
-        self.cgroups.iter().map(|(id, _)| *id).filter(|id| *id != 0 && !self.paths.contains_key(id)).collect()
+        self.cgroups.iter().map(|(id, _)| *id).filter(|id| *id != 0 && !self.names.contains_key(id)).collect()
     }
 
     /// Namespaces that events came from and that no look has shown.
@@ -379,9 +396,10 @@ impl Aggregates {
     #[must_use]
     pub fn cgroup_rows(&self) -> Vec<OwnerRow<CgroupName>> {
         let name = |&cgroup_id: &u64| {
-            let path = self.paths.get(&cgroup_id).cloned().flatten();
+            let named = self.names.get(&cgroup_id).cloned().flatten();
+            let (path, name) = named.map_or((None, None), |named| (Some(named.path), named.name));
             let unit = path.as_deref().and_then(cgroup::unit);
-            CgroupName { cgroup_id, path, unit }
+            CgroupName { cgroup_id, path, unit, name }
         };
         self.cgroups.iter().map(|(id, row)| row.row(name(id))).collect()
     }
@@ -415,7 +433,14 @@ impl Aggregates {
     fn owned(&mut self, life: &Life, mut tell: impl FnMut(&mut Owner)) {
         let Some(Closer { task, cgroup_id }) = life.closer else { return };
         tell(self.processes.touch(Process { pid: task.pid, comm: task.comm }, Owner::new));
-        tell(self.cgroups.touch(cgroup_id, Owner::new));
+        let new = &mut self.new_cgroups;
+        tell(self.cgroups.touch(cgroup_id, |partial| {
+            // Without tables nobody asks.
+            if cgroup_id != 0 && new.len() < NEW_CGROUPS {
+                new.push(cgroup_id);
+            }
+            Owner::new(partial)
+        }));
     }
 
     /// Which rows a life belongs to.

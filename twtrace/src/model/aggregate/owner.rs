@@ -114,4 +114,6 @@ pub struct CgroupName {
     pub path: Option<String>,
     /// The container or unit that its path names.
     pub unit: Option<String>,
+    /// What its container is called, as its runtime has it on disk.
+    pub name: Option<String>,
 }

@@ -160,8 +160,15 @@ const PROCESS: &[Field] = &[
 
 const CGROUP: &[Field] = &[
     always("cgroup_id", Integer, "inode number", "cgroup v2"),
-    maybe("path", Text, "path", "below the root of the cgroup tree", "gone, or not looked up yet"),
+    maybe("path", Text, "path", "below the root of the cgroup tree", "gone before it could be looked up"),
     maybe("unit", Text, "", "the container or systemd unit that the path names", "it names none"),
+    maybe(
+        "name",
+        Text,
+        "",
+        "the container's name, POD/CONTAINER under Kubernetes",
+        "no container, or no runtime's files name it",
+    ),
     LIVE,
     BORN,
     BORN_PER_S,
