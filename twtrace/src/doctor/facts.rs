@@ -1,6 +1,7 @@
 //! What was read, before anybody judges it.
 
 use std::{
+    cmp::Reverse,
     collections::{BTreeMap, HashMap, HashSet},
     fmt,
     net::IpAddr,
@@ -17,26 +18,28 @@ use super::{
 use crate::{
     host::{
         conntrack::{Conntrack, Stats},
-        counters::{Snmp, Sockstat},
+        counters::{Snmp, Sockstat, TcpLimits},
         nginx::Nginx,
         openers::{Came, Remote},
         processes::Census,
         slab::Slab,
-        sockets::{Ends, Listener, Sockets},
+        sockets::{Ends, Listener, Sample, Sockets},
         sysctl_files::SysctlFiles,
     },
     model::occupancy::choosable,
 };
 
 /// The sysctls of a namespace that somebody judges, below /proc/sys.
-pub const SYSCTLS: [&str; 14] = [
+pub const SYSCTLS: [&str; 16] = [
     "net/core/somaxconn",
     "net/ipv4/ip_local_port_step_width",
     "net/ipv4/tcp_abort_on_overflow",
     "net/ipv4/tcp_fin_timeout",
     "net/ipv4/tcp_max_syn_backlog",
     "net/ipv4/tcp_max_tw_buckets",
+    "net/ipv4/tcp_orphan_retries",
     "net/ipv4/tcp_rfc1337",
+    "net/ipv4/tcp_syn_retries",
     "net/ipv4/tcp_synack_retries",
     "net/ipv4/tcp_syncookies",
     "net/ipv4/tcp_timestamps",
@@ -76,6 +79,8 @@ pub struct Machine {
     pub files: SysctlFiles,
     /// What the nginxes are configured with; read only if somebody opens short connections.
     pub nginxes: Vec<Nginx>,
+    /// What bounds TCP in all namespaces together.
+    pub tcp: TcpLimits,
 }
 
 impl Machine {
@@ -83,6 +88,24 @@ impl Machine {
     #[must_use]
     pub fn owner(&self, inode: u32) -> Option<Owner<'_>> {
         self.named(*self.census.owners.get(&inode)?)
+    }
+
+    /// The processes that have these sockets with how many of them each has, the most first; `None` for those of which no
+    /// process is known.
+    #[must_use]
+    pub fn owners<'a>(&self, samples: impl IntoIterator<Item = &'a Sample>) -> Vec<(Option<Owner<'_>>, u64)> {
+        let mut counts: BTreeMap<Option<u32>, u64> = BTreeMap::new();
+        for sample in samples {
+            *counts.entry(self.census.owners.get(&sample.inode).copied()).or_default() += 1;
+        }
+        let mut owners: BTreeMap<Option<u32>, (Option<Owner<'_>>, u64)> = BTreeMap::new();
+        for (pid, count) in counts {
+            let owner = pid.and_then(|pid| self.named(pid));
+            owners.entry(owner.map(|owner| owner.pid)).or_insert((owner, 0)).1 += count;
+        }
+        let mut owners: Vec<_> = owners.into_values().collect();
+        owners.sort_by_key(|(owner, count)| (Reverse(*count), owner.map(|owner| owner.pid)));
+        owners
     }
 
     /// A process with its name.

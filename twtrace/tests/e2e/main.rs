@@ -211,7 +211,7 @@ fn trials(offered: &Backends, scale: Scale, guest: bool, tally: &Arc<Mutex<Tally
             });
         }
     }
-    let once: [(&str, Once); 31] = [
+    let once: [(&str, Once); 39] = [
         ("unprivileged", manners::unprivileged),
         ("bad_btf", manners::bad_btf),
         ("bad_filters", manners::bad_filters),
@@ -228,6 +228,14 @@ fn trials(offered: &Backends, scale: Scale, guest: bool, tally: &Arc<Mutex<Tally
         ("doctor_fin_wait2", doctor::sockets::doctor_fin_wait2),
         ("doctor_ports", doctor::ports::doctor_ports),
         ("doctor_bound_first", doctor::ports::doctor_bound_first),
+        ("doctor_all_bound", doctor::ports::doctor_all_bound),
+        ("doctor_not_bound", doctor::ports::doctor_not_bound),
+        ("doctor_in_range", doctor::ports::doctor_in_range),
+        ("doctor_ports_by_state", doctor::ports::doctor_ports_by_state),
+        ("doctor_table", doctor::states::doctor_table),
+        ("doctor_held_states", doctor::states::doctor_held_states),
+        ("doctor_stuck_states", doctor::states::doctor_stuck_states),
+        ("doctor_unanswered", doctor::states::doctor_unanswered),
         ("doctor_reuse", doctor::reuse::doctor_reuse),
         ("doctor_with_trace", doctor::reuse::doctor_with_trace),
         ("doctor_accept_queue", doctor::listen::doctor_accept_queue),
