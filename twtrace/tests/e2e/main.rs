@@ -211,7 +211,7 @@ fn trials(offered: &Backends, scale: Scale, guest: bool, tally: &Arc<Mutex<Tally
             });
         }
     }
-    let once: [(&str, Once); 39] = [
+    let once: Vec<(&str, Once)> = vec![
         ("unprivileged", manners::unprivileged),
         ("bad_btf", manners::bad_btf),
         ("bad_filters", manners::bad_filters),
@@ -252,7 +252,7 @@ fn trials(offered: &Backends, scale: Scale, guest: bool, tally: &Arc<Mutex<Tally
         ("doctor_descriptors", doctor::machine::doctor_descriptors),
         ("doctor_folklore", doctor::machine::doctor_folklore),
     ];
-    trials.extend(once.map(|(name, case)| trial(name, "any", tally, move |_| case())));
+    trials.extend(once.into_iter().map(|(name, case)| trial(name, "any", tally, move |_| case())));
     trials.push(match doctor::keepalive::missing() {
         Some(reason) => skipped("doctor_peer_closes", "any", &reason, tally),
         None => trial("doctor_peer_closes", "any", tally, |_| doctor::keepalive::doctor_peer_closes()),
@@ -263,6 +263,14 @@ fn trials(offered: &Backends, scale: Scale, guest: bool, tally: &Arc<Mutex<Tally
         Some(reason) => skipped(name, "any", reason, tally),
         None => trial(name, "any", tally, move |_| case()),
     }));
+    trials.push(match doctor::aborts::missing() {
+        Some(reason) => skipped("doctor_health_checks", "any", &reason, tally),
+        None => trial("doctor_health_checks", "any", tally, |_| doctor::aborts::doctor_health_checks()),
+    });
+    trials.push(match doctor::nat::missing() {
+        Some(reason) => skipped("doctor_nat_ports", "any", &reason, tally),
+        None => trial("doctor_nat_ports", "any", tally, |_| doctor::nat::doctor_nat_ports()),
+    });
     trials.push(match doctor::conntrack::no_table() {
         Some(reason) => skipped("doctor_conntrack", "any", &reason, tally),
         None => trial("doctor_conntrack", "any", tally, |_| doctor::conntrack::doctor_conntrack()),
