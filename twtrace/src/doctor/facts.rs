@@ -318,7 +318,10 @@ impl Namespace {
     #[must_use]
     pub fn ended(&self, ends: &Ends, ports: Option<u64>) -> Option<Ended> {
         let is_stuck = ports.is_some_and(|ports| ends.in_range >= ports);
-        if ends.time_wait == 0 || is_stuck || self.moved("TcpExt", "TCPTimeWaitOverflow").is_some_and(|count| count > 0)
+        if ends.time_wait == 0
+            || ends.young > 0
+            || is_stuck
+            || self.moved("TcpExt", "TCPTimeWaitOverflow").is_some_and(|count| count > 0)
         {
             return None;
         }

@@ -164,7 +164,7 @@ fn buckets(facts: &Facts, namespace: &Namespace) -> Option<Finding> {
     let object = object_bytes(facts);
     let enough = enough(namespace, limit, used);
     let room = format!(
-        "{} (now {limit}; a minisock takes {object} bytes, so these take at most {})",
+        "{}     # now {limit}; a minisock takes {object} bytes, so these take at most {}",
         namespace.setting("net.ipv4.tcp_max_tw_buckets", enough),
         mega(enough.saturating_mul(object))
     );
@@ -334,7 +334,8 @@ mod tests {
         assert_eq!(border[0].sentence, "800 of 1000 buckets for TIME_WAIT are taken");
         assert_eq!(
             border[0].to_do[0],
-            "sysctl -w net.ipv4.tcp_max_tw_buckets=2048 (now 1000; a minisock takes 256 bytes, so these take at most 524.3 kB)"
+            "sysctl -w net.ipv4.tcp_max_tw_buckets=2048     # now 1000; a minisock takes 256 bytes, so these \
+             take at most 524.3 kB"
         );
         assert_eq!((number(&border[0], "tw"), number(&border[0], "tcp_max_tw_buckets")), (Some(800.0), Some(1000.0)));
         assert_eq!(ids(&filled(799, 1000).asked(check)), ["cost.harmless"]);

@@ -159,7 +159,7 @@ fn no_timestamps(namespace: &Namespace) -> Option<Finding> {
     Some(
         Finding::new(&NO_TIMESTAMPS, severity, sentence)
             .shown_by(settings(namespace))
-            .to_do([format!("{step} (the default; new connections use timestamps)")])
+            .to_do([format!("{step}     # the default; new connections use timestamps")])
             .avoid(["do not rely on tcp_tw_reuse while timestamps are off"]),
     )
 }
@@ -182,7 +182,7 @@ fn would_help(namespace: &Namespace) -> Option<Finding> {
     let keep =
         "keep connections open and use them again: `twtrace doctor --explain keepalive.short-connections`".to_owned();
     let reuse = format!(
-        "{} (only if connections cannot be kept open; serves the end that connects, needs timestamps at both ends)",
+        "{}     # only if connections cannot be kept open; serves the end that connects, needs timestamps at both ends",
         namespace.setting("net.ipv4.tcp_tw_reuse", 1)
     );
     Some(

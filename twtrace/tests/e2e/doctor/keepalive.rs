@@ -128,10 +128,11 @@ pub fn doctor_stuck() -> Outcome {
     said.lacks("keepalive.enough")?;
     // Ports for others: what is left is no more than that.
     set(&netns, "ip_local_port_range", "40000 49999")?;
-    until("end of the short connections", || Ok(Said::of(&netns, &[])?.finds("keepalive.enough", "fine").is_ok()))?;
-    let said = Said::of(&netns, &[])?;
-    let sentence = said.finds("keepalive.enough", "fine")?.0["sentence"].to_string();
-    if sentence.contains("have ended: the last of 200 TIME_WAITs") { Ok(()) } else { Err(sentence) }
+    until("word of the end", || {
+        let said = Said::of(&netns, &[])?;
+        let sentence = said.finds("keepalive.enough", "fine")?.0["sentence"].to_string();
+        Ok(sentence.contains("have ended: the last of 200 TIME_WAITs"))
+    })
 }
 
 /// Buckets are full, so hardly a TIME_WAIT begins, while connections come and go.
