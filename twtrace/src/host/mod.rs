@@ -2,12 +2,14 @@
 //! can be tested without one.
 
 pub mod btf;
+pub mod buckets;
 pub mod cgroup;
 pub mod clock;
 pub mod conntrack;
 pub mod counters;
 pub mod diag;
 pub mod ksyms;
+pub mod limits;
 pub mod meminfo;
 pub mod netns;
 pub mod nginx;
