@@ -173,3 +173,22 @@ fn with_a_step_width_parity_tells_nothing() {
     assert_eq!((with(None), with(Some(0)), with(Some(7))), (Some(Severity::Note), Some(Severity::Note), None));
     assert_eq!(shown(the(&namespace(&[(1, halves(0, 50))]).asked(check), "ports.bound-first"), "one of them"), None);
 }
+
+#[test]
+fn ports_that_are_bound_are_missing_towards_the_others() {
+    // connect() has used the first half up, and a program has bound the second one for another destination.
+    let fixture = || namespace(&[(1, halves(500, 0)), (2, halves(0, 500))]);
+    let found = of_python(fixture(), 0, 500).asked(check);
+    let full = the(&found, "ports.exhausted");
+    assert_eq!(
+        full.sentence,
+        "no port is left from 10.0.0.1 to 10.0.0.2:1: 500 of 1000 are held, all by ESTABLISHED, and 500 more are bound by \
+         python3 (42)"
+    );
+    assert_eq!((full.severity, number(full, "bound for others")), (Severity::Critical, Some(500.0)));
+    // A guess is not counted.
+    assert_eq!(severity(&fixture().asked(check), "ports.exhausted"), None);
+    // Towards the other there are those that connect() shares.
+    let sentences = found.iter().filter(|it| it.sentence.contains("10.0.0.2:2")).map(|it| it.severity);
+    assert_eq!(sentences.collect::<Vec<_>>(), [Severity::Warning]);
+}
