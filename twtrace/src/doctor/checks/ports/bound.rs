@@ -68,7 +68,7 @@ pub(super) fn first(found: &Bound<'_>, namespace: &Namespace) -> Finding {
     let (severity, sentence) = if ports >= available {
         let sentence = format!(
             "{ports} of {available} ports are bound{owned} before connect(): connect() without bind() fails towards every \
-             destination, bind() to port 0 fails with EADDRINUSE"
+             destination (EADDRNOTAVAIL), bind() to port 0 of the same address too (EADDRINUSE)"
         );
         (Severity::Critical, sentence)
     } else if !has_second_sign {

@@ -57,7 +57,7 @@ pub const BOUND_FIRST: Story = Story {
     story: "A program that wants a certain source address calls bind() with port 0 and then connect(). Without \
             IP_BIND_ADDRESS_NO_PORT, bind() has to choose the port at once, not knowing the destination, and marks \
             the port as bound; connect() of others passes over ports that are so marked. When all ports are bound, connect() \
-            fails with EADDRNOTAVAIL towards every destination, and bind() to port 0 with EADDRINUSE.\n\n\
+            fails with EADDRNOTAVAIL towards every destination, and bind() to port 0 of the same address with EADDRINUSE.\n\n\
             How twtrace knows: a socket that is bound and not connected is listed as such (Linux 6.8 and later). Of connected \
             sockets it is inferred: connect() begins with the ports that have the parity of the first of the range, bind() \
             with the others, and each begins with the other half when its own is used up. Connections on the second half \

@@ -95,7 +95,7 @@ fn all_ports_of_both_halves_are_critical() {
     assert_eq!(
         found[0].sentence,
         "1000 of 1000 ports are bound by python3 (42) before connect(): connect() without bind() fails towards every \
-         destination, bind() to port 0 fails with EADDRINUSE"
+         destination (EADDRNOTAVAIL), bind() to port 0 of the same address too (EADDRINUSE)"
     );
     // When half of the first is free, it is no failure yet, and counted nevertheless.
     let to: Vec<(u16, Ends)> = (1..=10).map(|rport| (rport, halves(20, 50))).collect();
@@ -157,7 +157,7 @@ fn what_is_left_of_a_burst_was_not_bound() {
         let found = namespace(&[(443, halves(first, 150))]).asked(check);
         assert_eq!(severity(&found, "ports.bound-first"), None, "{first}");
     }
-    // TIME_WAITs that began before the last ten seconds.
+    // TIME_WAITs that are older than a second.
     let old = Ends { time_wait: 150, established: 0, second_half_now: 0, ..halves(0, 150) };
     assert_eq!(severity(&namespace(&[(443, old)]).asked(check), "ports.bound-first"), None);
     let new = Ends { time_wait: 150, established: 0, second_half_now: 1, ..halves(0, 150) };
