@@ -10,6 +10,7 @@ pub mod diag;
 pub mod ksyms;
 pub mod meminfo;
 pub mod netns;
+pub mod nginx;
 pub mod occupancy;
 pub mod openers;
 pub mod own;

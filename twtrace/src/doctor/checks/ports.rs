@@ -217,7 +217,7 @@ fn full(
     let told = states.iter().filter(|(state, count)| *count > 0 || always.contains(state));
     evidence.extend(told.map(|(state, count)| Evidence::new(state.name(), *count, "sockets", "sock_diag")));
     evidence.extend([
-        Evidence::new("TIME_WAITs begun", ends.per_s(namespace.opens_per_s()), "1/s", "sock_diag: the age of each"),
+        namespace.begun(ends),
         sustainable("sustainable without reuse", namespace, available),
         range_set(namespace),
         namespace.set("ipv4/tcp_tw_reuse"),
