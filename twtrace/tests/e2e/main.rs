@@ -250,6 +250,10 @@ fn trials(offered: &Backends, scale: Scale, guest: bool, tally: &Arc<Mutex<Tally
         ("doctor_watch", doctor::manners::doctor_watch),
         ("doctor_explains", doctor::manners::doctor_explains),
         ("doctor_descriptors", doctor::machine::doctor_descriptors),
+        ("doctor_descriptors_elsewhere", doctor::places::doctor_descriptors_elsewhere),
+        ("doctor_steps_act_there", doctor::places::doctor_steps_act_there),
+        ("sysctl_scopes", doctor::sysctls::sysctl_scopes),
+        ("sysctl_spellings", doctor::sysctls::sysctl_spellings),
         ("doctor_folklore", doctor::machine::doctor_folklore),
     ];
     trials.extend(once.into_iter().map(|(name, case)| trial(name, "any", tally, move |_| case())));
@@ -263,6 +267,14 @@ fn trials(offered: &Backends, scale: Scale, guest: bool, tally: &Arc<Mutex<Tally
         Some(reason) => skipped(name, "any", reason, tally),
         None => trial(name, "any", tally, move |_| case()),
     }));
+    trials.push(match doctor::aborts::missing() {
+        Some(reason) => skipped("doctor_health_checks", "any", &reason, tally),
+        None => trial("doctor_health_checks", "any", tally, |_| doctor::aborts::doctor_health_checks()),
+    });
+    trials.push(match doctor::nat::missing() {
+        Some(reason) => skipped("doctor_nat_ports", "any", &reason, tally),
+        None => trial("doctor_nat_ports", "any", tally, |_| doctor::nat::doctor_nat_ports()),
+    });
     trials.push(match doctor::conntrack::no_table() {
         Some(reason) => skipped("doctor_conntrack", "any", &reason, tally),
         None => trial("doctor_conntrack", "any", tally, |_| doctor::conntrack::doctor_conntrack()),
