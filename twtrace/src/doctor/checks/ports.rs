@@ -9,7 +9,7 @@ pub use self::stories::STORIES;
 use self::stories::{BOUND_FIRST, EXHAUSTED, FILLING, ROOM};
 use crate::{
     doctor::{
-        facts::{Facts, Namespace, Owner},
+        facts::{Ended, Facts, Namespace, Owner},
         finding::{Evidence, Finding, Severity},
     },
     host::{
@@ -25,8 +25,6 @@ use crate::{
 pub(super) const TOP: usize = 5;
 /// Fewer than these may be chance.
 const SOME: u64 = 16;
-/// Below this share of the ports no connect() has failed for want of one: that none begins then means that none is wanted.
-const SPARE: f64 = 0.9;
 
 /// Judges.
 #[must_use]
@@ -184,12 +182,10 @@ impl Holds {
     }
 }
 
-/// Seconds until the last TIME_WAIT is gone, if the load that made them is over: none began in the last ten seconds though
-/// there were ports.
-fn over(ends: &Ends, available: u64) -> Option<u32> {
-    let is_over = ends.time_wait > 0 && ends.recent == 0 && ends.time_wait >= ends.in_range;
-    let had_room = (ends.in_range as f64) < available as f64 * SPARE;
-    (is_over && had_room && ends.last_left_ms > 0).then(|| ends.last_left_ms.div_ceil(1000))
+/// The load that made the TIME_WAITs is over: without them few ports would be held, and none begins though there are ports.
+fn over(namespace: &Namespace, ends: &Ends, available: u64) -> Option<Ended> {
+    let others = ends.in_range.saturating_sub(ends.time_wait);
+    namespace.ended(ends, Some(available)).filter(|_| !is_crowded(others, available))
 }
 
 /// `lost`: ports that were bound and have no connection to this destination; `by`: by whom.
@@ -237,14 +233,14 @@ fn full(
     evidence.extend(owner.map(|owner| owner.shown("opened by")));
     let by = if most == held { format!("all by {}", state.name()) } else { format!("{most} by {}", state.name()) };
     let by = if lost > 0 { format!("{by}, and {lost} more are bound{by_whom}") } else { by };
-    let over = over(ends, available - lost.min(available));
+    let over = over(namespace, ends, available.saturating_sub(lost));
     let (story, severity, sentence) = if left == 0 {
         let sentence = format!("no port is left from {place}: {held} of {available} are held, {by}");
         (&EXHAUSTED, Severity::Critical, sentence)
-    } else if let Some(seconds) = over {
-        let sentence = format!(
-            "{held} of {available} ports from {place} are held by TIME_WAITs, and no more begin: the last is gone in {seconds} s"
-        );
+    } else if let Some(ended) = over {
+        let gone = namespace.gone_by(ended);
+        let sentence =
+            format!("{held} of {available} ports from {place} are held, {by}; no more begin, all are {gone}");
         (&FILLING, Severity::Note, sentence)
     } else if takeable > 0 && free < left {
         let sentence = format!(
