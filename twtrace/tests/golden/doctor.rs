@@ -92,7 +92,7 @@ fn open(inode: u32) -> Sample {
 /// So many TIME_WAITs, begun at the rate that makes them.
 fn waits(time_wait: u64) -> Ends {
     let per_s = time_wait / 60;
-    Ends { time_wait, recent: per_s * 10, young: per_s, in_range: time_wait, ..Ends::default() }
+    Ends { time_wait, recent: per_s * 10, young: per_s, in_range: time_wait, last_left_ms: 60_000, ..Ends::default() }
 }
 
 /// A server with some traffic, on which nothing is wrong.
