@@ -1,10 +1,13 @@
 //! What a TIME_WAIT life is. Pure: no kernel, no clock, no output.
 
 pub mod aggregate;
+pub mod buckets;
 pub mod cgroup;
 pub mod event;
+pub mod name;
 pub mod occupancy;
 pub mod own;
 pub mod reconcile;
 pub mod report;
 pub mod totals;
+pub mod wanted;

@@ -89,7 +89,8 @@ const NO_CLOSER: &str = "who closed it was not seen";
 const NO_OPENER: &str = "accepted here, or who opened it was not seen";
 const NO_TAKER: &str = "no takeover, or who took it was not seen";
 const NOT_WATCHED: &str = "not watched";
-const NO_RATE: &str = "the first tick";
+const NO_RATE: &str = "the first tick has not come";
+const NO_TIME: &str = "no time has passed";
 const CAUSES: &str = "expired reused reused_bound recycled reset data_reset killed netns tproxy";
 const DENIALS: &str = "no_timestamps too_young disabled fin_wait2";
 const SUBSTATES: &str = "time_wait fin_wait2";
@@ -127,7 +128,13 @@ const OWNER: &[Field] = &[
         "whether this host opened the connection or accepted it",
         "not seen being opened",
     ),
-    maybe("pid", Integer, "", "process that closed it, in the initial pid namespace", NO_CLOSER),
+    maybe(
+        "pid",
+        Integer,
+        "",
+        "process that closed it (of MPTCP: the MPTCP socket), in the initial pid namespace",
+        NO_CLOSER,
+    ),
     maybe("comm", Text, "", "name of the thread that closed it", NO_CLOSER),
     maybe("cgroup_id", Integer, "inode number", "cgroup v2 of the thread that closed it", NO_CLOSER),
 ];
@@ -212,6 +219,13 @@ pub const LINES: &[Line] = &[
                 "",
                 "network namespaces whose older minisocks could not be listed, at most: one that several processes hide \
                  counts for each",
+            ),
+            maybe(
+                "namespaces_missed_why",
+                Text,
+                "",
+                "why those could not be listed, or why there may be more of them",
+                "none is missed, or the reason is not known",
             ),
             always("self_test", Text, "", "`passed`, or what was wrong"),
         ]],
@@ -308,8 +322,15 @@ pub const LINES: &[Line] = &[
         own: &[
             COUNTERS,
             &[
-                maybe("born_per_s", Number, "1/s", "births since the last tick", NO_RATE),
-                maybe("died_per_s", Number, "1/s", "ends since the last tick", NO_RATE),
+                maybe("born_per_s", Number, "1/s", "births since the last tick, or since the start", NO_TIME),
+                maybe("died_per_s", Number, "1/s", "ends since the last tick, or since the start", NO_TIME),
+                maybe(
+                    "buckets",
+                    Object(tables::BUCKETS),
+                    "",
+                    "the fullest of the network namespaces that the filters let through, by used / limit",
+                    "not looked at yet, or no namespace can be looked into",
+                ),
                 maybe(
                     "by",
                     Object(tables::BY),

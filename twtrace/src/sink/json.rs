@@ -9,11 +9,13 @@ use super::{
     Batch, Clock, Loss, Sink, Tick,
     by::{By, Reporter},
     clock::Stamp,
+    escape,
     human::plain,
     own::SelfStats,
 };
 use crate::model::{
     aggregate::{Aggregates, rate::thousandths},
+    buckets::Buckets,
     event::{Cause, Closer, Comm, Connection, Denial, Detail, Event, Kind, Life, Refusal, Role, Substate, Task},
     report::{Reconciled, Start, Summary, Totals},
 };
@@ -44,7 +46,7 @@ impl JsonSink {
     fn line(&mut self, kind: &'static str, mono_ns: u64, body: impl Serialize) {
         let line = Line { v: VERSION, kind, ts: Stamp(self.clock.wall(mono_ns)), mono_ns, body };
         let begin = self.lines.len();
-        match serde_json::to_writer(&mut self.lines, &line) {
+        match escape::to_writer(&mut self.lines, &line) {
             Ok(()) => self.lines.push(b'\n'),
             // Memory takes whatever is written to it, and every key is a string, so this does not happen. Should it
             // ever, half a line is worse than none.
@@ -95,7 +97,8 @@ impl Sink for JsonSink {
         let (born_per_s, died_per_s) = (tick.born_per_s.map(thousandths), tick.died_per_s.map(thousandths));
         let by = self.by.as_ref().filter(|_| tick.report).map(Reporter::report);
         let (counters, own) = (Counters::of(tick.totals), tick.own.map(SelfStats::of));
-        self.line("tick", mono_ns, TickLine { counters, born_per_s, died_per_s, by, own });
+        let buckets = tick.buckets;
+        self.line("tick", mono_ns, TickLine { counters, born_per_s, died_per_s, buckets, by, own });
     }
 
     fn summary(&mut self, mono_ns: u64, summary: &Summary) {
@@ -314,6 +317,7 @@ struct TickLine<'a> {
     counters: Counters<'a>,
     born_per_s: Option<f64>,
     died_per_s: Option<f64>,
+    buckets: Option<&'a Buckets>,
     by: Option<By>,
     #[serde(rename = "self")]
     own: Option<SelfStats>,
@@ -396,14 +400,14 @@ fn as_map<S: Serializer>(counts: &[(&'static str, u64)], serializer: S) -> Resul
     serializer.collect_map(counts.iter().copied())
 }
 
-/// A command name, copied only if it has to be cleaned.
+/// A command name, copied only if it is no UTF-8.
 struct Word(Comm);
 
 impl Serialize for Word {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match plain(&self.0) {
             Some(name) => serializer.serialize_str(name),
-            None => serializer.serialize_str(&self.0.printable()),
+            None => serializer.serialize_str(&self.0.name()),
         }
     }
 }

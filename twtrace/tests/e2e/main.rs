@@ -13,7 +13,9 @@ mod manners;
 mod occupancy;
 mod parse;
 mod passive;
+mod readers;
 mod scene;
+mod scope;
 mod screen;
 mod seeds;
 mod summary;
@@ -216,10 +218,16 @@ fn trials(offered: &Backends, scale: Scale, guest: bool, tally: &Arc<Mutex<Tally
         ("bad_btf", manners::bad_btf),
         ("bad_filters", manners::bad_filters),
         ("closed_pipe", manners::closed_pipe),
+        ("stopped_reader", readers::stopped_reader),
+        ("slow_reader", readers::slow_reader),
+        ("hostile_names", readers::hostile_names),
         ("endings", manners::endings),
         ("demo", manners::demo),
         ("probe", manners::probe),
         ("ebpf_log", manners::ebpf_log),
+        ("full_disk", manners::full_disk),
+        ("filter_scope", scope::filter_scope),
+        ("filter_by_owner", scope::filter_by_owner),
         ("self_stats", costs::self_stats),
         ("unasked", costs::unasked),
         ("occupancy", occupancy::occupancy),
@@ -261,6 +269,12 @@ fn trials(offered: &Backends, scale: Scale, guest: bool, tally: &Arc<Mutex<Tally
         Some(reason) => skipped("doctor_peer_closes", "any", &reason, tally),
         None => trial("doctor_peer_closes", "any", tally, |_| doctor::keepalive::doctor_peer_closes()),
     });
+    let no_tools = manners::missing();
+    let confined: [(&str, Once); 2] = [("lacks", manners::lacks), ("no_ptrace", manners::no_ptrace)];
+    trials.extend(confined.map(|(name, case)| match &no_tools {
+        Some(reason) => skipped(name, "any", reason, tally),
+        None => trial(name, "any", tally, move |_| case()),
+    }));
     let no_tmux = screen::missing();
     let screens: [(&str, Once); 2] = [("screen", screen::screen), ("screen_is_left", screen::screen_is_left)];
     trials.extend(screens.map(|(name, case)| match &no_tmux {
