@@ -40,8 +40,8 @@ fn about<'a>(state: &State, theme: &Theme, width: u16) -> Line<'a> {
     let backend = by_backend.into_iter().max_by_key(|(_, count)| *count).map_or("?", |(name, _)| name);
     let up = state.now_ns.saturating_sub(state.began_ns) / 1_000_000_000;
     let end = format!(" up {}:{:02}:{:02}", up / 3600, up / 60 % 60, up % 60);
-    let text =
-        format!("twtrace {} on {}, kernel {kernel}, {backend}", env!("CARGO_PKG_VERSION"), Plain(&state.about.host));
+    let host = Plain(&state.about.host);
+    let text = format!("twtrace {} on {host}, kernel {kernel}, {backend}", env!("CARGO_PKG_VERSION"));
     let room = usize::from(width).saturating_sub(end.len());
     let text: String = text.chars().take(room).collect();
     let gap = room - text.chars().count();
