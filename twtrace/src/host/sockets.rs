@@ -127,7 +127,7 @@ pub struct Ends {
     /// Those on ports of the range that have not the parity of its first one. A socket with IP_BIND_ADDRESS_NO_PORT is not
     /// counted: its port was chosen by connect().
     pub second_half: u64,
-    /// Of those: the full ones, and TIME_WAITs that began in the last [`RECENT_MS`].
+    /// Of those: the full ones, and TIME_WAITs that began within the last second. Older ones may be left of a burst.
     pub second_half_now: u64,
     /// Remote addresses of connections that were accepted here.
     pub peers: Peers,
@@ -190,7 +190,7 @@ impl Ends {
             if (entry.tuple.lport ^ frame.range.start()) & 1 == 1 && entry.no_port != Some(true) {
                 let age = frame.time_wait_ms.saturating_sub(entry.left_ms);
                 self.second_half += 1;
-                self.second_half_now += u64::from(!entry.minisock || age < RECENT_MS);
+                self.second_half_now += u64::from(!entry.minisock || age < YOUNG_MS);
             }
         }
         self.lport = entry.tuple.lport;

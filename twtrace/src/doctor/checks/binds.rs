@@ -158,7 +158,7 @@ fn without_listener(facts: &Facts, namespace: &Namespace, port: u16, ends: &[&En
     let kept = owner.map(|owner| format!(" ({owner} holds some)")).unwrap_or_default();
     let sentence = match (time_wait, open + closing) {
         (_, 0) => format!(
-            "nobody listens at port {port}, and {time_wait} TIME_WAITs hold it for another {left} s: bind() fails without \
+            "nobody listens at port {port}, and {time_wait} TIME_WAITs hold it for about {left} s more: bind() fails without \
              SO_REUSEADDR"
         ),
         (0, more) => format!(

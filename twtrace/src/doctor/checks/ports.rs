@@ -3,11 +3,13 @@
 mod bound;
 mod stories;
 
+use std::cmp::Reverse;
+
 pub use self::stories::STORIES;
-use self::stories::{EXHAUSTED, FILLING, ROOM};
+use self::stories::{BOUND_FIRST, EXHAUSTED, FILLING, ROOM};
 use crate::{
     doctor::{
-        facts::{Facts, Namespace, Owner},
+        facts::{Ended, Facts, Namespace, Owner},
         finding::{Evidence, Finding, Severity},
     },
     host::{
@@ -23,8 +25,6 @@ use crate::{
 pub(super) const TOP: usize = 5;
 /// Fewer than these may be chance.
 const SOME: u64 = 16;
-/// Below this share of the ports no connect() has failed for want of one: that none begins then means that none is wanted.
-const SPARE: f64 = 0.9;
 
 /// Judges.
 #[must_use]
@@ -32,11 +32,22 @@ pub fn check(facts: &Facts, namespace: &Namespace) -> Vec<Finding> {
     let mut findings = Vec::new();
     let available = namespace.available();
     let fullest = fullest(namespace);
-    let crowded = fullest.iter().copied().filter(|(_, ends)| is_crowded(ends.in_range, available));
+    let bound = bound::bound(facts, namespace);
+    let elsewhere = |(destination, ends): (&Destination, &Ends)| {
+        bound.as_ref().map_or(0, |bound| bound.elsewhere(namespace, destination, ends))
+    };
+    let crowded = fullest.iter().copied().filter(|it| {
+        let held = it.1.in_range;
+        is_crowded(held, available) || held >= SOME && held + elsewhere(*it) >= available
+    });
     for (destination, ends) in crowded.take(TOP) {
-        findings.push(full(facts, namespace, destination, ends, available));
+        let lost = elsewhere((destination, ends));
+        let by = bound.as_ref().map(bound::Bound::by).unwrap_or_default();
+        findings.push(full(facts, namespace, destination, ends, (available, lost, &by)));
     }
-    findings.extend(bound::first(facts, namespace));
+    findings.extend(bound.as_ref().map(|bound| bound::first(bound, namespace)));
+    // What is critical for all destinations is told before what is for some.
+    findings.sort_by_key(|finding| Reverse((finding.severity, finding.id == BOUND_FIRST.id)));
     if findings.iter().all(|finding| finding.severity < Severity::Warning) {
         findings.push(room(namespace, &fullest, available));
     }
@@ -171,15 +182,20 @@ impl Holds {
     }
 }
 
-/// Seconds until the last TIME_WAIT is gone, if the load that made them is over: none began in the last ten seconds though
-/// there were ports.
-fn over(ends: &Ends, available: u64) -> Option<u32> {
-    let is_over = ends.time_wait > 0 && ends.recent == 0 && ends.time_wait >= ends.in_range;
-    let had_room = (ends.in_range as f64) < available as f64 * SPARE;
-    (is_over && had_room && ends.last_left_ms > 0).then(|| ends.last_left_ms.div_ceil(1000))
+/// The load that made the TIME_WAITs is over: without them few ports would be held, and none begins though there are ports.
+fn over(namespace: &Namespace, ends: &Ends, available: u64) -> Option<Ended> {
+    let others = ends.in_range.saturating_sub(ends.time_wait);
+    namespace.ended(ends, Some(available)).filter(|_| !is_crowded(others, available))
 }
 
-fn full(facts: &Facts, namespace: &Namespace, destination: &Destination, ends: &Ends, available: u64) -> Finding {
+/// `lost`: ports that were bound and have no connection to this destination; `by`: by whom.
+fn full(
+    facts: &Facts,
+    namespace: &Namespace,
+    destination: &Destination,
+    ends: &Ends,
+    (available, lost, by_whom): (u64, u64, &str),
+) -> Finding {
     let held = ends.in_range;
     let place = name(destination);
     let reused = is_reused(namespace, destination);
@@ -188,7 +204,8 @@ fn full(facts: &Facts, namespace: &Namespace, destination: &Destination, ends: &
     let owner = namespace.opener(&facts.machine, remote, ends.inode);
     // What connect() may take over does not stand in its way.
     let takeable = if reused { ends.time_wait.saturating_sub(ends.young) } else { 0 };
-    let left = available.saturating_sub(held) + takeable.min(held);
+    let free = available.saturating_sub(held).saturating_sub(lost);
+    let left = free + takeable.min(held);
     let mut evidence = vec![Evidence::new("ports held", held, format!("of {available}"), "sock_diag")];
     let states = Holds::all(ends);
     // These three even if there are none: they are what people look for.
@@ -202,6 +219,9 @@ fn full(facts: &Facts, namespace: &Namespace, destination: &Destination, ends: &
         namespace.set("ipv4/tcp_tw_reuse"),
         namespace.set("ipv4/tcp_timestamps"),
     ]);
+    if lost > 0 {
+        evidence.push(Evidence::new("bound for others", lost, "ports", "sock_diag: see ports.bound-first"));
+    }
     if reused {
         evidence.push(Evidence::new(
             "that connect() may take over",
@@ -212,16 +232,17 @@ fn full(facts: &Facts, namespace: &Namespace, destination: &Destination, ends: &
     }
     evidence.extend(owner.map(|owner| owner.shown("opened by")));
     let by = if most == held { format!("all by {}", state.name()) } else { format!("{most} by {}", state.name()) };
-    let over = over(ends, available);
+    let by = if lost > 0 { format!("{by}, and {lost} more are bound{by_whom}") } else { by };
+    let over = over(namespace, ends, available.saturating_sub(lost));
     let (story, severity, sentence) = if left == 0 {
         let sentence = format!("no port is left from {place}: {held} of {available} are held, {by}");
         (&EXHAUSTED, Severity::Critical, sentence)
-    } else if let Some(seconds) = over {
-        let sentence = format!(
-            "{held} of {available} ports from {place} are held by TIME_WAITs, and no more begin: the last is gone in {seconds} s"
-        );
+    } else if let Some(ended) = over {
+        let gone = namespace.gone_by(ended);
+        let sentence =
+            format!("{held} of {available} ports from {place} are held, {by}; no more begin, all are {gone}");
         (&FILLING, Severity::Note, sentence)
-    } else if takeable > 0 && available.saturating_sub(held) < left {
+    } else if takeable > 0 && free < left {
         let sentence = format!(
             "{held} of {available} ports from {place} are held; {takeable} by TIME_WAITs that connect() may take over"
         );

@@ -258,8 +258,9 @@ fn closing(facts: &Facts, namespace: &Namespace) -> Option<Finding> {
     let places = places(stuck.iter().copied());
     let why = if reads_nothing { "the peer does not read what was sent" } else { "nothing comes back" };
     let count = counted(total, namespace, most);
+    let share = if of(most) == total { "all" } else { "most of them" };
     let sentence =
-        format!("{count} closed connections, {}, are stuck, most of them in {}: {why}", mostly(&places), name(most));
+        format!("{count} closed connections, {}, are stuck, {share} in {}: {why}", mostly(&places), name(most));
     let unsent: u64 = stuck.iter().map(|it| u64::from(it.unsent)).sum();
     let orphans = stuck.iter().filter(|it| it.inode == 0).count() as u64;
     let states = STATES.map(|state| Evidence::new(name(state), of(state), "sockets that are stuck", "sock_diag"));

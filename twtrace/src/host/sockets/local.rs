@@ -1,6 +1,6 @@
 //! Which ports of the range are taken on this host, whatever they are connected to.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, net::IpAddr};
 
 use super::Frame;
 use crate::host::diag::{Entry, TCP_CLOSE};
@@ -17,7 +17,8 @@ pub struct LocalPorts {
     pub choosable: [u64; 2],
     /// Ports that a connection opened here holds, or a socket that was bound.
     pub held: [u64; 2],
-    /// Of those: more than one connection has the port.
+    /// Of those: more than one connection has the port, from the same local address. bind() gives a port out once for each
+    /// local address, connect() once for each destination.
     pub shared: [u64; 2],
     /// Of those held: a socket is bound to the port and neither listens nor is connected. Since Linux 6.8; older kernels
     /// do not list them.
@@ -37,6 +38,8 @@ impl LocalPorts {
 /// What is noted of a port.
 #[derive(Clone, Copy, Default)]
 struct Taken {
+    /// Whose, the first of them.
+    laddr: Option<IpAddr>,
     held: bool,
     shared: bool,
     bound: bool,
@@ -56,7 +59,8 @@ impl Noted {
         if entry.state == TCP_CLOSE {
             port.bound = true;
         } else {
-            port.shared |= port.held;
+            port.shared |= port.laddr == Some(entry.tuple.laddr);
+            port.laddr.get_or_insert(entry.tuple.laddr);
         }
         port.held = true;
     }

@@ -174,3 +174,20 @@ fn bound_ports_are_held_without_a_connection() {
     let ends = sockets.opened.values().next().unwrap();
     assert_eq!((sockets.opened.len(), ends.in_range, ends.second_half, ends.second_half_now), (1, 2, 1, 1));
 }
+
+#[test]
+fn a_port_of_two_local_addresses_is_not_shared() {
+    let from = |laddr: u8, raddr: u8| Tuple {
+        laddr: [10, 0, 0, laddr].into(),
+        lport: 20_001,
+        raddr: [10, 0, 1, raddr].into(),
+        rport: 443,
+    };
+    let local = |tuples: &[Tuple]| {
+        let entries: Vec<Entry> = tuples.iter().map(|tuple| Entry::of(*tuple, TCP_ESTABLISHED, false)).collect();
+        counted(&[], &entries).local
+    };
+    let two = local(&[from(1, 1), from(2, 1), from(3, 2)]);
+    assert_eq!((two.held, two.shared), ([0, 1], [0, 0]));
+    assert_eq!(local(&[from(1, 1), from(1, 2)]).shared, [0, 1]);
+}

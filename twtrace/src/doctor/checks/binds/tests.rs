@@ -21,7 +21,7 @@ fn a_service_that_is_down_leaves_its_minute() {
     assert_eq!((ids(&found), found[0].severity), (vec!["binds.no-listener"], Severity::Note));
     assert_eq!(
         found[0].sentence,
-        "nobody listens at port 8080, and 3500 TIME_WAITs hold it for another 56 s: bind() fails without SO_REUSEADDR"
+        "nobody listens at port 8080, and 3500 TIME_WAITs hold it for about 56 s more: bind() fails without SO_REUSEADDR"
     );
     assert_eq!(number(&found[0], "last TIME_WAIT gone in"), Some(56.0));
     assert!(found[0].to_do[0].contains("SO_REUSEADDR") && found[0].to_do[1].contains("56 s"), "{found:?}");
@@ -38,7 +38,7 @@ fn the_addresses_of_a_service_are_one_port() {
     );
     let found = both.asked(check);
     assert_eq!(ids(&found), ["binds.no-listener"]);
-    assert!(found[0].sentence.contains("7 TIME_WAITs hold it for another 30 s"), "{found:?}");
+    assert!(found[0].sentence.contains("7 TIME_WAITs hold it for about 30 s more"), "{found:?}");
 }
 
 #[test]

@@ -22,7 +22,7 @@ const OWN_RANGE: f64 = 0.45;
 const TIMES: u64 = 3;
 
 /// Ports that were bound, and how that is known.
-struct Bound<'a> {
+pub(super) struct Bound<'a> {
     ports: u64,
     /// By destination, the most first; those that parity tells.
     by_parity: Vec<(&'a Destination, u64, &'a Ends)>,
@@ -32,18 +32,43 @@ struct Bound<'a> {
     owner: Option<(Owner<'a>, u64, u64)>,
 }
 
+impl Bound<'_> {
+    /// There is more than the parity of their numbers.
+    fn has_second_sign(&self, namespace: &Namespace) -> bool {
+        self.both_halves || self.owner.is_some() || LocalPorts::all(namespace.sockets.local.bound) >= SOME
+    }
+
+    /// Whose they are: ` by nginx (4711)`.
+    pub(super) fn by(&self) -> String {
+        self.owner.map(|(owner, ..)| format!(" by {owner}")).unwrap_or_default()
+    }
+
+    /// Ports that no connection to this destination has and that were bound, as far as that is more than a guess.
+    pub(super) fn elsewhere(&self, namespace: &Namespace, destination: &Destination, ends: &Ends) -> u64 {
+        // If all are bound, that is told once, for all destinations.
+        if !self.has_second_sign(namespace) || self.ports >= namespace.available() {
+            return 0;
+        }
+        let here = match self.by_parity.iter().find(|(to, ..)| *to == destination) {
+            _ if self.both_halves => ends.in_range,
+            Some((_, count, _)) => *count,
+            None => 0,
+        };
+        self.ports.saturating_sub(here)
+    }
+}
+
 /// Judges.
-pub(super) fn first(facts: &Facts, namespace: &Namespace) -> Option<Finding> {
-    let found = bound(facts, namespace)?;
+pub(super) fn first(found: &Bound<'_>, namespace: &Namespace) -> Finding {
     let local = &namespace.sockets.local;
     let available = namespace.available();
     let (ports, inactive) = (found.ports, LocalPorts::all(local.bound));
-    let owned = found.owner.map(|(owner, ..)| format!(" by {owner}")).unwrap_or_default();
-    let has_second_sign = found.both_halves || found.owner.is_some() || inactive >= SOME;
+    let owned = found.by();
+    let has_second_sign = found.has_second_sign(namespace);
     let (severity, sentence) = if ports >= available {
         let sentence = format!(
             "{ports} of {available} ports are bound{owned} before connect(): connect() without bind() fails towards every \
-             destination, bind() to port 0 fails with EADDRINUSE"
+             destination (EADDRNOTAVAIL), bind() to port 0 of the same address too (EADDRINUSE)"
         );
         (Severity::Critical, sentence)
     } else if !has_second_sign {
@@ -79,24 +104,23 @@ pub(super) fn first(facts: &Facts, namespace: &Namespace) -> Option<Finding> {
     }
     evidence.push(range_set(namespace));
     let program = found.owner.map_or("the client", |(owner, ..)| owner.comm);
-    Some(
-        Finding::new(&BOUND_FIRST, severity, sentence)
-            .shown_by(evidence)
-            .to_do([
-                format!(
-                    "let {program} set IP_BIND_ADDRESS_NO_PORT before bind() (nginx's proxy_bind and HAProxy's source do so), or \
-                     not bind at all"
-                ),
-                format!(
-                    "`{}` shows whose local ports these are",
-                    namespace.command("ss -tanp")
-                ),
-            ])
-            .avoid(["do not widen ip_local_port_range for this: bind() takes from the new ports too"]),
-    )
+    Finding::new(&BOUND_FIRST, severity, sentence)
+        .shown_by(evidence)
+        .to_do([
+            format!(
+                "let {program} set IP_BIND_ADDRESS_NO_PORT before bind() (nginx's proxy_bind and HAProxy's source do so), or \
+                 not bind at all"
+            ),
+            format!(
+                "`{}` shows whose local ports these are",
+                namespace.command("ss -tanp")
+            ),
+        ])
+        .avoid(["do not widen ip_local_port_range for this: bind() takes from the new ports too"])
 }
 
-fn bound<'a>(facts: &'a Facts, namespace: &'a Namespace) -> Option<Bound<'a>> {
+/// Finds them.
+pub(super) fn bound<'a>(facts: &'a Facts, namespace: &'a Namespace) -> Option<Bound<'a>> {
     let sockets = &namespace.sockets;
     let local = &sockets.local;
     let inactive = LocalPorts::all(local.bound);

@@ -40,8 +40,8 @@ pub const FILLING: Story = Story {
             of them is free does it visit the others. Up to half of the range the first try mostly succeeds. Beyond it \
             the search becomes longer and longer: it shows in profiles as __inet_hash_connect and \
             __inet_check_established. At the end stands EADDRNOTAVAIL: see ports.exhausted.\n\n\
-            If all of the ports are held by TIME_WAIT and none began in the last ten seconds, the load is over: the finding \
-            is a note that tells when the last of them is gone.",
+            If TIME_WAITs hold the ports and no more of them begin, the load is over: the finding is a note that tells when \
+            the last of them is gone.",
     holds: "Half or more of the ports, and at least 16, are held towards one destination: a warning.",
     does_not: "TIME_WAITs of a load that is over, and TIME_WAITs that connect() may take over: a note.",
     by_hand: &["ss -Htan dst 192.0.2.1:443 | wc -l", "perf top     # __inet_hash_connect"],
@@ -57,7 +57,7 @@ pub const BOUND_FIRST: Story = Story {
     story: "A program that wants a certain source address calls bind() with port 0 and then connect(). Without \
             IP_BIND_ADDRESS_NO_PORT, bind() has to choose the port at once, not knowing the destination, and marks \
             the port as bound; connect() of others passes over ports that are so marked. When all ports are bound, connect() \
-            fails with EADDRNOTAVAIL towards every destination, and bind() to port 0 with EADDRINUSE.\n\n\
+            fails with EADDRNOTAVAIL towards every destination, and bind() to port 0 of the same address with EADDRINUSE.\n\n\
             How twtrace knows: a socket that is bound and not connected is listed as such (Linux 6.8 and later). Of connected \
             sockets it is inferred: connect() begins with the ports that have the parity of the first of the range, bind() \
             with the others, and each begins with the other half when its own is used up. Connections on the second half \

@@ -115,17 +115,17 @@ fn orphans_whose_peer_is_gone_are_told_from_those_whose_peer_does_not_read() {
     assert_eq!(ids(&gone), ["states.closing"]);
     assert_eq!(
         gone[0].sentence,
-        "600 closed connections, accepted at 10.0.0.1:8080, are stuck, most of them in FIN_WAIT1: nothing comes back"
+        "600 closed connections, accepted at 10.0.0.1:8080, are stuck, all in FIN_WAIT1: nothing comes back"
     );
     assert_eq!(
         (number(&gone[0], "not acknowledged"), number(&gone[0], "held by no process")),
         (Some(6e5), Some(600.0))
     );
     let full = many(600, Sample { probing: true, ..orphan });
-    assert!(full[0].sentence.ends_with("most of them in FIN_WAIT1: the peer does not read what was sent"), "{full:?}");
+    assert!(full[0].sentence.ends_with("all in FIN_WAIT1: the peer does not read what was sent"), "{full:?}");
     assert!(full[0].to_do[0].contains("does not read") && gone[0].to_do[0].contains("firewall"), "{full:?}");
     let last = many(100, Sample { retried: true, state: TCP_LAST_ACK, ..orphan });
-    assert!(last[0].sentence.contains("most of them in LAST_ACK"), "{last:?}");
+    assert!(last[0].sentence.contains("all in LAST_ACK"), "{last:?}");
 }
 
 #[test]

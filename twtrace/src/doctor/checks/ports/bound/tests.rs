@@ -95,7 +95,7 @@ fn all_ports_of_both_halves_are_critical() {
     assert_eq!(
         found[0].sentence,
         "1000 of 1000 ports are bound by python3 (42) before connect(): connect() without bind() fails towards every \
-         destination, bind() to port 0 fails with EADDRINUSE"
+         destination (EADDRNOTAVAIL), bind() to port 0 of the same address too (EADDRINUSE)"
     );
     // When half of the first is free, it is no failure yet, and counted nevertheless.
     let to: Vec<(u16, Ends)> = (1..=10).map(|rport| (rport, halves(20, 50))).collect();
@@ -157,7 +157,7 @@ fn what_is_left_of_a_burst_was_not_bound() {
         let found = namespace(&[(443, halves(first, 150))]).asked(check);
         assert_eq!(severity(&found, "ports.bound-first"), None, "{first}");
     }
-    // TIME_WAITs that began before the last ten seconds.
+    // TIME_WAITs that are older than a second.
     let old = Ends { time_wait: 150, established: 0, second_half_now: 0, ..halves(0, 150) };
     assert_eq!(severity(&namespace(&[(443, old)]).asked(check), "ports.bound-first"), None);
     let new = Ends { time_wait: 150, established: 0, second_half_now: 1, ..halves(0, 150) };
@@ -172,4 +172,23 @@ fn with_a_step_width_parity_tells_nothing() {
     };
     assert_eq!((with(None), with(Some(0)), with(Some(7))), (Some(Severity::Note), Some(Severity::Note), None));
     assert_eq!(shown(the(&namespace(&[(1, halves(0, 50))]).asked(check), "ports.bound-first"), "one of them"), None);
+}
+
+#[test]
+fn ports_that_are_bound_are_missing_towards_the_others() {
+    // connect() has used the first half up, and a program has bound the second one for another destination.
+    let fixture = || namespace(&[(1, halves(500, 0)), (2, halves(0, 500))]);
+    let found = of_python(fixture(), 0, 500).asked(check);
+    let full = the(&found, "ports.exhausted");
+    assert_eq!(
+        full.sentence,
+        "no port is left from 10.0.0.1 to 10.0.0.2:1: 500 of 1000 are held, all by ESTABLISHED, and 500 more are bound by \
+         python3 (42)"
+    );
+    assert_eq!((full.severity, number(full, "bound for others")), (Severity::Critical, Some(500.0)));
+    // A guess is not counted.
+    assert_eq!(severity(&fixture().asked(check), "ports.exhausted"), None);
+    // Towards the other there are those that connect() shares.
+    let sentences = found.iter().filter(|it| it.sentence.contains("10.0.0.2:2")).map(|it| it.severity);
+    assert_eq!(sentences.collect::<Vec<_>>(), [Severity::Warning]);
 }
