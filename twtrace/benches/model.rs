@@ -116,8 +116,8 @@ fn main() -> ExitCode {
         born_per_s: None,
         died_per_s: None,
         reconcile: &[],
-        comparing: false,
         buckets: None,
+        comparing: false,
         own: None,
         report: true,
     };

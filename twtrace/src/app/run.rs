@@ -111,8 +111,8 @@ async fn trace(host: &Host, verbose: u8, asked: &Run) -> Result<Exit, Exit> {
         remark(&format!("twtrace: --demo: the traffic ended early: {error}; the events shown are real all the same\n"));
     }
     result.map_err(|error| match error {
-        RunError::Undelivered { lines, waited } => undelivered(lines, waited),
         RunError::Output(error) => Exit::unwritten(&error),
+        RunError::Undelivered { lines, waited } => undelivered(lines, waited),
         error => internal("run", &error),
     })?;
     Ok(Exit::answer(String::new()))

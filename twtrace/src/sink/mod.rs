@@ -72,10 +72,10 @@ pub struct Tick<'a> {
     pub died_per_s: Option<f64>,
     /// The kernel's counters compared with twtrace's so far; empty if they were not looked at.
     pub reconcile: &'a [Reconciled],
-    /// There may be a difference that `reconcile` does not show yet, for it has not held long enough.
-    pub comparing: bool,
     /// The network namespace whose buckets are the fullest; `None` if it is not known, or nobody shows it.
     pub buckets: Option<&'a Buckets>,
+    /// There may be a difference that `reconcile` does not show yet, for it has not held long enough.
+    pub comparing: bool,
     /// What twtrace itself costs, if that is measured.
     pub own: Option<&'a Own>,
     /// The tables are due, if there are any.

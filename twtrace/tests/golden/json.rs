@@ -66,8 +66,8 @@ fn reports() -> String {
             born_per_s,
             died_per_s,
             reconcile: &[],
-            comparing: false,
             buckets: born_per_s.map(|_: f64| &buckets),
+            comparing: false,
             own: Some(&own),
             report: true,
         };

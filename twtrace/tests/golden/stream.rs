@@ -183,8 +183,8 @@ pub fn play(sink: &mut dyn Sink, seconds: u64) {
             born_per_s: rate(|detail| matches!(detail, Detail::Born { .. })),
             died_per_s: rate(|detail| matches!(detail, Detail::Died { .. })),
             reconcile: &reconcile,
-            comparing: false,
             buckets: Some(&buckets),
+            comparing: false,
             own: None,
             report: true,
         };
