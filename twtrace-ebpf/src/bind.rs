@@ -64,7 +64,11 @@ fn plain_v4(life: &mut Life) {
     let words = life.laddr.as_mut_ptr().cast::<u32>();
     // SAFETY: 16 bytes hold four words, and the array stands 4-byte aligned in a Life.
     unsafe {
-        if life.family == 6 && words.read() == 0 && words.add(1).read() == 0 && words.add(2).read() == u32::from_be(0xffff) {
+        if life.family == 6
+            && words.read() == 0
+            && words.add(1).read() == 0
+            && words.add(2).read() == u32::from_be(0xffff)
+        {
             life.family = 4;
             words.write(words.add(3).read());
             words.add(2).write(0);

@@ -1,10 +1,12 @@
 //! The run itself: from the ring through the decoder into the sink, until somebody or something ends it.
 
 mod feed;
+mod holders;
 mod meter;
 mod options;
 
 pub use feed::Feed;
+use holders::Waiting;
 use meter::Meter;
 pub use options::{Options, Shown};
 
@@ -50,6 +52,9 @@ const DRAIN: Duration = Duration::from_millis(40);
 const AUDIT: Duration = Duration::from_secs(25);
 /// Records taken at once, so that signals and timers get their turn.
 const AT_ONCE: usize = 8192;
+/// How long the last events may wait for their holders at the end.
+const LAST_HOLDERS: Duration = Duration::from_millis(500);
+
 /// Why a run ended in error.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
@@ -73,6 +78,7 @@ pub struct Pipeline<'a> {
     sink: &'a mut dyn Sink,
     writer: Writer,
     waiting: Option<Batch>,
+    holders: Waiting,
     beside: Beside,
     lost_told: u64,
     garbage_told: u64,
@@ -94,6 +100,7 @@ impl<'a> Pipeline<'a> {
             refusal: watched(Capability::Refusal),
             no_port: watched(Capability::NoPort),
             reuse_denied: watched(Capability::ReuseDenied),
+            no_bind: watched(Capability::NoBind),
             seeded: tracer.seeded.is_ok(),
             early_lost: tracer.early_lost,
             ..Beside::default()
@@ -103,6 +110,7 @@ impl<'a> Pipeline<'a> {
             sink,
             writer,
             waiting: None,
+            holders: Waiting::new(Host::default()),
             beside,
             lost_told: 0,
             garbage_told: 0,
@@ -152,7 +160,7 @@ impl<'a> Pipeline<'a> {
             feed.begin(all, seeds);
         }
         for event in std::mem::take(&mut self.tracer.early) {
-            told(self.sink, &self.shown, &event);
+            told(self.sink, &self.shown, &mut self.holders, &event);
         }
         self.flush();
         self.serve(options, signals, scope, &first).await?;
@@ -225,11 +233,14 @@ impl<'a> Pipeline<'a> {
         if self.waiting.is_some() && !self.sink.is_live() {
             return Ok(0);
         }
+        for event in self.holders.answered() {
+            show(self.sink, &self.shown, &event);
+        }
         let mut uncertain = Vec::new();
-        let (sink, shown) = (&mut *self.sink, &self.shown);
+        let (sink, shown, holders) = (&mut *self.sink, &self.shown, &mut self.holders);
         let count = intake(
             &mut self.tracer.ring,
-            &mut |event| told(sink, shown, event),
+            &mut |event| told(sink, shown, holders, event),
             &mut self.beside.garbage,
             &mut uncertain,
         );
@@ -244,9 +255,10 @@ impl<'a> Pipeline<'a> {
                         event.life.preexisting = Some(true);
                     }
                 }
-                told(self.sink, &self.shown, &event);
+                told(self.sink, &self.shown, &mut self.holders, &event);
             }
         }
+        self.beside.holders_unknown = self.holders.unknown();
         Ok(count)
     }
 
@@ -350,6 +362,11 @@ impl<'a> Pipeline<'a> {
                 std::thread::sleep(Duration::from_millis(2));
             }
         }
+        for event in self.holders.finish(LAST_HOLDERS) {
+            show(self.sink, &self.shown, &event);
+        }
+        self.beside.holders_unknown = self.holders.unknown();
+        self.flush();
         let mut undelivered = 0;
         if let Some(batch) = self.waiting.take() {
             self.writer.send(batch);
@@ -400,8 +417,15 @@ async fn next(inputs: &mut Option<mpsc::Receiver<Input>>) -> Option<Input> {
     }
 }
 
+/// Tells a sink of an event, unless the event has to wait for its holder first.
+fn told(sink: &mut dyn Sink, shown: &Shown, holders: &mut Waiting, event: &Event) {
+    if let Some(event) = holders.take(event) {
+        show(sink, shown, &event);
+    }
+}
+
 /// Tells a sink of an event: its tables always, itself if it shows such events.
-fn told(sink: &mut dyn Sink, shown: &Shown, event: &Event) {
+fn show(sink: &mut dyn Sink, shown: &Shown, event: &Event) {
     if let Some(all) = sink.aggregates() {
         all.event(event);
     }

@@ -201,7 +201,7 @@ pub(super) struct RunArgs {
     /// Show what twtrace itself costs: time in eBPF programs, processor, memory, ring (in the live view: key i)
     #[arg(long, help_heading = "Output")]
     pub self_stats: bool,
-    /// Show these events: born, turned, rearmed, died, refused, no_port, reuse_denied; or none. What the others alone
+    /// Show these events: born, turned, rearmed, died, refused, no_port, reuse_denied, no_bind; or none. What the others alone
     /// need is not watched: less to pay, but not counted either; with none, everything is counted
     /// [default: all]
     #[arg(long, value_name = "LIST", help_heading = "Output")]

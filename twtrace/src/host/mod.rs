@@ -7,6 +7,7 @@ pub mod clock;
 pub mod conntrack;
 pub mod counters;
 pub mod diag;
+pub mod holders;
 pub mod ksyms;
 pub mod meminfo;
 pub mod netns;

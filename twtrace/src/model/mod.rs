@@ -3,6 +3,7 @@
 pub mod aggregate;
 pub mod cgroup;
 pub mod event;
+pub mod holder;
 pub mod occupancy;
 pub mod own;
 pub mod reconcile;

@@ -54,7 +54,7 @@ pub struct Line {
     pub kind: &'static str,
     /// When there is such a line.
     pub when: &'static str,
-    /// It is about one minisock, or about a connect() that got none: the fields of [`SOCKET`] stand between those of [`HEAD`] and its own.
+    /// It is about one minisock, or about a connect() or bind() that failed: the fields of [`SOCKET`] stand between those of [`HEAD`] and its own.
     pub socket: bool,
     /// Its own fields, in tables that lines share.
     pub own: &'static [&'static [Field]],
@@ -93,6 +93,10 @@ const NO_RATE: &str = "the first tick";
 const CAUSES: &str = "expired reused reused_bound recycled reset data_reset killed netns tproxy";
 const DENIALS: &str = "no_timestamps too_young disabled fin_wait2";
 const SUBSTATES: &str = "time_wait fin_wait2";
+const HOLDERS: &str = "listener socket time_wait";
+const NO_HOLDER: &str = "no port was wanted in particular, or the holder was not found";
+const NO_PROCESS: &str = "no socket holds the port, or its process was not found";
+const NO_MINISOCK: &str = "no minisock holds the port";
 
 /// What every line begins with.
 pub const HEAD: &[Field] = &[
@@ -109,14 +113,20 @@ pub const SOCKET: &[Field] = &[
         Integer,
         "",
         "stable for this minisock within the run",
-        "its birth was not seen, and it was not seeded; `no_port`: there is none",
+        "its birth was not seen, and it was not seeded; `no_port` and `no_bind`: there is none",
     ),
     maybe("netns", Integer, "inode number", "its network namespace", NOT_READ),
     maybe("family", Integer, "4 6", "address family; v4-mapped is 4", NOT_READ),
     maybe("laddr", Text, "address", "local address", NOT_READ),
-    maybe("lport", Integer, "port", "local port", "not read; `no_port`: none was found"),
-    maybe("raddr", Text, "address", "remote address", NOT_READ),
-    maybe("rport", Integer, "port", "remote port", NOT_READ),
+    maybe(
+        "lport",
+        Integer,
+        "port",
+        "local port",
+        "not read; `no_port`: no port was left; `no_bind`: any port was wanted, and none was left",
+    ),
+    maybe("raddr", Text, "address", "remote address", "not read; `no_bind`: there is none"),
+    maybe("rport", Integer, "port", "remote port", "not read; `no_bind`: there is none"),
 ];
 
 const OWNER: &[Field] = &[
@@ -138,6 +148,28 @@ const CALLER: &[Field] = &[
     maybe("comm", Text, "", "name of the thread that called connect()", NOT_READ),
     maybe("cgroup_id", Integer, "inode number", "cgroup v2 of the thread that called connect()", NOT_READ),
     maybe("took_ns", Integer, "ns", "what connect() took until it failed, from SYN_SENT", "its beginning was not seen"),
+];
+
+const BINDER: &[Field] = &[
+    maybe("role", Text, "client server", "always null: the port may be for either", "always"),
+    maybe("pid", Integer, "", "process that called bind() or listen(), in the initial pid namespace", NOT_READ),
+    maybe("comm", Text, "", "name of the thread that called bind() or listen()", NOT_READ),
+    maybe("cgroup_id", Integer, "inode number", "cgroup v2 of the thread that called bind() or listen()", NOT_READ),
+    maybe("call", Text, "bind listen", "system call that failed", "not known"),
+];
+
+const HOLDER: &[Field] = &[
+    maybe("held_by", Text, HOLDERS, "what holds the local port, looked up a moment after the call failed", NO_HOLDER),
+    maybe("holder_pid", Integer, "", "process whose socket holds the port, in twtrace's pid namespace", NO_PROCESS),
+    maybe("holder_comm", Text, "", "name of that process's main thread", NO_PROCESS),
+    maybe(
+        "held_ms",
+        Integer,
+        "ms",
+        "how long the minisock has held the port, since its timer was last armed",
+        NO_MINISOCK,
+    ),
+    maybe("expires_in_ms", Integer, "ms", "when the minisock's timer is due; 0: at once", NO_MINISOCK),
 ];
 
 const TIMER: &[Field] = &[maybe(
@@ -176,9 +208,18 @@ const COUNTERS: &[Field] = &[
     always("died", Counts, CAUSES, "ends by cause, after the filters; every cause is there, `?` for not known"),
     maybe("refused", Integer, "", "births refused, after the filters", NOT_WATCHED),
     maybe("refused_by", Counts, "buckets memory", "the same by reason; `?` for not known", NOT_WATCHED),
-    maybe("no_port", Integer, "", "connect() calls that found no port, after the filters", NOT_WATCHED),
+    maybe("no_port", Integer, "", "connect() calls that failed with EADDRNOTAVAIL, after the filters", NOT_WATCHED),
+    maybe("no_port_bound", Integer, "", "those of them whose port was bound before connect()", NOT_WATCHED),
     maybe("reuse_denied", Integer, "", "`reuse_denied` events, after the filters", NOT_WATCHED),
     maybe("reuse_denied_by", Counts, DENIALS, "the same by reason; `?` for not known", NOT_WATCHED),
+    maybe(
+        "no_bind",
+        Integer,
+        "",
+        "bind() and listen() calls that failed with EADDRINUSE, after the filters",
+        NOT_WATCHED,
+    ),
+    always("holders_unknown", Integer, "", "`no_port` and `no_bind` events whose port is taken by an unknown holder"),
     maybe("live", Integer, "", "minisocks alive now, on the whole machine, without filters", "not known"),
     always("seen", Integer, "", "events found in the kernel: emitted + filtered + lost"),
     always("emitted", Integer, "", "events sent to twtrace"),
@@ -263,9 +304,11 @@ pub const LINES: &[Line] = &[
     },
     Line {
         kind: "no_port",
-        when: "A connect() failed because no port was left (EADDRNOTAVAIL; on the tracepoint backend, rarely, ENOMEM).",
+        when: "A connect() failed with EADDRNOTAVAIL. `lport` null: no port was left (on the tracepoint backend, rarely, \
+               ENOMEM). `lport` known: the port was bound before connect(), and the same connection exists already, mostly \
+               as its own TIME_WAIT. The line may follow later ones by a moment, while the holder is looked up.",
         socket: true,
-        own: &[CALLER],
+        own: &[CALLER, HOLDER],
     },
     Line {
         kind: "reuse_denied",
@@ -286,6 +329,13 @@ pub const LINES: &[Line] = &[
                 always("count", Integer, "", "how many minisocks, for this reason, in this connect()"),
             ],
         ],
+    },
+    Line {
+        kind: "no_bind",
+        when: "A bind() or listen() failed with EADDRINUSE (or, rarely, for lack of memory). fentry only. The line may follow \
+               later ones by a moment, while the holder is looked up: at most 20 holders a second.",
+        socket: true,
+        own: &[BINDER, HOLDER],
     },
     Line {
         kind: "lost",

@@ -182,6 +182,7 @@ fn trials(offered: &Backends, scale: Scale, guest: bool, tally: &Arc<Mutex<Tally
             ("small_ring", Box::new(cases::small_ring)),
             ("filters", Box::new(cases::filters)),
             ("failed_connects", Box::new(connects::failed_connects)),
+            ("holders", Box::new(connects::holders)),
             ("two_and_kill", Box::new(cases::two_and_kill)),
             ("seeds", Box::new(seeds::seeds)),
             ("passive", Box::new(passive::passive)),

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::model::{
-    event::{Cause, Comm, Connection, Refusal, Task},
+    event::{Call, Cause, Comm, Connection, Refusal, Task},
     occupancy::{Destination as To, Held},
 };
 
@@ -200,7 +200,8 @@ fn any_event() -> impl Strategy<Value = Event> {
             taker: None
         }),
         Just(Detail::Refused { reason: Refusal::Buckets, used: None, limit: None, connection: connection() }),
-        Just(Detail::NoPort { took_ns: None }),
+        Just(Detail::NoPort { took_ns: None, holder: None }),
+        Just(Detail::NoBind { call: Call::Bind, holder: None }),
     ];
     (role, substate, detail, 0..4_u16, 0..4_u16, any::<bool>(), any::<bool>()).prop_map(
         |(role, substate, detail, lport, rport, has_tuple, has_closer)| {

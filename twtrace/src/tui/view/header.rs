@@ -92,6 +92,9 @@ fn flow<'a>(state: &State, theme: &Theme) -> Line<'a> {
         alarm("no port", totals.no_port, theme),
         alarm("lost", Some(totals.lost), theme),
     ];
+    if let Some(1..) = totals.no_bind {
+        spans.insert(3, alarm("no bind", totals.no_bind, theme));
+    }
     let apart: i64 = numbers.reconcile.iter().map(|row| row.diff.abs()).sum();
     spans.push(match numbers.reconcile.as_slice() {
         [] => Span::styled("kernel: ?  ", theme.quiet),
