@@ -1,14 +1,17 @@
 //! What was read, before anybody judges it.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     fmt,
     net::IpAddr,
     ops::RangeInclusive,
     time::Duration,
 };
 
-use super::finding::{Evidence, Missed};
+use super::{
+    finding::{Evidence, Missed},
+    places::Place,
+};
 use crate::{
     host::{
         conntrack::{Conntrack, Stats},
@@ -47,6 +50,8 @@ pub struct Facts {
     pub kernel: String,
     /// The namespaces that were looked into: the one that was asked for first.
     pub namespaces: Vec<Namespace>,
+    /// One namespace was asked for (`--netns`): what processes of others do is no finding.
+    pub alone: bool,
     /// What is the same in all of them.
     pub machine: Machine,
     /// What a trace told.
@@ -111,6 +116,10 @@ impl fmt::Display for Owner<'_> {
 pub struct Namespace {
     /// Its inode number.
     pub inum: u32,
+    /// How a command gets there.
+    pub place: Place,
+    /// Processes in it, by their ids.
+    pub inhabitants: HashSet<u32>,
     /// Between the two looks at the counters.
     pub window: Duration,
     /// [`SYSCTLS`]; `None`: this kernel has it not, or it could not be read.
@@ -143,6 +152,8 @@ impl Namespace {
     pub fn new(inum: u32, sysctls: BTreeMap<&'static str, Option<u64>>, range: RangeInclusive<u16>) -> Self {
         Self {
             inum,
+            place: Place::default(),
+            inhabitants: HashSet::new(),
             window: Duration::ZERO,
             sysctls,
             range,
@@ -171,16 +182,24 @@ impl Namespace {
         Evidence::new(short, self.sysctl(name), "", format!("/proc/sys/net/{name}"))
     }
 
-    /// The command that sets a sysctl of this namespace, to be typed where the report is read.
+    /// The command that sets a sysctl, to be typed where the report is read: in this namespace if each has its own
+    /// ([`scope`](crate::host::sysctl_scope::scope)), else where the machine's is set.
     #[must_use]
     pub fn setting(&self, key: &str, value: impl fmt::Display) -> String {
-        self.command(&format!("sysctl -w {key}={value}"))
+        self.place.setting(self.inum, key, &value.to_string())
     }
 
     /// A command that is to act in this namespace, as it is typed where the report is read.
     #[must_use]
     pub fn command(&self, command: &str) -> String {
-        command.to_owned()
+        self.place.command(self.inum, command)
+    }
+
+    /// What it is called where more than one may be meant: `4026532600, blue`.
+    #[must_use]
+    pub fn called(&self) -> String {
+        let words = self.place.words();
+        if words.is_empty() { self.inum.to_string() } else { format!("{}, {words}", self.inum) }
     }
 
     /// A counter since the namespace was made.

@@ -225,6 +225,8 @@ pub struct Verdict {
     pub severity: Severity,
     /// The id of the finding that decides; empty if nothing could be looked at.
     pub id: String,
+    /// The network namespace that it is about, by its inode number; null if it is about the machine.
+    pub netns: Option<u32>,
     /// Its sentence.
     pub sentence: String,
     /// The one next step that does no harm; null if nothing has to be done.
@@ -242,12 +244,14 @@ impl Verdict {
             Some(finding) => Self {
                 severity: finding.severity,
                 id: finding.id.clone(),
+                netns: finding.netns,
                 sentence: finding.sentence.clone(),
                 next: finding.to_do.first().cloned(),
             },
             None => Self {
                 severity: Severity::Fine,
                 id: String::new(),
+                netns: None,
                 sentence: "nothing could be looked at".to_owned(),
                 next: None,
             },

@@ -1,13 +1,18 @@
 //! Reads the facts: two looks at the counters, and the sockets between them. Nothing is changed, and what cannot be read
 //! is said.
 
+mod places;
+
 use std::{
     collections::{HashMap, HashSet},
     io, thread,
     time::{Duration, Instant},
 };
 
-use super::facts::{Facts, Machine, Namespace, SYSCTLS, time_wait_ms};
+use super::{
+    facts::{Facts, Machine, Namespace, SYSCTLS, time_wait_ms},
+    places::Place,
+};
 use crate::{
     doctor::finding::Missed,
     host::{
@@ -119,8 +124,33 @@ impl<'a> Gatherer<'a> {
             namespaces.push(Namespace { window, before, after, sockstat, conntrack, tracked_before, ..look });
         }
         self.last = last;
-        Ok(Facts { kernel: self.host.kernel_release(), namespaces, machine, trace: None, missed })
+        self.locate(&mut namespaces)?;
+        let alone = self.place != Where::Everywhere;
+        Ok(Facts { kernel: self.host.kernel_release(), namespaces, alone, machine, trace: None, missed })
     }
+}
+
+impl Gatherer<'_> {
+    /// Says of each namespace how it is reached, and who is in it.
+    fn locate(&self, namespaces: &mut [Namespace]) -> io::Result<()> {
+        let host = self.host;
+        let own = Netns::current()?;
+        let map = places::Map::of(host, own.inum());
+        // Read by a thread of the namespace: /proc/sys shows it its own.
+        let is_initial = own.run(|| Ok(is_initial(host))).unwrap_or(false);
+        for namespace in namespaces {
+            namespace.place =
+                Place { host_is_elsewhere: !is_initial, ..map.place(host, namespace.inum, namespace.place.initial) };
+            namespace.inhabitants = map.inhabitants(namespace.inum);
+        }
+        Ok(())
+    }
+}
+
+/// Whether the calling thread is in the initial network namespace: no other shows what is the machine's
+/// (net/ipv4/sysctl_net_ipv4.c: `ipv4_table` is registered for `init_net` alone).
+fn is_initial(host: &Host) -> bool {
+    host.path("proc/sys/net/ipv4/tcp_max_orphans").exists()
 }
 
 /// The first look at the counters of each namespace. One that cannot be looked into is told of at the second.
@@ -194,9 +224,11 @@ fn namespaces(host: &Host, place: Where) -> io::Result<(Vec<Netns>, Vec<Missed>)
 fn look(host: &Host, inum: u32) -> io::Result<Namespace> {
     let sysctls = SYSCTLS.into_iter().map(|name| (name, host.sysctl(name))).collect();
     let (range, reserved) = occupancy::local_ports(host)?;
-    let frame = Frame { range: range.clone(), time_wait_ms: time_wait_ms(host.sysctl("net/ipv4/tcp_tw_timeout")) };
+    let time_wait_ms = time_wait_ms(host.sysctl("net/ipv4/tcp_tw_timeout"));
+    let frame = Frame { range: range.clone(), reserved: reserved.clone(), time_wait_ms };
     let sockets = sockets::look(&frame)?;
-    Ok(Namespace { reserved, sockets, hash_slots: hash_slots(host), ..Namespace::new(inum, sysctls, range) })
+    let place = Place { initial: Some(is_initial(host)), ..Place::default() };
+    Ok(Namespace { place, reserved, sockets, hash_slots: hash_slots(host), ..Namespace::new(inum, sysctls, range) })
 }
 
 /// Services that connections are opened to by somebody here, many of them and short ones, and it is not known by whom.

@@ -8,5 +8,7 @@ pub mod checks;
 pub mod facts;
 pub mod finding;
 pub mod gather;
+pub mod places;
 pub mod report;
+pub mod severity;
 pub mod trace;

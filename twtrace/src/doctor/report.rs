@@ -10,7 +10,7 @@ use unicode_width::UnicodeWidthStr as _;
 
 use super::{
     checks::{self, QUESTIONS},
-    facts::Facts,
+    facts::{Facts, Namespace},
     finding::{Evidence, Finding, Missed, Severity, Story, Verdict},
 };
 use crate::sink::human::Plain;
@@ -37,12 +37,64 @@ pub struct Report {
     pub window_s: f64,
     /// The network namespaces that were looked into, by inode number; the one that was asked for first.
     pub namespaces: Vec<u32>,
+    /// Where each of them is, in the same order.
+    pub places: Vec<Located>,
     /// All of it in one line.
     pub verdict: Verdict,
     /// The worst first.
     pub findings: Vec<Finding>,
     /// What could not be looked at.
     pub missed: Vec<Missed>,
+}
+
+/// A network namespace, as somebody finds it who reads the report where it was made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct Located {
+    /// Its inode number.
+    pub netns: u32,
+    /// Its name below /run/netns; null if it has none.
+    pub name: Option<String>,
+    /// The process in it with the lowest id, twtrace aside; null if there is none, or it may not be looked at.
+    pub pid: Option<u32>,
+    /// That process's name.
+    pub comm: Option<String>,
+    /// The runtime (docker, podman, containerd, kubernetes) and the first 12 digits of the id of the container that it
+    /// belongs to, by that process's cgroup; null if it is none's.
+    pub container: Option<String>,
+    /// What comes before a command so that it acts there; empty in the reader's own namespace, null if only a descriptor
+    /// leads there.
+    pub enter: Option<String>,
+}
+
+impl Located {
+    fn of(namespace: &Namespace) -> Self {
+        let place = &namespace.place;
+        let (pid, comm) = place.process.clone().unzip();
+        Self {
+            netns: namespace.inum,
+            name: place.name.clone(),
+            pid,
+            comm,
+            container: place.container.as_ref().map(ToString::to_string),
+            enter: place.prefix().map(|prefix| prefix.trim_end().to_owned()),
+        }
+    }
+
+    /// The reader is in it.
+    fn is_here(&self) -> bool {
+        self.enter.as_deref() == Some("")
+    }
+
+    /// `4026532600, blue, docker 0123456789ab`.
+    fn called(&self) -> String {
+        let mut words = vec![self.netns.to_string()];
+        words.extend(self.name.clone());
+        words.extend(self.container.clone());
+        if let (1, false, Some(pid), Some(comm)) = (words.len(), self.is_here(), self.pid, &self.comm) {
+            words.push(format!("process {pid} {comm}"));
+        }
+        words.join(", ")
+    }
 }
 
 impl Report {
@@ -59,10 +111,17 @@ impl Report {
             kernel: facts.kernel.clone(),
             window_s: first.map_or(0.0, |namespace| namespace.window.as_secs_f64()),
             namespaces: facts.namespaces.iter().map(|namespace| namespace.inum).collect(),
+            places: facts.namespaces.iter().map(Located::of).collect(),
             verdict: Verdict::of(&findings),
             findings,
             missed: facts.missed.clone(),
         }
+    }
+
+    /// What a namespace is called where more than one may be meant.
+    fn called(&self, netns: u32) -> String {
+        let place = self.places.iter().find(|place| place.netns == netns);
+        place.map_or_else(|| netns.to_string(), Located::called)
     }
 
     /// Its line, without the end.
@@ -102,13 +161,17 @@ pub struct Style {
 
 /// Before each line of a finding's parts.
 const MARGIN: &str = "    ";
+/// The most namespaces that the head names.
+const NAMED: usize = 4;
 
 /// The report for people: the verdict and the next step first.
 #[must_use]
 pub fn text(report: &Report, style: Style) -> String {
     let mut out = String::new();
-    let places = match report.namespaces.len() {
-        1 => format!("network namespace {}", report.namespaces[0]),
+    let called: Vec<String> = report.places.iter().take(NAMED).map(Located::called).collect();
+    let places = match report.places.len() {
+        1 => format!("network namespace {}", called[0]),
+        count if count <= NAMED => format!("{count} network namespaces ({})", called.join("; ")),
         count => format!("{count} network namespaces"),
     };
     // To the second: the rest is for programs.
@@ -117,7 +180,10 @@ pub fn text(report: &Report, style: Style) -> String {
     paragraph(&mut out, style, "", "", &head);
     let verdict = &report.verdict;
     let _ = writeln!(out);
-    paragraph(&mut out, style, &format!("{} ", word(verdict.severity, style)), "", &verdict.sentence);
+    let elsewhere = report.places.iter().find(|place| Some(place.netns) == verdict.netns && !place.is_here());
+    let place = elsewhere.map(|place| format!(" [namespace {}]", place.called())).unwrap_or_default();
+    let sentence = format!("{}{place}", verdict.sentence);
+    paragraph(&mut out, style, &format!("{} ", word(verdict.severity, style)), "", &sentence);
     if let Some(next) = &verdict.next {
         paragraph(&mut out, style, "Next: ", "", next);
     }
@@ -125,7 +191,8 @@ pub fn text(report: &Report, style: Style) -> String {
         report.findings.iter().partition(|finding| finding.severity > Severity::Fine);
     for finding in told {
         out.push('\n');
-        out.push_str(&one(finding, report.namespaces.len() > 1, style));
+        let place = finding.netns.filter(|_| report.places.len() > 1).map(|netns| report.called(netns));
+        out.push_str(&one(finding, place.as_deref(), style));
     }
     if !fine.is_empty() {
         let _ = writeln!(out, "\nFine:");
@@ -143,7 +210,7 @@ pub fn text(report: &Report, style: Style) -> String {
         }
     }
     if !verdict.id.is_empty() {
-        let _ = writeln!(out, "\nThe whole story of one of them: twtrace doctor --explain {}", verdict.id);
+        let _ = writeln!(out, "\nExplain a finding: twtrace doctor --explain {}", verdict.id);
     }
     out
 }
@@ -161,13 +228,10 @@ fn word(severity: Severity, style: Style) -> String {
     }
 }
 
-/// One finding with all its parts.
-fn one(finding: &Finding, names_netns: bool, style: Style) -> String {
+/// One finding with all its parts, and where it is if that has to be said.
+fn one(finding: &Finding, place: Option<&str>, style: Style) -> String {
     let mut out = String::new();
-    let place = match finding.netns {
-        Some(inum) if names_netns => format!(" [namespace {inum}]"),
-        _ => String::new(),
-    };
+    let place = place.map(|place| format!(" [namespace {place}]")).unwrap_or_default();
     let sentence = format!("{}{place} ({})", finding.sentence, finding.id);
     paragraph(&mut out, style, &format!("{} ", word(finding.severity, style)), MARGIN, &sentence);
     evidence(&mut out, &finding.evidence);
@@ -233,10 +297,11 @@ pub fn explain(story: &Story, findings: &[Finding], style: Style) -> String {
     let mut here = findings.iter().filter(|finding| finding.id == story.id).peekable();
     let _ = writeln!(out, "\nHere and now:");
     if here.peek().is_none() {
-        let _ = writeln!(out, "  this does not hold");
+        let _ = writeln!(out, "  this finding does not hold");
     }
     for finding in here {
-        out.push_str(&one(finding, true, style));
+        let place = finding.netns.map(|netns| netns.to_string());
+        out.push_str(&one(finding, place.as_deref(), style));
     }
     out
 }
@@ -246,9 +311,14 @@ pub fn explain(story: &Story, findings: &[Finding], style: Style) -> String {
 pub fn page() -> String {
     let mut page = String::from(
         "<!-- Written by `cargo xtask docs` from twtrace/src/doctor/checks; change it there. -->\n\n# What `twtrace doctor` \
-         finds\n\nEach finding has an id that stays; `twtrace doctor --explain ID` prints what stands here, and whether it \
-         holds on this machine. docs/doctor.schema.json describes the lines of `--format json`.\n",
+         finds\n\nEach finding has a stable id. `twtrace doctor --explain ID` prints the text below and whether the finding holds \
+         on this machine. docs/doctor.schema.json describes the lines of `--format json`.\n\n## When each finding holds\n\n\
+         | finding | holds when | does not hold |\n|---|---|---|\n",
     );
+    let cell = |text: &str| text.replace('|', "\\|");
+    for Story { id, holds, does_not, .. } in checks::stories() {
+        let _ = writeln!(page, "| [{id}](#{}) | {} | {} |", id.replace('.', ""), cell(holds), cell(does_not));
+    }
     for question in &QUESTIONS {
         let _ = writeln!(page, "\n## {}", question.asks);
         for story in question.stories {

@@ -13,7 +13,10 @@ use netlink_packet_sock_diag::{
     inet::{ExtensionFlags, InetRequest, InetResponseHeader, SocketId, Timer},
 };
 pub use netlink_packet_sock_diag::{
-    constants::{TCP_CLOSE_WAIT, TCP_ESTABLISHED, TCP_FIN_WAIT2, TCP_LISTEN, TCP_SYN_RECV, TCP_TIME_WAIT},
+    constants::{
+        TCP_CLOSE, TCP_CLOSE_WAIT, TCP_CLOSING, TCP_ESTABLISHED, TCP_FIN_WAIT1, TCP_FIN_WAIT2, TCP_LAST_ACK,
+        TCP_LISTEN, TCP_SYN_RECV, TCP_SYN_SENT, TCP_TIME_WAIT,
+    },
     inet::StateFlags,
 };
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_SOCK_DIAG};
@@ -32,8 +35,23 @@ const BYTES_ACKED: usize = 120;
 const BYTES_RECEIVED: usize = 128;
 /// Where SK_MEMINFO_DROPS lies: the ninth of the u32s (include/uapi/linux/sock_diag.h).
 const DROPS: usize = 32;
+/// Where `tcpi_last_ack_recv` lies in `struct tcp_info` (include/uapi/linux/tcp.h).
+const LAST_ACK_RECV: usize = 56;
+/// INET_DIAG_SOCKOPT (include/uapi/linux/inet_diag.h), since Linux 5.10 part of every answer about a full socket, and where
+/// in `struct inet_diag_sockopt` the bit of IP_BIND_ADDRESS_NO_PORT lies: the lowest of the second byte.
+const INET_DIAG_SOCKOPT: u16 = 22;
+const NO_PORT: usize = 1;
+/// TCP_BOUND_INACTIVE (include/net/tcp_states.h), since Linux 6.8: asks for sockets that were bound and neither listen nor
+/// are connected; they are listed in TCP_CLOSE. Older kernels ignore the bit.
+const TCP_BOUND_INACTIVE: u32 = 13;
 /// How often a dump is made before it is given up.
 const ATTEMPTS: usize = 4;
+
+/// Every state, and bound sockets that neither listen nor are connected, where the kernel lists them.
+#[must_use]
+pub fn every_state() -> StateFlags {
+    StateFlags::all() | StateFlags::from_bits_retain(1 << TCP_BOUND_INACTIVE)
+}
 
 /// What is asked about each socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,13 +77,23 @@ pub struct Entry {
     pub left_ms: u32,
     /// Of a listener: connections in its accept queue.
     pub receive_queue: u32,
-    /// Of a listener: how many it may hold (`sk_max_ack_backlog`). The queue is full with one more.
+    /// Of a listener: how many it may hold (`sk_max_ack_backlog`). The queue is full with one more. Of another full socket:
+    /// bytes that were written and that the peer has not acknowledged.
     pub send_queue: u32,
+    /// How often the segment at the head was sent again without an answer; of a request, the SYN-ACK (`num_retrans`).
+    pub retransmits: u8,
+    /// The peer's window is zero and is being probed (timer 4, ICSK_TIME_PROBE0).
+    pub probing: bool,
     /// Of its file; 0 if no process has it, as of minisocks and requests.
     pub inode: u32,
     /// Bytes of the stream so far, in both directions (tcpi_bytes_acked, tcpi_bytes_received); `None`: not asked for, or
     /// no connection.
     pub bytes: Option<u64>,
+    /// Since the peer last acknowledged something, milliseconds (tcpi_last_ack_recv, from `rcv_tstamp`): its FIN is at least
+    /// so old, and a SYN that has no answer exactly (tcp_connect_init). `None` as `bytes`.
+    pub idle_ms: Option<u32>,
+    /// IP_BIND_ADDRESS_NO_PORT is set; `None`: the kernel does not tell.
+    pub no_port: Option<bool>,
     /// What the kernel dropped here (`sk_drops`): of a listener, SYNs and connections. `None`: not asked for.
     pub drops: Option<u32>,
 }
@@ -83,8 +111,12 @@ impl Entry {
             left_ms: 0,
             receive_queue: 0,
             send_queue: 0,
+            retransmits: 0,
+            probing: false,
             inode: 0,
             bytes: None,
+            idle_ms: None,
+            no_port: None,
             drops: None,
         }
     }
@@ -300,6 +332,11 @@ fn entry(payload: &[u8]) -> io::Result<Entry> {
         left_ms: left.copied().map_or(0, u32::from_ne_bytes),
         receive_queue: header.recv_queue,
         send_queue: header.send_queue,
+        retransmits: match header.timer {
+            Some(Timer::Retransmit(_, times)) => times,
+            _ => 0,
+        },
+        probing: matches!(header.timer, Some(Timer::Probe(_))),
         inode: header.inode,
         ..Entry::of(tuple, header.state, header.timer == Some(Timer::TimeWait))
     };
@@ -311,7 +348,10 @@ fn entry(payload: &[u8]) -> io::Result<Entry> {
                 let info = attribute.value();
                 let part = |at| info.get(at..).and_then(<[u8]>::first_chunk).copied().map(u64::from_ne_bytes);
                 entry.bytes = part(BYTES_ACKED).zip(part(BYTES_RECEIVED)).map(|(out, back)| out.saturating_add(back));
+                let idle = info.get(LAST_ACK_RECV..).and_then(<[u8]>::first_chunk);
+                entry.idle_ms = idle.copied().map(u32::from_ne_bytes);
             }
+            INET_DIAG_SOCKOPT => entry.no_port = attribute.value().get(NO_PORT).map(|byte| byte & 1 != 0),
             INET_DIAG_SKMEMINFO => {
                 let drops = attribute.value().get(DROPS..).and_then(<[u8]>::first_chunk);
                 entry.drops = drops.copied().map(u32::from_ne_bytes);

@@ -18,7 +18,9 @@ pub mod privilege;
 pub mod processes;
 pub mod slab;
 pub mod sockets;
+pub mod states;
 pub mod sysctl_files;
+pub mod sysctl_scope;
 
 #[cfg(test)]
 mod recorded;

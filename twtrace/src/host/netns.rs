@@ -9,7 +9,7 @@ use std::{
         fd::{AsFd, AsRawFd as _},
         unix::fs::MetadataExt,
     },
-    path::PathBuf,
+    path::{Path, PathBuf},
     thread,
 };
 
@@ -167,15 +167,57 @@ pub fn all(host: &Host) -> (BTreeMap<u32, Netns>, usize) {
 pub fn places(host: &Host) -> BTreeMap<u32, PathBuf> {
     let mut found = BTreeMap::new();
     for path in files(host) {
-        // The number of the namespace that the link leads to.
-        let inum = fs::metadata(&path).ok().and_then(|file| u32::try_from(file.ino()).ok());
-        if let Some(inum) = inum
+        if let Some(inum) = inum_of(&path)
             && found.len() < MOST
         {
             found.entry(inum).or_insert(path);
         }
     }
     found
+}
+
+/// What is in a network namespace, or leads to it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Holders {
+    /// Its names below /run/netns, in alphabetical order.
+    pub names: Vec<String>,
+    /// Ids of the processes in it, ascending.
+    pub pids: Vec<u32>,
+}
+
+/// Who is in the network namespaces that this process may look at, by inode number.
+#[must_use]
+pub fn holders(host: &Host) -> BTreeMap<u32, Holders> {
+    let mut found: BTreeMap<u32, Holders> = BTreeMap::new();
+    for pid in pids(host) {
+        if let Some(inum) = of_process(host, pid) {
+            found.entry(inum).or_default().pids.push(pid);
+        }
+    }
+    for path in names(host) {
+        if let (Some(inum), Some(name)) = (inum_of(&path), path.file_name()) {
+            let (names, name) = (&mut found.entry(inum).or_default().names, name.to_string_lossy().into_owned());
+            if !names.contains(&name) {
+                names.push(name);
+            }
+        }
+    }
+    for holders in found.values_mut() {
+        holders.pids.sort_unstable();
+        holders.names.sort_unstable();
+    }
+    found
+}
+
+/// The inode number of a process's network namespace; `None` if there is no such process, or it may not be looked at.
+#[must_use]
+pub fn of_process(host: &Host, pid: u32) -> Option<u32> {
+    inum_of(&host.path(&format!("proc/{pid}/ns/net")))
+}
+
+/// The number of the namespace that a link or a mount leads to.
+fn inum_of(path: &Path) -> Option<u32> {
+    fs::metadata(path).ok().and_then(|file| u32::try_from(file.ino()).ok())
 }
 
 /// Those that this process holds open itself, such as the demo's: no process is in them as its main thread.
@@ -194,15 +236,19 @@ pub fn held(host: &Host) -> BTreeMap<u32, PathBuf> {
 
 /// Where namespaces may be found: processes first, by their ids, then names.
 fn files(host: &Host) -> impl Iterator<Item = PathBuf> {
-    let processes = fs::read_dir(host.path("proc")).into_iter().flatten().filter_map(|entry| {
-        let name = entry.ok()?.file_name();
-        let pid = name.to_str()?.parse::<u32>().ok()?;
-        Some(host.path(&format!("proc/{pid}/ns/net")))
-    });
-    let named = ["run/netns", "var/run/netns"]
+    pids(host).map(|pid| host.path(&format!("proc/{pid}/ns/net"))).chain(names(host))
+}
+
+fn pids(host: &Host) -> impl Iterator<Item = u32> {
+    let pid = |entry: io::Result<fs::DirEntry>| entry.ok()?.file_name().to_str()?.parse().ok();
+    fs::read_dir(host.path("proc")).into_iter().flatten().filter_map(pid)
+}
+
+/// What `ip netns` names.
+fn names(host: &Host) -> impl Iterator<Item = PathBuf> {
+    ["run/netns", "var/run/netns"]
         .into_iter()
         .filter_map(|dir| fs::read_dir(host.path(dir)).ok())
         .flatten()
-        .filter_map(|entry| Some(entry.ok()?.path()));
-    processes.chain(named)
+        .filter_map(|entry| Some(entry.ok()?.path()))
 }

@@ -126,6 +126,14 @@ pub fn comm(host: &Host, pid: u32) -> Option<String> {
     Some(name)
 }
 
+/// A process's parent; `None` if it has none here, or there is no such process.
+#[must_use]
+pub fn parent(host: &Host, pid: u32) -> Option<u32> {
+    let status = host.read(&format!("proc/{pid}/status")).ok()?;
+    let parent = status.lines().find_map(|line| line.strip_prefix("PPid:"))?.trim().parse().ok()?;
+    (parent != 0).then_some(parent)
+}
+
 struct Walk<'a> {
     host: &'a Host,
     wanted: &'a HashSet<u32>,

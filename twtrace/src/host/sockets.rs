@@ -1,18 +1,25 @@
 //! Every TCP socket of a network namespace, counted in one walk: by state, by destination, by service, by listener.
 
-use std::{
-    collections::{BTreeSet, HashMap},
-    hash::Hash,
-    io,
-    net::IpAddr,
-    ops::RangeInclusive,
-};
+mod local;
+mod peers;
+mod tally;
 
-use super::diag::{self, Detail, Entry, StateFlags, TCP_ESTABLISHED, TCP_FIN_WAIT2, TCP_SYN_RECV, TCP_TIME_WAIT};
-use crate::model::occupancy::Destination;
+use std::{collections::HashMap, io, net::IpAddr, ops::RangeInclusive};
+
+pub use local::LocalPorts;
+pub use peers::Peers;
+use tally::Tally;
+
+use super::{
+    diag::{self, Detail, Entry, StateFlags, TCP_ESTABLISHED, TCP_TIME_WAIT},
+    states::States,
+};
+use crate::model::{event::Tuple, occupancy::Destination};
 
 /// The most destinations and services that are told apart; what goes beyond is counted in `left_out`.
 const MOST: usize = 1 << 16;
+/// The most sockets of one state that are kept one by one.
+pub const SAMPLES: usize = 1 << 13;
 /// A TIME_WAIT is recent if it began within so many milliseconds.
 pub const RECENT_MS: u32 = 10_000;
 /// A TIME_WAIT is young if it began within so many milliseconds: connect() does not take it over yet
@@ -28,6 +35,8 @@ const ENOUGH: u64 = 30;
 pub struct Frame {
     /// `net.ipv4.ip_local_port_range`.
     pub range: RangeInclusive<u16>,
+    /// `net.ipv4.ip_local_reserved_ports`.
+    pub reserved: Vec<RangeInclusive<u16>>,
     /// How long a TIME_WAIT lasts, milliseconds: TCP_TIMEWAIT_LEN, 60,000, but for vendors' kernels.
     pub time_wait_ms: u32,
 }
@@ -50,6 +59,12 @@ pub struct Sockets {
     pub fin_wait2: u64,
     /// Full sockets in FIN_WAIT2 that no process has any more.
     pub orphans: u64,
+    /// All full sockets, and requests (SYN_RECV), by state.
+    pub states: States,
+    /// Full sockets one by one: the first [`SAMPLES`] of each state, without those that listen.
+    pub samples: Vec<Sample>,
+    /// Ports of the range, by who took them.
+    pub local: LocalPorts,
     /// Every listening socket.
     pub listeners: Vec<Listener>,
     /// Connections that were opened here.
@@ -58,6 +73,28 @@ pub struct Sockets {
     pub accepted: HashMap<Service, Ends>,
     /// Sockets that are in neither of the two tables above, which are full.
     pub left_out: u64,
+}
+
+/// A full socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sample {
+    /// The connection, from its side.
+    pub tuple: Tuple,
+    /// Its state, a number of include/net/tcp_states.h.
+    pub state: u8,
+    /// It was accepted here, as far as that can be known: see [`Sockets::accepted`].
+    pub accepted: bool,
+    /// Of its file; 0 if no process has it.
+    pub inode: u32,
+    /// Since its peer was last heard of, milliseconds: the least that it has been in a state that a segment of the peer's
+    /// led to. `None` if the kernel does not tell.
+    pub idle_ms: Option<u32>,
+    /// Bytes that were written and that the peer has not acknowledged.
+    pub unsent: u32,
+    /// Something was sent again and has no answer yet.
+    pub retried: bool,
+    /// The peer's window is zero.
+    pub probing: bool,
 }
 
 /// The sockets of one kind of connection.
@@ -69,8 +106,16 @@ pub struct Ends {
     pub fin_wait2: u64,
     /// Full sockets in ESTABLISHED.
     pub established: u64,
-    /// Full sockets in any other state.
+    /// Full sockets in any other state: `full` tells which.
     pub other: u64,
+    /// Full sockets by state, those in ESTABLISHED among them.
+    pub full: States,
+    /// Full sockets that have sent something again, and have no answer yet.
+    pub retried: u64,
+    /// Full sockets whose peer's window is zero.
+    pub probing: u64,
+    /// Until the youngest TIME_WAIT of them is gone, milliseconds.
+    pub last_left_ms: u32,
     /// Minisocks in TIME_WAIT that began in the last [`RECENT_MS`].
     pub recent: u64,
     /// Minisocks in TIME_WAIT that began within the last second.
@@ -79,8 +124,15 @@ pub struct Ends {
     pub fresh: u64,
     /// Those on ports of the range.
     pub in_range: u64,
-    /// Those on ports of the range that have not the parity of its first one: see [`Ends::bound_first`].
+    /// Those on ports of the range that have not the parity of its first one. A socket with IP_BIND_ADDRESS_NO_PORT is not
+    /// counted: its port was chosen by connect().
     pub second_half: u64,
+    /// Of those: the full ones, and TIME_WAITs that began in the last [`RECENT_MS`].
+    pub second_half_now: u64,
+    /// Remote addresses of connections that were accepted here.
+    pub peers: Peers,
+    /// Local port of one of them.
+    pub lport: u16,
     /// Bytes of the streams so far, both directions, of the full sockets that could be asked.
     pub bytes: u64,
     /// How many could be asked.
@@ -114,16 +166,6 @@ impl Ends {
         }
     }
 
-    /// Ports that connect() did not choose, but a bind() before it: connect() takes those of the parity of the range's
-    /// first port while there are any (`__inet_hash_connect`), and bind() to port 0 begins with the others
-    /// (`inet_csk_find_open_port`). 0 if the first half is so full that connect() may have gone on to the second.
-    #[must_use]
-    pub fn bound_first(&self, range: &RangeInclusive<u16>) -> u64 {
-        let half = range.len() as u64 / 2;
-        let first_half = self.in_range.saturating_sub(self.second_half);
-        if first_half >= half * 9 / 10 { 0 } else { self.second_half }
-    }
-
     fn add(&mut self, entry: &Entry, frame: &Frame) {
         match (entry.minisock, entry.state) {
             (true, TCP_TIME_WAIT) => {
@@ -132,15 +174,26 @@ impl Ends {
                 self.recent += u64::from(age < RECENT_MS);
                 self.young += u64::from(age < YOUNG_MS);
                 self.fresh += u64::from(age < FRESH_MS);
+                self.last_left_ms = self.last_left_ms.max(entry.left_ms);
             }
             (true, _) => self.fin_wait2 += 1,
-            (false, TCP_ESTABLISHED) => self.established += 1,
-            (false, _) => self.other += 1,
+            (false, state) => {
+                self.established += u64::from(state == TCP_ESTABLISHED);
+                self.other += u64::from(state != TCP_ESTABLISHED);
+                self.full.add(state, entry.inode != 0);
+                self.retried += u64::from(entry.retransmits > 0);
+                self.probing += u64::from(entry.probing);
+            }
         }
         if frame.range.contains(&entry.tuple.lport) {
             self.in_range += 1;
-            self.second_half += u64::from((entry.tuple.lport ^ frame.range.start()) & 1);
+            if (entry.tuple.lport ^ frame.range.start()) & 1 == 1 && entry.no_port != Some(true) {
+                let age = frame.time_wait_ms.saturating_sub(entry.left_ms);
+                self.second_half += 1;
+                self.second_half_now += u64::from(!entry.minisock || age < RECENT_MS);
+            }
         }
+        self.lport = entry.tuple.lport;
         if let Some(bytes) = entry.bytes {
             self.bytes = self.bytes.saturating_add(bytes);
             self.asked += 1;
@@ -148,6 +201,32 @@ impl Ends {
         if entry.inode != 0 {
             self.inode = Some(entry.inode);
         }
+    }
+
+    /// Counts others too; their peers are not known to be others.
+    fn merge(&mut self, other: &Self) {
+        for (count, more) in [
+            (&mut self.time_wait, other.time_wait),
+            (&mut self.fin_wait2, other.fin_wait2),
+            (&mut self.established, other.established),
+            (&mut self.other, other.other),
+            (&mut self.retried, other.retried),
+            (&mut self.probing, other.probing),
+            (&mut self.recent, other.recent),
+            (&mut self.young, other.young),
+            (&mut self.fresh, other.fresh),
+            (&mut self.in_range, other.in_range),
+            (&mut self.second_half, other.second_half),
+            (&mut self.second_half_now, other.second_half_now),
+            (&mut self.bytes, other.bytes),
+            (&mut self.asked, other.asked),
+        ] {
+            *count = count.saturating_add(more);
+        }
+        self.full.merge(&other.full);
+        self.last_left_ms = self.last_left_ms.max(other.last_left_ms);
+        self.inode = self.inode.or(other.inode);
+        self.lport = other.lport;
     }
 }
 
@@ -166,6 +245,8 @@ pub struct Listener {
     pub drops: Option<u32>,
     /// Connections that are being made (SYN_RECV), for all the sockets that listen here.
     pub requests: u64,
+    /// Of those: they had to send their SYN-ACK again.
+    pub resent: u64,
     /// Sockets that listen at this address and port (SO_REUSEPORT), this one included.
     pub sharing: u32,
     /// Inode: leads to the process.
@@ -188,99 +269,10 @@ pub fn look(frame: &Frame) -> io::Result<Sockets> {
     let listeners = diag::dump(&StateFlags::LISTEN, Detail::Everything, Vec::new, |listeners, entry| {
         listeners.push(*entry);
     })?;
-    let counter = Counter::new(frame, &listeners);
-    let others = StateFlags::all().difference(StateFlags::LISTEN);
-    let new = || (Sockets::default(), HashMap::new());
-    let (mut sockets, requests) = diag::dump(&others, Detail::Everything, new, |(sockets, requests), entry| {
-        counter.count(sockets, requests, entry);
-    })?;
-    sockets.listeners = listening(&listeners, &requests);
-    Ok(sockets)
-}
-
-/// Connections that are being made, by the local end.
-type Requests = HashMap<(IpAddr, u16), u64>;
-
-/// Knows which ports are listened on, to tell who opened a connection.
-struct Counter<'a> {
-    frame: &'a Frame,
-    listens: BTreeSet<u16>,
-}
-
-impl<'a> Counter<'a> {
-    fn new(frame: &'a Frame, listeners: &[Entry]) -> Self {
-        Self { frame, listens: listeners.iter().map(|entry| entry.tuple.lport).collect() }
-    }
-
-    /// Sockets do not tell who opened them: whose port is listened on was accepted. If nobody listens at either end, the
-    /// one on a port of the range has opened it.
-    fn is_accepted(&self, entry: &Entry) -> bool {
-        let ours = |port| self.frame.range.contains(&port);
-        self.listens.contains(&entry.tuple.lport) || !ours(entry.tuple.lport) && ours(entry.tuple.rport)
-    }
-
-    fn count(&self, sockets: &mut Sockets, requests: &mut Requests, entry: &Entry) {
-        match (entry.minisock, entry.state) {
-            (true, TCP_TIME_WAIT) => sockets.time_wait += 1,
-            (true, _) => sockets.fin_wait2 += 1,
-            (false, state) => sockets.orphans += u64::from(state == TCP_FIN_WAIT2 && entry.inode == 0),
-        }
-        let tuple = entry.tuple;
-        if entry.state == TCP_SYN_RECV {
-            bounded(requests, (tuple.laddr, tuple.lport), &mut sockets.left_out, |count| *count += 1);
-        } else if self.is_accepted(entry) {
-            let service = Service { laddr: tuple.laddr, lport: tuple.lport };
-            bounded(&mut sockets.accepted, service, &mut sockets.left_out, |ends| ends.add(entry, self.frame));
-        } else {
-            let destination = Destination { laddr: tuple.laddr, raddr: tuple.raddr, rport: tuple.rport };
-            bounded(&mut sockets.opened, destination, &mut sockets.left_out, |ends| ends.add(entry, self.frame));
-        }
-    }
-}
-
-/// Changes what stands at a key, if there is room for it.
-fn bounded<K: Eq + Hash, V: Default>(
-    table: &mut HashMap<K, V>,
-    key: K,
-    left_out: &mut u64,
-    change: impl FnOnce(&mut V),
-) {
-    if let Some(value) = table.get_mut(&key) {
-        change(value);
-    } else if table.len() < MOST {
-        change(table.entry(key).or_default());
-    } else {
-        *left_out += 1;
-    }
-}
-
-/// Listeners, with the requests that are on their way to them: at the very address, or else at any.
-fn listening(entries: &[Entry], requests: &Requests) -> Vec<Listener> {
-    let place = |entry: &Entry| (entry.tuple.laddr, entry.tuple.lport);
-    let mut sharing: HashMap<_, u32> = HashMap::new();
-    for entry in entries {
-        *sharing.entry(place(entry)).or_default() += 1;
-    }
-    let mut waiting: HashMap<_, u64> = HashMap::new();
-    for (&(address, port), &count) in requests {
-        let any4 = IpAddr::from([0; 4]);
-        let any6 = IpAddr::from([0_u16; 8]);
-        let places = [(address, port), (if address.is_ipv4() { any4 } else { any6 }, port), (any6, port)];
-        if let Some(place) = places.into_iter().find(|place| sharing.contains_key(place)) {
-            *waiting.entry(place).or_default() += count;
-        }
-    }
-    let listener = |entry: &Entry| Listener {
-        address: entry.tuple.laddr,
-        port: entry.tuple.lport,
-        queue: entry.receive_queue,
-        limit: entry.send_queue,
-        drops: entry.drops,
-        requests: waiting.get(&place(entry)).copied().unwrap_or_default(),
-        sharing: sharing.get(&place(entry)).copied().unwrap_or(1),
-        inode: entry.inode,
-    };
-    entries.iter().map(listener).collect()
+    let others = diag::every_state().difference(StateFlags::LISTEN);
+    let new = || Tally::new(frame, &listeners);
+    let tally = diag::dump(&others, Detail::Everything, new, |tally, entry| tally.count(entry))?;
+    Ok(tally.finish(&listeners))
 }
 
 #[cfg(test)]

@@ -65,7 +65,7 @@ fn process(pid: u32, comm: &str, descriptors: u64) -> Process {
 
 fn listener(port: u16, queue: u32, limit: u32, inode: u32) -> Listener {
     let address = IpAddr::from([0; 4]);
-    Listener { address, port, queue, limit, drops: Some(queue), requests: 1, sharing: 1, inode }
+    Listener { address, port, queue, limit, drops: Some(queue), requests: 1, resent: 0, sharing: 1, inode }
 }
 
 fn upstream() -> Destination {
@@ -213,7 +213,7 @@ fn the_whole_story() {
     };
     let explained = |facts: &Facts| report::explain(story, &checks::examine(facts), PLAIN);
     assert_snapshot!("explain", explained(&warning()));
-    assert!(explained(&fine()).ends_with("Here and now:\n  this does not hold\n"));
+    assert!(explained(&fine()).ends_with("Here and now:\n  this finding does not hold\n"));
 }
 
 #[test]

@@ -57,10 +57,10 @@ pub fn write(report: &Report) -> Result<()> {
 
 fn page(report: &Report) -> String {
     let mut text = String::from(
-        "<!-- Written by `cargo xtask bench`. Do not edit. -->\n\n# Overhead\n\nWhat twtrace costs, and what other tools \
-         cost under the same load: short connections over loopback in a network namespace of their own, both ends on \
-         this machine, the client closes first, source addresses rotate so that ports never run out. Everything is \
-         measured in turn; a number is the median, with the least and the most in brackets.\n\n",
+        "<!-- Written by `cargo xtask bench`. Do not edit. -->\n\n# Overhead\n\nWhat twtrace costs, compared with other tools under the same load: short connections over loopback \
+         in a network namespace of their own. Both ends are on this machine, the client closes first, and \
+         source addresses rotate so that ports never run out. The tools take turns; a number is the median, \
+         with the minimum and the maximum in brackets.\n\n",
     );
     machine(&mut text, report);
     goals(&mut text, report);
@@ -172,9 +172,9 @@ fn goals(text: &mut String, report: &Report) {
         let _ = writeln!(
             text,
             "A connection is {runs:.0} runs of twtrace's programs (10 transitions of its two ends, each seen by two programs, \
-             and its timers): about {:.1} µs of its eBPF time are the kernel's timing of these runs. What is spent once a \
-             second, or once a look through the kernel's sockets, weighs the more the fewer connections there are. Rows of \
-             100,000 destinations lie in no cache, and every event is about another one.\n",
+             and its timers): about {:.1} µs of its eBPF time are the kernel's timing of these runs. Work done once a second, or once per walk through the kernel's sockets, costs more per connection \
+         when connections are few. The rows of 100,000 destinations do not fit in the cache, and every event \
+         touches another one.\n",
             runs * TIMING_NS / 1e3
         );
     }
@@ -186,7 +186,7 @@ fn fastest<'a>(report: &'a Report, peer: &str) -> Option<&'a Cell> {
 }
 
 fn throughput(text: &mut String, report: &Report) {
-    text.push_str("## Throughput\n\nBirths alone: no connection here is old enough to end.\n\n");
+    text.push_str("## Throughput\n\nBirths only: no connection here is old enough to end.\n\n");
     let mut paces: Vec<_> = report.throughput.iter().map(|cell| cell.pace).collect();
     paces.dedup();
     paces.truncate(paces.iter().position(|pace| pace.per_s.is_none()).map_or(paces.len(), |last| last + 1));
@@ -206,9 +206,9 @@ fn throughput(text: &mut String, report: &Report) {
 
 fn costs(text: &mut String, report: &Report) {
     text.push_str(
-        "## Kernel and user time\n\nWhole lives, a connection: 3,000 a second for longer than a minute, so that as many \
-         end as are born. kernel.bpf_stats_enabled measures the programs of each tool; it adds about 50 ns to every \
-         run, which is what programs show that do nothing.\n\n| tool | eBPF, ns | CPU of the tool, µs |\n|---|---|---|\n",
+        "## Kernel and user time\n\nCost per connection over its whole life: 3,000 connections a second for longer than a minute, so \
+         that as many end as are born. kernel.bpf_stats_enabled measures the programs of each tool; it adds \
+         about 50 ns to every run, which is what an empty program shows.\n\n| tool | eBPF, ns | CPU of the tool, µs |\n|---|---|---|\n",
     );
     for Cost { peer, bpf_ns, user_us, programs } in &report.costs {
         let bpf = if programs.is_empty() { "–".to_owned() } else { format!("{bpf_ns:.0}") };
@@ -225,8 +225,8 @@ fn costs(text: &mut String, report: &Report) {
 
 fn guests(text: &mut String, guests: &[OfGuest]) {
     text.push_str(
-        "### Other backends, in guests\n\nBirths alone, as fast as they go. Times of emulated processors say nothing by \
-         themselves: what counts is the part of tcplife's in the same guest.\n\n\
+        "### Other backends, in guests\n\nBirths only, at full speed. Times on emulated processors mean nothing by themselves; compare the \
+         share of tcplife's cost in the same guest.\n\n\
          | kernel | tool | eBPF, of tcplife's | CPU of the tool, of tcplife's |\n|---|---|---|---|\n",
     );
     for OfGuest { release, emulated, costs } in guests {
@@ -242,8 +242,8 @@ fn guests(text: &mut String, guests: &[OfGuest]) {
 
 fn memory(text: &mut String, memory: &[Memory]) {
     text.push_str(
-        "## Memory\n\nTables of 1,100,000 lives; the kernel's are allocated at the start. A TIME_WAIT lasts a minute: \
-         where fewer live at once than were wanted, the machine makes no more in that time.\n\n\
+        "## Memory\n\nTables for 1,100,000 lives; the kernel's are allocated at the start. A TIME_WAIT lasts a minute: \
+         where fewer live at once than were wanted, the machine cannot make more in a minute.\n\n\
          | form | live sockets | resident, MB | maps in the kernel, MB |\n|---|---|---|---|\n",
     );
     for Memory { peer, live, resident, maps } in memory {
@@ -255,9 +255,9 @@ fn memory(text: &mut String, memory: &[Memory]) {
 
 fn pipe(text: &mut String, report: &Report) {
     text.push_str(
-        "## The pipe alone\n\nReal records through the real ring, made by an eBPF program that BPF_PROG_RUN runs. The \
-         ring of 4 MiB is filled past its brim, emptied by one core, and again; every record is accounted for: seen = \
-         emitted + lost, and what was emitted was read.\n\n\
+        "## The pipe alone\n\nReal records through the real ring, made by an eBPF program that BPF_PROG_RUN runs. The 4 MiB ring \
+         is filled past its capacity, drained by one core, and so on. Every record is accounted for: seen = \
+         emitted + lost, and every emitted record was read.\n\n\
          | records are | million a second of CPU time | a record in the kernel, ring nearly full, ns |\n|---|---|---|\n",
     );
     let millions = |sample: &Sample| sample.per_each(1e6);
@@ -265,9 +265,7 @@ fn pipe(text: &mut String, report: &Report) {
         let Some(full) = report.pipe.full.get(to) else { continue };
         let _ = writeln!(text, "| {what} | {:.2} | {:.0} |", millions(&full.per_s), full.kernel_ns);
     }
-    text.push_str(
-        "\n### Loss\n\nRecords at a steady rate, and a reader that writes JSON with a quarter of a core.\n\n",
-    );
+    text.push_str("\n### Loss\n\nRecords at a steady rate, with a reader that writes JSON on a quarter of a core.\n\n");
     text.push_str("| offered, records/s | lost |\n|---|---|\n");
     for loss in &report.pipe.loss {
         let _ = writeln!(text, "| {} | {:.2} % |", grouped(loss.offered_per_s as u64), loss.lost * 100.0);

@@ -56,15 +56,15 @@ fn render(guests: &[Guest], native: Option<&Guest>) -> String {
 
 # Kernel support
 
-What the scenarios of `twtrace lab`, each held against what the kernel itself says, and the other end-to-end tests came
-to on each kernel. A cell has a mark for each backend, in the order {};
-a test that is not about a backend has one mark.
+Results of the scenarios of `twtrace lab`, each compared with the kernel's own counters and sockets, and of the other
+end-to-end tests, by kernel. A cell has one mark per backend, in the order {};
+a test that does not depend on a backend has one mark.
 
 | mark | meaning |
 |---|---|
 | {} | passed |
 | {} | failed |
-| {} | not offered by the backend, or skipped: the note of that number, below the table, says why |
+| {} | not offered by the backend, or skipped: the note with that number, below the table, says why |
 | {} | no verdict |
 ",
         BACKENDS.join(", "),

@@ -166,7 +166,7 @@ pub fn destination(rport: u16) -> Destination {
 /// A socket that listens at all addresses.
 pub fn listening(port: u16, queue: u32, limit: u32) -> Listener {
     let address = IpAddr::from([0; 4]);
-    Listener { address, port, queue, limit, drops: Some(0), requests: 0, sharing: 1, inode: u32::from(port) }
+    Listener { address, port, queue, limit, drops: Some(0), requests: 0, resent: 0, sharing: 1, inode: u32::from(port) }
 }
 
 /// What was found.

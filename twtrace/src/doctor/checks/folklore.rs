@@ -177,7 +177,9 @@ impl<'a> Seen<'a> {
     /// Steps back to the default.
     fn back(&self, default: u64) -> Vec<String> {
         let mut steps: Vec<String> = self.lines.iter().take(TOP).map(Line::removal).collect();
-        steps.extend(self.live.map(|_| format!("set it back: sysctl -w net.ipv4.{}={default}", self.name)));
+        steps.extend(self.live.map(|(namespace, _)| {
+            format!("set it back: {}", namespace.setting(&format!("net.ipv4.{}", self.name), default))
+        }));
         steps
     }
 }

@@ -9,6 +9,7 @@ use crate::{
     doctor::{
         facts::{Facts, Namespace, Owner},
         finding::{Evidence, Finding, Severity},
+        severity::Loss,
     },
     host::sockets::Listener,
     sink::human::Many,
@@ -160,18 +161,20 @@ fn overflows(facts: &Facts, namespace: &Namespace, listeners: &[&Listener]) -> O
     if total == 0 && drops == 0 {
         return None;
     }
-    let (severity, sentence) = if now > 0 {
+    let loss = Loss::counted(namespace, ("TcpExt", "ListenDrops"), ("Tcp", "PassiveOpens")).unwrap_or_default();
+    let severity = loss.severity().max(Severity::Note);
+    let sentence = if now > 0 {
         let seconds = namespace.window.as_secs_f64();
-        (Severity::Critical, format!("listeners dropped {} in {seconds:.1} s", Many(now, "connection")))
+        format!("listeners dropped {} in {seconds:.1} s", Many(now, "connection"))
     } else {
-        (Severity::Note, format!("listeners have dropped {} so far, none of them now", Many(drops, "connection")))
+        format!("listeners have dropped {} so far, none of them now", Many(drops, "connection"))
     };
     let mut dropping: Vec<&&Listener> = listeners.iter().filter(|listener| listener.drops.unwrap_or(0) > 0).collect();
     dropping.sort_by_key(|listener| Reverse(listener.drops));
     let finding = Finding::new(&OVERFLOWS, severity, sentence)
         .shown_by(overflow_counters(namespace))
         .shown_by(dropping.iter().take(TOP).flat_map(|listener| queue(facts, listener)));
-    if now == 0 {
+    if severity < Severity::Warning {
         return Some(finding);
     }
     let is_overflow = namespace.moved("TcpExt", "ListenOverflows").is_none_or(|count| count > 0);

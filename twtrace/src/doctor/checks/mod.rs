@@ -94,6 +94,11 @@ pub fn examine(facts: &Facts) -> Vec<Finding> {
             }
         }
     }
+    for finding in &mut findings {
+        let place = facts.namespaces.iter().find(|namespace| Some(namespace.inum) == finding.netns);
+        let lasting = place.and_then(|namespace| namespace.place.lasting(&finding.to_do));
+        finding.to_do.extend(lasting);
+    }
     findings.sort_by_key(|finding| Reverse(finding.severity));
     findings
 }

@@ -215,6 +215,13 @@ fn sustainable(what: &str, namespace: &Namespace, available: u64) -> Evidence {
     Evidence::new(what, per_s, "1/s", "ports / length of TIME_WAIT")
 }
 
+/// Ports that connect() did not choose; 0 if the first half is so full that connect() may have gone on to the second.
+fn second_half(namespace: &Namespace, ends: &Ends) -> u64 {
+    let half = namespace.range.len() as u64 / 2;
+    let first_half = ends.in_range.saturating_sub(ends.second_half);
+    if first_half >= half * 9 / 10 { 0 } else { ends.second_half }
+}
+
 fn bound_first(facts: &Facts, namespace: &Namespace) -> Option<Finding> {
     // With a step of its own the kernel visits the ports in another order.
     if namespace.sysctl("ipv4/ip_local_port_step_width").is_some_and(|step| step != 0) {
@@ -224,7 +231,7 @@ fn bound_first(facts: &Facts, namespace: &Namespace) -> Option<Finding> {
         .sockets
         .opened
         .iter()
-        .map(|(destination, ends)| (destination, ends.bound_first(&namespace.range), ends))
+        .map(|(destination, ends)| (destination, second_half(namespace, ends), ends))
         .filter(|(_, count, _)| *count > 0)
         .collect();
     bound.sort_by(|a, b| b.1.cmp(&a.1).then(a.0.cmp(b.0)));

@@ -75,6 +75,7 @@ fn queues_timers_and_attributes_are_read() {
     let mut info = vec![0; BYTES_RECEIVED];
     info.extend(7_u64.to_ne_bytes());
     info[BYTES_ACKED..BYTES_ACKED + 8].copy_from_slice(&5_u64.to_ne_bytes());
+    info[LAST_ACK_RECV..LAST_ACK_RECV + 4].copy_from_slice(&3000_u32.to_ne_bytes());
     let mut memory = vec![0; DROPS];
     memory.extend(3_u32.to_ne_bytes());
     bytes.extend(attribute(INET_DIAG_SKMEMINFO, &memory));
@@ -82,7 +83,16 @@ fn queues_timers_and_attributes_are_read() {
     let told = |bytes: &[u8]| read(&message(SOCK_DIAG_BY_FAMILY, 2, bytes)).1[0];
     let it = told(&bytes);
     assert_eq!((it.left_ms, it.receive_queue, it.send_queue, it.inode), (59_000, 2, 1, 4711));
-    assert_eq!((it.bytes, it.drops), (Some(12), Some(3)));
+    assert_eq!((it.bytes, it.drops, it.idle_ms, it.no_port), (Some(12), Some(3), Some(3000), None));
+    // What the kernel tells unasked: options of the socket, and of the timer what it is for and how often it went off.
+    for (options, no_port) in [([0x52, 0], Some(false)), ([0x52, 1], Some(true))] {
+        let bytes = [bytes.clone(), attribute(INET_DIAG_SOCKOPT, &options)].concat();
+        assert_eq!(told(&bytes).no_port, no_port);
+    }
+    for (timer, times, expected) in [(1, 4, (4, false)), (4, 4, (0, true)), (2, 4, (0, false)), (0, 0, (0, false))] {
+        (bytes[2], bytes[3]) = (timer, times);
+        assert_eq!((told(&bytes).retransmits, told(&bytes).probing), expected, "timer {timer}");
+    }
     // Of a listener tcp_info holds something else; an old kernel's is shorter; a broken attribute ends the reading.
     bytes[1] = TCP_LISTEN;
     assert_eq!(told(&bytes).bytes, None);

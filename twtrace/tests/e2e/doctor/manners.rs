@@ -46,7 +46,7 @@ pub fn doctor_everywhere() -> Outcome {
     }
     let text = run(&own, &["doctor"])?;
     let text = String::from_utf8_lossy(&text.stdout).into_owned();
-    let place = format!("[namespace {}]", other.inum());
+    let place = format!("[namespace {}, process ", other.inum());
     if text.contains(&place) { Ok(()) } else { Err(format!("the text does not name it: {text}")) }
 }
 

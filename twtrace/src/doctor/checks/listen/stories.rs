@@ -1,6 +1,6 @@
 //! The stories about listeners.
 
-use crate::doctor::finding::Story;
+use crate::doctor::{finding::Story, severity::rule};
 
 /// A queue is full now.
 pub const QUEUE_FULL: Story = Story {
@@ -31,11 +31,14 @@ pub const OVERFLOWS: Story = Story {
     title: "Listeners dropped connections, mostly because an accept queue overflowed",
     why: "ListenOverflows counts what an accept queue had no room for; ListenDrops all that a listener dropped, those \
           included.",
-    story: "ListenOverflows moves in two places: when a SYN meets a full accept queue, and when the ACK that ends a \
+    story: concat!(
+        "ListenOverflows moves in two places: when a SYN meets a full accept queue, and when the ACK that ends a \
             handshake does. In the second case the client believes that it is connected, sends its request, and sends \
             it again. ListenDrops moves for these and for other reasons (no memory, no route, a full SYN queue \
-            without cookies). Both count since the namespace began: only what moves now is of interest now.\n\n\
-            Each listener has a count of its own, sk_drops: `ss -lmtn` shows it as the d in skmem.",
+            without cookies). Both count since the namespace began.\n\n\
+            Each listener has a count of its own, sk_drops: `ss -lmtn` shows it as the d in skmem.\n\n",
+        rule!()
+    ),
     holds: "",
     does_not: "",
     by_hand: &[
