@@ -15,7 +15,7 @@ use crate::model::event::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DecodeError {
     /// Too short or too long for its kind.
-    #[error("a record of kind {kind} has {got} bytes, not {want}")]
+    #[error("a record of kind {kind} has {got} bytes instead of {want}")]
     Length {
         /// The kind that it claims.
         kind: u8,
@@ -25,10 +25,10 @@ pub enum DecodeError {
         want: usize,
     },
     /// No room even for a header.
-    #[error("{0} bytes are no record")]
+    #[error("{0} bytes are too short for a record")]
     Short(usize),
     /// Written by another version of the programs.
-    #[error("a record of boundary version {0}, not {ABI}")]
+    #[error("a record of format version {0} instead of {ABI}")]
     Abi(u8),
     /// A kind that does not exist.
     #[error("a record of unknown kind {0}")]

@@ -145,8 +145,8 @@ const LOOKS: u32 = 20;
 /// A look is paid for with so many times what it took: a tenth of a CPU, in the long run. The kernel goes through all
 /// sockets.
 const REST: u32 = 9;
-/// So much may be owed: one call's failure is seldom alone.
-const CREDIT: Duration = Duration::from_secs(1);
+/// So much may be owed, that is a second of looking: one call's failure is seldom alone.
+const CREDIT: Duration = Duration::from_secs(10);
 /// Questions whose answers are kept.
 const KEPT: usize = 64;
 

@@ -80,10 +80,10 @@ impl Capability {
         match self {
             Self::Birth => "which sockets enter TIME_WAIT or FIN_WAIT2",
             Self::Death => "when they end, and how long each lived",
-            Self::Turn => "FIN_WAIT2 becoming TIME_WAIT in place",
-            Self::Rearm => "stray segments that give another 60 s",
+            Self::Turn => "FIN_WAIT2 that becomes TIME_WAIT in place",
+            Self::Rearm => "stray segments that restart the 60 s",
             Self::Cause => "what ended them: timer, reuse, SYN, RST, kill, namespace",
-            Self::Refusal => "what tcp_max_tw_buckets had no room for",
+            Self::Refusal => "closes without TIME_WAIT because tcp_max_tw_buckets is full",
             Self::Conn => "role, opener and age of the connection",
             Self::Closer => "the process that closed it",
             Self::NoPort => "connect() that fails with EADDRNOTAVAIL: no port left, or the bound port is taken",
