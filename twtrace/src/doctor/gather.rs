@@ -2,11 +2,12 @@
 //! is said.
 
 mod places;
+mod watch;
 
 use std::{
     collections::{HashMap, HashSet},
     io, thread,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use super::{
@@ -18,13 +19,11 @@ use crate::{
     host::{
         Host,
         conntrack::{self, Stats},
-        counters::{Snmp, Sockstat},
+        counters::{Snmp, Sockstat, TcpLimits},
         meminfo,
         netns::{self, Netns},
-        occupancy,
-        openers::{self, Remote},
-        processes, slab,
-        sockets::{self, Ends, Frame, Sockets},
+        occupancy, processes, slab,
+        sockets::{self, Frame, Sockets},
         sysctl_files,
     },
     sink::human::Many,
@@ -34,14 +33,8 @@ use crate::{
 pub const WINDOW: Duration = Duration::from_millis(500);
 /// How long descriptors may be looked through.
 const CENSUS: Duration = Duration::from_millis(400);
-/// How long whoever opens short connections may be looked for.
-const OPENERS: Duration = Duration::from_millis(600);
-/// TIME_WAITs begun in a second that make a service busy.
-const BUSY: u64 = 10;
-/// The most services whose clients are looked for.
-const SERVICES: usize = 16;
-/// The most sockets whose owner is looked for: listeners, and one of each destination.
-const OWNERS: usize = 4096;
+/// The most sockets whose owner is looked for: listeners, one of each destination, and samples of each state.
+const OWNERS: usize = 1 << 16;
 
 /// Which namespaces are looked into.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,16 +82,8 @@ impl<'a> Gatherer<'a> {
                 Err(error) => missed.push(unseen(netns.inum(), &error)),
             }
         }
-        let machine = machine(self.host, seen.iter().map(|(.., look)| &look.sockets), &mut missed);
-        let until = Instant::now() + OPENERS;
-        for (_, netns, look) in &mut seen {
-            let wanted = busy(&look.sockets, &machine);
-            let left = until.saturating_duration_since(Instant::now());
-            if !wanted.is_empty() && !left.is_zero() {
-                let find = || openers::find(self.host, &wanted, &machine.census.processes, left);
-                look.openers = netns.run(find).unwrap_or_default();
-            }
-        }
+        let mut machine = machine(self.host, seen.iter().map(|(.., look)| &look.sockets), &mut missed);
+        self.watch(&mut seen, &mut machine, &mut missed);
         let oldest = self.last.values().map(|(at, ..)| at.elapsed()).max().unwrap_or_default();
         thread::sleep(window.saturating_sub(oldest));
         let mut namespaces = Vec::new();
@@ -226,31 +211,18 @@ fn look(host: &Host, inum: u32) -> io::Result<Namespace> {
     let (range, reserved) = occupancy::local_ports(host)?;
     let time_wait_ms = time_wait_ms(host.sysctl("net/ipv4/tcp_tw_timeout"));
     let frame = Frame { range: range.clone(), reserved: reserved.clone(), time_wait_ms };
+    let at = Some(SystemTime::now());
     let sockets = sockets::look(&frame)?;
     let place = Place { initial: Some(is_initial(host)), ..Place::default() };
-    Ok(Namespace { place, reserved, sockets, hash_slots: hash_slots(host), ..Namespace::new(inum, sysctls, range) })
-}
-
-/// Services that connections are opened to by somebody here, many of them and short ones, and it is not known by whom.
-fn busy(sockets: &Sockets, machine: &Machine) -> HashSet<Remote> {
-    let is_known = |ends: &Ends| ends.inode.is_some_and(|inode| machine.owner(inode).is_some());
-    let opened = sockets.opened.iter().map(|(to, ends)| ((to.raddr, to.rport), ends));
-    let known: HashSet<Remote> = opened.clone().filter(|(_, ends)| is_known(ends)).map(|(remote, _)| remote).collect();
-    let accepted = sockets.accepted.iter().map(|(service, ends)| ((service.laddr, service.lport), ends));
-    let mut busy: Vec<(u64, Remote)> = opened
-        .chain(accepted)
-        .filter(|(remote, ends)| ends.young >= BUSY && !known.contains(remote))
-        .map(|(remote, ends)| (ends.young, remote))
-        .collect();
-    busy.sort_unstable_by(|a, b| b.cmp(a));
-    busy.into_iter().take(SERVICES).map(|(_, remote)| remote).collect()
+    Ok(Namespace { at, place, reserved, sockets, hash_slots: hash_slots(host), ..Namespace::new(inum, sysctls, range) })
 }
 
 fn machine<'a>(host: &Host, sockets: impl Iterator<Item = &'a Sockets>, missed: &mut Vec<Missed>) -> Machine {
     let wanted: HashSet<u32> = sockets
         .flat_map(|sockets| {
             let listeners = sockets.listeners.iter().map(|listener| listener.inode);
-            listeners.chain(sockets.opened.values().filter_map(|ends| ends.inode))
+            let opened = sockets.opened.values().filter_map(|ends| ends.inode);
+            listeners.chain(opened).chain(sockets.samples.iter().map(|sample| sample.inode))
         })
         .filter(|inode| *inode != 0)
         .take(OWNERS)
@@ -285,5 +257,12 @@ fn machine<'a>(host: &Host, sockets: impl Iterator<Item = &'a Sockets>, missed: 
             remedy: as_root(""),
         });
     }
-    Machine { memory: meminfo::memory_bytes(host), slabs: slabs.ok(), census, files }
+    Machine {
+        memory: meminfo::memory_bytes(host),
+        slabs: slabs.ok(),
+        census,
+        files,
+        tcp: TcpLimits::read(host),
+        nginxes: Vec::new(),
+    }
 }

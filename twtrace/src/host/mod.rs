@@ -11,6 +11,7 @@ pub mod holders;
 pub mod ksyms;
 pub mod meminfo;
 pub mod netns;
+pub mod nginx;
 pub mod occupancy;
 pub mod openers;
 pub mod own;

@@ -10,6 +10,7 @@ pub mod nginx;
 pub mod ports;
 pub mod reuse;
 pub mod sockets;
+pub mod states;
 
 use std::{
     fmt, io,
