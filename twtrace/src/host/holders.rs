@@ -22,7 +22,7 @@ use crate::model::{
 /// `TCP_TIMEWAIT_LEN` of include/net/tcp.h, milliseconds.
 const TIME_WAIT_MS: u64 = 60_000;
 /// How long the descriptors of all processes may be looked at for the holder's.
-const BUDGET: Duration = Duration::from_millis(100);
+const BUDGET: Duration = Duration::from_secs(1);
 /// How often at most the machine is searched for namespaces.
 const SEARCH: Duration = Duration::from_secs(1);
 /// Threads of the asking process that are looked at for its namespace.
@@ -73,7 +73,7 @@ impl Finder {
             Ok(entry.map(|entry| (entry, host.sysctl("net/ipv4/tcp_fin_timeout"))))
         })?;
         let Some((entry, fin_timeout_s)) = found else { return Ok(None) };
-        Ok(Some(self.describe(&entry, fin_timeout_s)))
+        Ok(Some(self.describe(&entry, fin_timeout_s, question.asker)))
     }
 
     fn open(&mut self, question: &Question) -> Option<Netns> {
@@ -95,7 +95,7 @@ impl Finder {
         self.places.get(&question.netns).cloned().and_then(is_it)
     }
 
-    fn describe(&self, entry: &Entry, fin_timeout_s: Option<u64>) -> Holder {
+    fn describe(&self, entry: &Entry, fin_timeout_s: Option<u64>, asker: Option<u32>) -> Holder {
         let by = by(entry);
         if by == HeldBy::TimeWait {
             let left_ms = u64::from(entry.left_ms);
@@ -104,16 +104,18 @@ impl Finder {
             let held_ms = whole.and_then(|whole| whole.checked_sub(left_ms));
             return Holder { by, task: None, held_ms, expires_in_ms: Some(left_ms) };
         }
-        Holder { by, task: self.owner(entry.inode), held_ms: None, expires_in_ms: None }
+        Holder { by, task: self.owner(entry.inode, asker), held_ms: None, expires_in_ms: None }
     }
 
-    /// The process that has the socket open.
-    fn owner(&self, inode: u32) -> Option<Task> {
+    /// The process that has the socket open; often it is the one that asks.
+    fn owner(&self, inode: u32, asker: Option<u32>) -> Option<Task> {
         if inode == 0 {
             return None;
         }
-        let census = processes::census(&self.host, &HashSet::from([inode]), BUDGET);
-        let &pid = census.owners.get(&inode)?;
+        let pid = match asker.filter(|&pid| processes::sockets(&self.host, pid).contains(&inode)) {
+            Some(pid) => pid,
+            None => *processes::census(&self.host, &HashSet::from([inode]), BUDGET).owners.get(&inode)?,
+        };
         let name = processes::comm(&self.host, pid)?;
         let mut comm = [0; twtrace_common::COMM_LEN];
         // The last byte of a name is always NUL.

@@ -33,16 +33,16 @@ fn a_minisock_tells_how_long_it_has_been_there() {
     let finder = Finder::new(Host::at("/nonexistent"));
     let mut minisock = entry("127.0.0.1", TCP_TIME_WAIT, true);
     minisock.left_ms = 47_700;
-    let holder = finder.describe(&minisock, Some(30));
+    let holder = finder.describe(&minisock, Some(30), None);
     assert_eq!((holder.by, holder.held_ms, holder.expires_in_ms), (HeldBy::TimeWait, Some(12_300), Some(47_700)));
     let mut fin_wait2 = entry("127.0.0.1", diag::TCP_FIN_WAIT2, true);
     fin_wait2.left_ms = 10_000;
-    assert_eq!(finder.describe(&fin_wait2, Some(30)).held_ms, Some(20_000));
-    assert_eq!(finder.describe(&fin_wait2, None).held_ms, None);
+    assert_eq!(finder.describe(&fin_wait2, Some(30), None).held_ms, Some(20_000));
+    assert_eq!(finder.describe(&fin_wait2, None, None).held_ms, None);
     // It was armed when the setting was another.
-    assert_eq!(finder.describe(&fin_wait2, Some(5)).held_ms, None);
+    assert_eq!(finder.describe(&fin_wait2, Some(5), None).held_ms, None);
     // A full socket has no age, and this one no process.
-    let socket = finder.describe(&entry("127.0.0.1", diag::TCP_CLOSE_WAIT, false), Some(30));
+    let socket = finder.describe(&entry("127.0.0.1", diag::TCP_CLOSE_WAIT, false), Some(30), None);
     assert_eq!(socket, Holder { by: HeldBy::Socket, task: None, held_ms: None, expires_in_ms: None });
 }
 
