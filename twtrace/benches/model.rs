@@ -111,7 +111,15 @@ fn main() -> ExitCode {
     (0..LIVE).for_each(|n| tell(&mut state, &born(n)));
     let births = begun.elapsed();
     let totals = Totals { live: Some(LIVE), ..Totals::default() };
-    let tick = Tick { totals: &totals, born_per_s: None, died_per_s: None, reconcile: &[], own: None, report: true };
+    let tick = Tick {
+        totals: &totals,
+        born_per_s: None,
+        died_per_s: None,
+        reconcile: &[],
+        buckets: None,
+        own: None,
+        report: true,
+    };
     let begun = Instant::now();
     state.aggregates.tick(1_000_000_000);
     state.tick(1_000_000_000, &tick);

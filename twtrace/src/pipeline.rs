@@ -25,7 +25,7 @@ use twtrace_common::counter::Counters;
 use crate::{
     bpf::BpfError,
     decode::decode,
-    host::{Host, clock},
+    host::{Host, buckets::Watch, clock},
     model::{
         event::Event,
         reconcile::{Look, Rest, reconcile},
@@ -54,7 +54,8 @@ const AUDIT: Duration = Duration::from_secs(25);
 const AT_ONCE: usize = 8192;
 /// How long the last events may wait for their holders at the end.
 const LAST_HOLDERS: Duration = Duration::from_millis(500);
-
+/// Of a shorter time no rate is told.
+const MOMENT: Duration = Duration::from_millis(5);
 /// Why a run ended in error.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
@@ -83,6 +84,9 @@ pub struct Pipeline<'a> {
     lost_told: u64,
     garbage_told: u64,
     last: Option<(Instant, u64, u64)>,
+    /// A table has been shown.
+    reported: bool,
+    buckets: Option<Watch>,
     ticks: u32,
     feed: Option<Feed>,
     inputs: Option<mpsc::Receiver<Input>>,
@@ -115,6 +119,8 @@ impl<'a> Pipeline<'a> {
             lost_told: 0,
             garbage_told: 0,
             last: None,
+            reported: false,
+            buckets: None,
             ticks: 0,
             feed: None,
             inputs: None,
@@ -127,6 +133,12 @@ impl<'a> Pipeline<'a> {
     #[must_use]
     pub fn with_feed(self, feed: Feed) -> Self {
         Self { feed: Some(feed), ..self }
+    }
+
+    /// Tells the sink how full the namespaces' buckets are.
+    #[must_use]
+    pub fn with_buckets(self, watch: Watch) -> Self {
+        Self { buckets: Some(watch), ..self }
     }
 
     /// Hands the sink what comes from the keyboard.
@@ -148,6 +160,10 @@ impl<'a> Pipeline<'a> {
         ready: impl FnOnce() -> io::Result<()>,
     ) -> Result<(), RunError> {
         let began = Instant::now();
+        // Events count from the first that was seen, as soon as the programs were live.
+        let now_ns = clock::monotonic_ns();
+        let began_ns = self.tracer.early.first().map_or(now_ns, |event| event.mono_ns.min(now_ns));
+        let live_since = began.checked_sub(Duration::from_nanos(now_ns - began_ns)).unwrap_or(began);
         // Before anything is said: whoever reads the first line may answer it with a signal.
         let signals = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
         let (first, _) = scope.look(self.tracer)?;
@@ -157,13 +173,20 @@ impl<'a> Pipeline<'a> {
         self.sink.start(clock::monotonic_ns(), start);
         let seeds = std::mem::take(&mut self.tracer.seeds);
         if let (Some(feed), Some(all)) = (&mut self.feed, self.sink.aggregates()) {
-            feed.begin(all, seeds);
+            feed.begin(all, seeds, began_ns);
         }
         for event in std::mem::take(&mut self.tracer.early) {
             told(self.sink, &self.shown, &mut self.holders, &event);
         }
         self.flush();
+        self.last = Some((live_since, 0, 0));
         self.serve(options, signals, scope, &first).await?;
+        if !self.reported && self.feed.is_some() && !self.sink.is_live() && !self.writer.is_closed() {
+            // Shorter than the time between two tables: better one at the end than none.
+            self.drain()?;
+            self.ticks = options.tables_every.max(1) - 1;
+            self.tell(options, scope, &first)?;
+        }
         let look = scope.look(self.tracer)?;
         self.finish(&first, look, began)
     }
@@ -297,6 +320,7 @@ impl<'a> Pipeline<'a> {
         let now = clock::monotonic_ns();
         let report = self.ticks % options.tables_every.max(1) == options.tables_every.max(1) - 1;
         self.ticks = self.ticks.wrapping_add(1);
+        self.reported |= report;
         if report && let (Some(feed), Some(all)) = (&mut self.feed, self.sink.aggregates()) {
             feed.tick(all, self.tracer, now)?;
         }
@@ -308,14 +332,19 @@ impl<'a> Pipeline<'a> {
         self.beside.missed_runs = self.tracer.missed_runs()?;
         let totals = totals(&counters, &self.beside);
         let (born, died) = (born(&totals), died(&totals));
-        let rates = self.last.map(|(then, born_then, died_then)| {
-            let seconds = then.elapsed().as_secs_f64().max(f64::EPSILON);
+        let since = self.last.filter(|(then, ..)| then.elapsed() >= MOMENT);
+        let rates = since.map(|(then, born_then, died_then)| {
+            let seconds = then.elapsed().as_secs_f64();
             (born.saturating_sub(born_then) as f64 / seconds, died.saturating_sub(died_then) as f64 / seconds)
         });
-        self.last = Some((Instant::now(), born, died));
+        if rates.is_some() {
+            self.last = Some((Instant::now(), born, died));
+        }
+        let buckets = self.buckets.as_ref().and_then(Watch::fullest);
         let own = self.meter.as_mut().and_then(|meter| meter.read(self.tracer, &counters));
         let tick = Tick {
             own: own.as_ref(),
+            buckets: buckets.as_ref(),
             totals: &totals,
             born_per_s: rates.map(|rates| rates.0),
             died_per_s: rates.map(|rates| rates.1),

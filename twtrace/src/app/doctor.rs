@@ -1,7 +1,7 @@
 //! `twtrace doctor`: look, judge, say.
 
 use std::{
-    io::{self, IsTerminal as _, Write as _},
+    io::{self, IsTerminal as _},
     path::Path,
     thread,
     time::Duration,
@@ -11,7 +11,7 @@ use super::internal;
 use crate::{
     cli::{
         Doctor as Asked, Format,
-        exit::{Code, Complaint, Exit},
+        exit::{Code, Complaint, Exit, Reader, say},
         filter::NetnsSpec,
         resolve::Resolver,
     },
@@ -48,7 +48,9 @@ pub(super) fn doctor(host: &Host, asked: &Asked) -> Result<Exit, Exit> {
             None => told(asked.format, &facts, findings)?,
         };
         let Some(watch) = asked.watch else { return Ok(exit) };
-        if !say(&exit.stdout, asked.format) {
+        // A blank line between two reports for the eye.
+        let end = if asked.format == Format::Text { "\n" } else { "" };
+        if say(&(exit.stdout.clone() + end))? == Reader::Gone {
             return Ok(Exit { stdout: String::new(), ..exit });
         }
         thread::sleep(watch);
@@ -72,13 +74,6 @@ fn told(format: Format, facts: &Facts, findings: Vec<Finding>) -> Result<Exit, E
         Severity::Critical => Code::Critical,
     };
     Ok(exit)
-}
-
-/// A report of many. `false`: whoever reads has gone away.
-fn say(text: &str, format: Format) -> bool {
-    let mut out = io::stdout().lock();
-    let end = if format == Format::Text { "\n" } else { "" };
-    write!(out, "{text}{end}").and_then(|()| out.flush()).is_ok()
 }
 
 /// As wide as the terminal, and with colours if it is one and nobody objects (no-color.org).

@@ -11,7 +11,7 @@ use crate::{
         exit::{Code, Complaint, Exit},
     },
     host::clock,
-    model::aggregate::Aggregates,
+    model::{aggregate::Aggregates, wanted::Wanted},
     pipeline::{Options, Shown},
     sink::{Clock, JsonSink, Sink, TextSink, by::Reporter},
     tui::{
@@ -35,19 +35,19 @@ pub(super) struct Front {
 }
 
 impl Front {
-    /// Opens what was asked for. `own_netns`: whose buckets the live view shows.
-    pub fn open(asked: &Run, own_netns: u32) -> Result<Self, Exit> {
+    /// Opens what was asked for, for a run with these filters. `own_netns`: whose counters are compared.
+    pub fn open(asked: &Run, own_netns: u32, wanted: Wanted) -> Result<Self, Exit> {
         let clock = Clock { offset_ns: clock::wall_offset_ns().into() };
         let zone = jiff::tz::TimeZone::system();
-        let reporter = (!asked.by.is_empty()).then(|| Reporter {
-            aggregates: Aggregates::default(),
-            groups: asked.by.clone(),
-            top: asked.top,
-        });
+        let aggregates = Aggregates::default().wanting(wanted);
+        if format(asked) == RunFormat::Tui {
+            return live_view(asked, clock, zone, own_netns, aggregates);
+        }
+        let reporter =
+            (!asked.by.is_empty()).then(|| Reporter { aggregates, groups: asked.by.clone(), top: asked.top });
         let sink: Box<dyn Sink> = match (format(asked), reporter) {
-            (RunFormat::Tui, _) => return live_view(asked, clock, zone, own_netns),
-            (RunFormat::Text, None) => Box::new(TextSink::new(clock, zone)),
-            (RunFormat::Text, Some(by)) => Box::new(TextSink::with_tables(clock, zone, by)),
+            (RunFormat::Tui | RunFormat::Text, None) => Box::new(TextSink::new(clock, zone)),
+            (RunFormat::Tui | RunFormat::Text, Some(by)) => Box::new(TextSink::with_tables(clock, zone, by)),
             (RunFormat::Json, None) => Box::new(JsonSink::new(clock)),
             (RunFormat::Json, Some(by)) => Box::new(JsonSink::with_tables(clock, by)),
         };
@@ -55,15 +55,21 @@ impl Front {
     }
 }
 
-fn live_view(asked: &Run, clock: Clock, zone: jiff::tz::TimeZone, own_netns: u32) -> Result<Front, Exit> {
-    const REMEDY: &str = "run it on a terminal, or with --format text or json";
+fn live_view(
+    asked: &Run,
+    clock: Clock,
+    zone: jiff::tz::TimeZone,
+    own_netns: u32,
+    aggregates: Aggregates,
+) -> Result<Front, Exit> {
+    const REMEDY: &str = "run it on a terminal, or write --format text or --format json";
     let failed = |error: io::Error| Exit::error(Code::Usage, Complaint::new("--format tui", error.to_string(), REMEDY));
     if !io::stdout().is_terminal() {
-        return Err(failed(io::Error::other("standard output is no terminal")));
+        return Err(failed(io::Error::other("standard output is not a terminal")));
     }
     if asked.ebpf_log != EbpfLog::Off && io::stderr().is_terminal() {
-        let remedy = "send standard error to a file (2>log), or write --format text";
-        let why = "the programs' log would be written across the live view";
+        let remedy = "redirect standard error to a file (2>log), or write --format text";
+        let why = "the log of the programs would overwrite the live view";
         return Err(Exit::error(Code::Usage, Complaint::new("--ebpf-log", why, remedy)));
     }
     let size = terminal::size().map_err(failed)?;
@@ -77,6 +83,7 @@ fn live_view(asked: &Run, clock: Clock, zone: jiff::tz::TimeZone, own_netns: u32
         plain: std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty()),
     };
     let mut state = State::new(about, clock, zone, asked.interval, size);
+    state.aggregates = aggregates;
     state.shows_own = asked.self_stats;
     let sink = Box::new(Screen::new(state).map_err(|error| internal("the screen", &error))?);
     let terminal = Taken::take().map_err(failed)?;
@@ -94,6 +101,11 @@ fn format(asked: &Run) -> RunFormat {
     } else {
         RunFormat::Text
     })
+}
+
+/// True if the run shows how full the buckets are.
+pub(super) fn has_buckets(asked: &Run) -> bool {
+    has_tables(asked) || format(asked) == RunFormat::Json
 }
 
 /// True if the run shows tables of some kind.

@@ -1,12 +1,10 @@
 //! `twtrace lab`: every scenario, held against the kernel.
 
-use std::io::{self, Write as _};
-
-use super::{forced, internal, logs, no_tracer};
+use super::{forced, internal, logs, no_tracer, trouble};
 use crate::{
     cli::{
         Format, Lab as Asked,
-        exit::{Code, Complaint, Exit},
+        exit::{Code, Complaint, Exit, say},
     },
     host::Host,
     lab::{
@@ -52,19 +50,25 @@ pub(super) fn lab(host: &Host, verbose: u8, asked: &Asked) -> Result<Exit, Exit>
         program,
     };
     let (mut failures, mut head) = (Vec::new(), Some(report::head()));
+    let mut unwritten = None;
     let lab = runner::run(&to_do, &mut failures, &mut |ran| {
-        say(&match asked.format {
+        let said = say(&match asked.format {
             Format::Text => head.take().unwrap_or_default() + &report::text(ran),
             Format::Json => report::json(ran),
         });
+        // A reader that has gone away still gets the exit code.
+        unwritten = unwritten.take().or(said.err());
     });
     let lab = lab.map_err(|error| match error {
         LabError::Tracer(error) => no_tracer(&error, &failures, verbose),
-        LabError::Stage(error) => {
-            let remedy = "the lab needs CONFIG_NET_NS and CAP_SYS_ADMIN; `twtrace run` needs no namespace";
+        LabError::Stage(error) => trouble::refused("lab", &error).unwrap_or_else(|| {
+            let remedy = "the lab makes network namespaces: it needs CONFIG_NET_NS and CAP_SYS_ADMIN (user.max_net_namespaces is not 0)";
             Exit::error(Code::Unsupported, Complaint::new("lab", error.to_string(), remedy))
-        }
+        }),
     })?;
+    if let Some(exit) = unwritten {
+        return Err(exit);
+    }
     let kernel = host.kernel_release();
     let mut exit = Exit::answer(match asked.format {
         Format::Text => report::text_last(&lab, &kernel),
@@ -77,11 +81,4 @@ pub(super) fn lab(host: &Host, verbose: u8, asked: &Asked) -> Result<Exit, Exit>
         exit.code = Code::Wrong;
     }
     Ok(exit)
-}
-
-/// A scenario's line as it ends. Whoever reads may have gone away: the exit code still tells.
-fn say(text: &str) {
-    let mut out = io::stdout().lock();
-    let _ = out.write_all(text.as_bytes());
-    let _ = out.flush();
 }

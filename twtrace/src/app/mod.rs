@@ -5,34 +5,38 @@ mod front;
 mod lab;
 mod probe;
 mod run;
+mod trouble;
 mod verifier;
 
 use std::process::ExitCode;
 
 use crate::{
+    bpf::BpfError,
     cli::{
         Cli, Command, Page,
         exit::{Code, Complaint, Exit},
     },
     doctor::report,
-    host::{Host, privilege::Privileges},
+    host::{Host, HostError, limits, privilege::Privileges},
     lab::hand,
     plan::{Backend, Failure, PlanError, Reason},
     sink::events_doc,
     tracer::TracerError,
 };
+use trouble::internal;
 
 /// Carries a command out, says what there is to say, and hands back the exit code.
 #[must_use]
 pub fn main(cli: &Cli) -> ExitCode {
     let host = Host::default();
+    limits::raise_descriptors();
     let result = match &cli.command {
         Command::Run(run) => privileged(&host).and_then(|()| run::run(&host, cli.verbose, run)),
         Command::Probe(probe) => privileged(&host).and_then(|()| probe::probe(&host, cli.verbose, probe)),
         Command::Lab(lab) if lab.list => Ok(lab::list(lab)),
         Command::Lab(lab) => privileged(&host).and_then(|()| lab::lab(&host, cli.verbose, lab)),
         Command::LabHand => lab_hand(),
-        Command::Doctor(asked) => doctor::doctor(&host, asked),
+        Command::Doctor(asked) => trouble::has_proc(&host).and_then(|()| doctor::doctor(&host, asked)),
         Command::Verifier(backend) => forced(*backend).map_or_else(
             || Err(internal("__verifier", &std::io::Error::other("one backend has to be named"))),
             |backend| privileged(&host).and_then(|()| verifier::verifier(&host, cli.verbose, backend)),
@@ -54,12 +58,10 @@ fn lab_hand() -> Result<Exit, Exit> {
     Ok(Exit::answer(String::new()))
 }
 
-fn internal(what: &str, error: &dyn std::error::Error) -> Exit {
-    Exit::error(Code::Internal, Complaint::new(what, error.to_string(), "run it again; if it stays, please report it"))
-}
-
 /// Tracing needs privileges: better one line about all of them than the first refusal of many.
 fn privileged(host: &Host) -> Result<(), Exit> {
+    trouble::has_proc(host)?;
+    trouble::has_room(host)?;
     let missing = Privileges::read(host).missing();
     if missing.is_empty() {
         return Ok(());
@@ -76,22 +78,25 @@ fn forced(backend: crate::cli::Backend) -> Option<Backend> {
 
 /// Why there is no tracer, as the end of the process; with `-v` the verifier's logs go before.
 fn no_tracer(error: &TracerError, failures: &[Failure], verbose: u8) -> Exit {
-    let (code, what, remedy) = match error {
-        TracerError::Plan(PlanError::Fields(_)) | TracerError::Bpf(crate::bpf::BpfError::Host(_)) => {
-            let remedy = "twtrace needs a kernel with CONFIG_DEBUG_INFO_BTF (5.8 or later), or its BTF by --btf FILE";
-            (Code::Unsupported, "kernel types", remedy)
+    let mut exit = match error {
+        TracerError::Bpf(BpfError::Host(host_error @ HostError::Read { .. })) => {
+            trouble::no_types(&Host::default(), host_error)
+        }
+        TracerError::Plan(PlanError::Fields(_)) | TracerError::Bpf(BpfError::Host(_)) => {
+            let remedy = "twtrace needs a kernel with CONFIG_DEBUG_INFO_BTF=y (5.8 or later); if you have the kernel's BTF \
+                          as a file, give it: --btf FILE";
+            Exit::error(Code::Unsupported, Complaint::new("kernel types", error.to_string(), remedy))
         }
         TracerError::Plan(PlanError::Impossible { .. }) => {
-            let remedy = "try --backend auto, see `twtrace probe` for what works here, and -v for the verifier's log";
-            (Code::Unsupported, "tracing", remedy)
+            let remedy = "try --backend auto; `twtrace probe` shows what works here, -v the verifier's log";
+            Exit::error(Code::Unsupported, Complaint::new("tracing", error.to_string(), remedy))
         }
-        TracerError::Bpf(_) | TracerError::Ring(_) => {
-            (Code::Internal, "eBPF", "run it again with -v; if that does not help, please report it with the output")
-        }
+        TracerError::Bpf(_) | TracerError::Ring(_) => trouble::refused("eBPF", error).unwrap_or_else(|| {
+            let remedy = "run it again with -v; if it fails again, please report it with that output";
+            Exit::error(Code::Internal, Complaint::new("eBPF", error.to_string(), remedy))
+        }),
     };
-    let complaint = Complaint::new(what, error.to_string(), remedy);
     let logs = if verbose > 0 { logs(failures) } else { String::new() };
-    let mut exit = Exit::error(code, complaint);
     exit.stderr.insert_str(0, &logs);
     exit
 }
@@ -101,7 +106,7 @@ fn logs(failures: &[Failure]) -> String {
     let mut text = String::new();
     for failure in failures {
         let said = match &failure.reason {
-            Reason::Refused { log, .. } if log.is_empty() => "(the verifier said nothing)",
+            Reason::Refused { log, .. } if log.is_empty() => "(no verifier log)",
             Reason::Refused { log, .. } => log,
             _ => "",
         };

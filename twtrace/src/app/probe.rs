@@ -4,13 +4,13 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 
-use super::{forced, logs, no_tracer, run::capabilities};
+use super::{forced, internal, logs, no_tracer, run::capabilities};
 use crate::{
     bpf::{Settings, Tables},
     cli::{Format, Probe, exit::Exit},
     host::{Host, netns::Netns},
     model::report::CapabilityReport,
-    plan::Capability,
+    plan::{Backend, Capability, Plan},
     tracer::{Attempt, Tracer},
 };
 
@@ -34,7 +34,7 @@ struct Report<'a> {
 
 pub(super) fn probe(host: &Host, verbose: u8, asked: &Probe) -> Result<Exit, Exit> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| Exit::error(crate::cli::exit::Code::Internal, error))?;
+    let runtime = runtime.map_err(|error| internal("tokio", &error))?;
     // Registering the ring needs the runtime's reactor; nothing is waited for.
     let _guard = runtime.enter();
     let settings = Settings::all(TABLES, Netns::current().map_or(0, |netns| netns.inum()));
@@ -58,7 +58,7 @@ pub(super) fn probe(host: &Host, verbose: u8, asked: &Probe) -> Result<Exit, Exi
     };
     let text = match asked.format {
         Format::Json => serde_json::to_string(&report).map_or_else(|error| error.to_string(), |line| line + "\n"),
-        Format::Text => table(&report),
+        Format::Text => table(&report, &tracer.plan),
     };
     let mut exit = Exit::answer(text);
     if verbose > 0 {
@@ -67,8 +67,8 @@ pub(super) fn probe(host: &Host, verbose: u8, asked: &Probe) -> Result<Exit, Exi
     Ok(exit)
 }
 
-/// The table for people: one line a capability, then what spoke against better backends.
-fn table(report: &Report<'_>) -> String {
+/// The table for people: one line a capability, what is lost, and then why, each reason once.
+fn table(report: &Report<'_>, plan: &Plan) -> String {
     let mut text = format!("twtrace {} on kernel {}\n\n", report.version, report.kernel);
     let _ = writeln!(text, "{:<12} {:<12} WHAT IT TELLS", "CAPABILITY", "BACKEND");
     for capability in Capability::ALL {
@@ -77,26 +77,91 @@ fn table(report: &Report<'_>) -> String {
         let _ = writeln!(text, "{:<12} {backend:<12} {}", capability.name(), capability.tells());
     }
     let _ = writeln!(text, "\nself-test    {}", report.self_test);
-    let _ = writeln!(text, "seeding      {}", report.seeding.unwrap_or("sockets that were there before can be listed"));
+    let _ = writeln!(text, "seeding      {}", report.seeding.unwrap_or("older TIME_WAITs can be listed"));
     for field in report.unknown_fields {
-        let _ = writeln!(text, "no field     {field}: shown as unknown");
+        let _ = writeln!(text, "no field     {field}: what it holds shows as `?`");
     }
-    let mut reasons: Vec<&str> = report.capabilities.values().filter_map(|found| found.reason.as_deref()).collect();
-    reasons.sort_unstable();
-    reasons.dedup();
+    let lost: Vec<_> = Capability::ALL.into_iter().filter(|capability| plan.backend(*capability).is_none()).collect();
+    if lost.is_empty() {
+        text.push_str("\nNothing is lost on this kernel.\n");
+    } else {
+        text.push_str("\nLost on this kernel:\n");
+    }
+    for capability in lost {
+        let _ = writeln!(text, "  {:<13} {}", capability.name(), capability.tells());
+    }
+    let reasons = reasons(plan);
     if !reasons.is_empty() {
-        text.push_str("\nWhy no better backend:\n");
+        text.push_str("\nWhy not another backend:\n");
     }
-    for reason in reasons {
-        let names: Vec<&str> = Capability::ALL
-            .into_iter()
-            .map(Capability::name)
-            .filter(|name| report.capabilities.get(name).is_some_and(|found| found.reason.as_deref() == Some(reason)))
-            .collect();
-        let _ = writeln!(text, "  {}:", names.join(", "));
-        for part in reason.split("; ") {
-            let _ = writeln!(text, "    {part}");
-        }
+    for ((backend, reason), names) in reasons {
+        let _ = writeln!(text, "  {backend:<13} {reason}\n  {:<13} for {}", "", names.join(", "));
     }
     text
+}
+
+/// Each reason against a backend once, with the capabilities that it holds for.
+fn reasons(plan: &Plan) -> Vec<((Backend, String), Vec<&'static str>)> {
+    let mut reasons: Vec<((Backend, String), Vec<&'static str>)> = Vec::new();
+    for capability in Capability::ALL {
+        for (backend, reason) in plan.against.get(&capability).into_iter().flatten() {
+            let key = (*backend, reason.to_string());
+            match reasons.iter_mut().find(|(known, _)| *known == key) {
+                Some((_, names)) => names.push(capability.name()),
+                None => reasons.push((key, vec![capability.name()])),
+            }
+        }
+    }
+    reasons.sort_by_key(|((backend, _), names)| (*backend, std::cmp::Reverse(names.len())));
+    reasons
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::Reason;
+
+    #[test]
+    fn each_reason_is_told_once() {
+        let mut plan = Plan::default();
+        let no_kprobes = || (Backend::Kprobe, Reason::NoKprobes);
+        let no_hook = (Backend::Tracepoint, Reason::NoHook("no tracepoint fires there"));
+        plan.chosen.insert(Capability::Birth, Some(Backend::Tracepoint));
+        plan.against.insert(Capability::Birth, vec![no_kprobes()]);
+        plan.against.insert(Capability::Death, vec![no_kprobes()]);
+        plan.against.insert(Capability::ReuseDenied, vec![no_kprobes(), no_hook]);
+        let reasons = reasons(&plan);
+        assert_eq!(reasons.len(), 2);
+        assert_eq!(reasons[0].1, ["birth", "death", "reuse_denied"]);
+        assert_eq!((reasons[1].0.0, reasons[1].1.as_slice()), (Backend::Tracepoint, &["reuse_denied"][..]));
+    }
+
+    #[test]
+    fn what_is_lost_stands_before_why() {
+        let mut plan = Plan::default();
+        for capability in Capability::ALL {
+            let backend = (capability != Capability::ReuseDenied).then_some(Backend::Fentry);
+            plan.chosen.insert(capability, backend);
+        }
+        let capabilities = capabilities(&plan);
+        let report = Report {
+            v: 1,
+            kind: "probe",
+            kernel: "6.1".to_owned(),
+            version: "0",
+            capabilities: &capabilities,
+            self_test: "passed",
+            seeding: None,
+            unknown_fields: &[],
+        };
+        plan.against.insert(Capability::ReuseDenied, vec![(Backend::Kprobe, Reason::NoKprobes)]);
+        let text = table(&report, &plan);
+        let (lost, why) = (text.find("Lost on this kernel:"), text.find("Why not another backend:"));
+        assert!(lost.is_some() && lost < why, "{text}");
+        assert_eq!(text.matches("CONFIG_KPROBES").count(), 1, "{text}");
+        plan.chosen.insert(Capability::ReuseDenied, Some(Backend::Fentry));
+        plan.against.clear();
+        let text = table(&report, &plan);
+        assert!(text.ends_with("Nothing is lost on this kernel.\n"), "{text}");
+    }
 }

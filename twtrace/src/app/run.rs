@@ -8,7 +8,7 @@ use twtrace_common::knob::Filter;
 use super::{
     forced,
     front::{self, Front},
-    internal, no_tracer,
+    internal, no_tracer, trouble,
 };
 use crate::{
     bpf::{Settings, Tables},
@@ -17,10 +17,13 @@ use crate::{
         exit::{Code, Complaint, Exit},
         resolve::Resolver,
     },
-    host::Host,
+    host::{Host, buckets::Watch, netns, privilege::Privileges},
     lab::demo::Demo,
-    model::report::{CapabilityReport, Start},
-    pipeline::{Feed, Pipeline},
+    model::{
+        report::{CapabilityReport, Start},
+        wanted::Wanted,
+    },
+    pipeline::{Feed, Pipeline, RunError},
     plan::{Capability, Plan},
     reconcile::Scope,
     sink::{Writer, notes::remark},
@@ -43,8 +46,9 @@ pub(super) fn run(host: &Host, verbose: u8, asked: &Run) -> Result<Exit, Exit> {
 async fn trace(host: &Host, verbose: u8, asked: &Run) -> Result<Exit, Exit> {
     let mut demo = if asked.demo {
         let failed = |error: std::io::Error| {
-            let remedy = "the demo needs CONFIG_NET_NS and CAP_SYS_ADMIN; without --demo twtrace traces what is there";
-            Exit::error(Code::Unsupported, Complaint::new("--demo", error.to_string(), remedy))
+            let remedy = "the demo needs CONFIG_NET_NS and CAP_SYS_ADMIN; leave --demo out to trace this machine";
+            trouble::refused("--demo", &error)
+                .unwrap_or_else(|| Exit::error(Code::Unsupported, Complaint::new("--demo", error.to_string(), remedy)))
         };
         Some(Demo::new().map_err(failed)?)
     } else {
@@ -65,8 +69,16 @@ async fn trace(host: &Host, verbose: u8, asked: &Run) -> Result<Exit, Exit> {
     if asked.ebpf_log != EbpfLog::Off {
         log_programs(&mut tracer, asked.ebpf_log)?;
     }
+    let wanted = Wanted::new(settings.filter, settings.ports.clone());
     let feed = if front::has_tables(asked) {
-        Some(Feed::new(host).map_err(|error| internal("the thread that looks at sockets", &error))?)
+        let feed = Feed::new(host, wanted.clone());
+        Some(feed.map_err(|error| internal("the thread that looks at sockets", &error))?)
+    } else {
+        None
+    };
+    let buckets = if front::has_buckets(asked) {
+        let watch = Watch::spawn(host.clone(), wanted.clone());
+        Some(watch.map_err(|error| internal("the thread that looks at buckets", &error))?)
     } else {
         None
     };
@@ -75,11 +87,14 @@ async fn trace(host: &Host, verbose: u8, asked: &Run) -> Result<Exit, Exit> {
     let ready = || demo.as_mut().map_or(Ok(()), Demo::begin);
     let result = {
         // The terminal is given back at the end of this block, before anything else is said.
-        let mut front = Front::open(asked, settings.own_netns)?;
+        let mut front = Front::open(asked, settings.own_netns, wanted)?;
         let writer = Writer::stdout().map_err(|error| internal("standard output", &error))?;
         let mut pipeline = Pipeline::new(&mut tracer, front.sink.as_mut(), writer);
         if let Some(feed) = feed {
             pipeline = pipeline.with_feed(feed);
+        }
+        if let Some(watch) = buckets {
+            pipeline = pipeline.with_buckets(watch);
         }
         if let Some(inputs) = front.inputs.take() {
             pipeline = pipeline.with_inputs(inputs);
@@ -89,9 +104,12 @@ async fn trace(host: &Host, verbose: u8, asked: &Run) -> Result<Exit, Exit> {
     if let Some(demo) = &mut demo
         && let Err(error) = demo.end()
     {
-        remark(&format!("twtrace: --demo: its traffic ended early: {error}; what was shown is true all the same\n"));
+        remark(&format!("twtrace: --demo: the traffic ended early: {error}; the events shown are real all the same\n"));
     }
-    result.map_err(|error| internal("run", &error))?;
+    result.map_err(|error| match error {
+        RunError::Output(error) => Exit::unwritten(&error),
+        error => internal("run", &error),
+    })?;
     Ok(Exit::answer(String::new()))
 }
 
@@ -166,8 +184,28 @@ fn start(host: &Host, tracer: &Tracer) -> Start {
         capabilities: capabilities(&tracer.plan),
         seeded: tracer.seeded.as_ref().ok().copied(),
         namespaces_missed: tracer.namespaces_missed as u64,
+        namespaces_missed_why: tracer
+            .seeded
+            .as_ref()
+            .err()
+            .cloned()
+            .or_else(|| missed_why(host, tracer.namespaces_missed)),
         self_test: tracer.self_test.clone(),
     }
+}
+
+/// Why network namespaces could not be looked into: without CAP_SYS_PTRACE those of other users' processes cannot be opened
+/// (`proc_ns_get_link`, fs/proc/namespaces.c), and /proc may hide the processes themselves.
+fn missed_why(host: &Host, missed: usize) -> Option<String> {
+    const REMEDY: &str = "add that capability, or run twtrace as root";
+    if Privileges::read(host).sees_others() {
+        return None;
+    }
+    if netns::hides_processes(host) {
+        return Some(format!("CAP_SYS_PTRACE is missing, and /proc hides other users' processes (hidepid); {REMEDY}"));
+    }
+    let why = "CAP_SYS_PTRACE is missing, without which namespaces of other users' processes cannot be opened";
+    (missed > 0).then(|| format!("{why}; {REMEDY}"))
 }
 
 /// Each capability with its backend, and what spoke against the others.

@@ -55,6 +55,14 @@ pub enum BpfError {
     /// The benches' program could not be run.
     #[error("the program that makes records for the benches: {0}")]
     Producer(String),
+    /// A program could not be loaded or attached for want of descriptors or memory.
+    #[error("program {program}: {source}")]
+    Room {
+        /// The program.
+        program: &'static str,
+        /// What the kernel said.
+        source: io::Error,
+    },
     /// The kernel does not time programs.
     #[error("BPF_ENABLE_STATS: {0}")]
     Timing(String),
@@ -189,7 +197,7 @@ pub fn attach(kernel: &Kernel, plan: &Plan, settings: &Settings) -> Result<Attac
     for step in [load_program, attach_program] {
         for hook in &plan.hooks {
             let program = ebpf.program_mut(hook.program).ok_or(BpfError::Missing(hook.program))?;
-            step(program, *hook, &kernel.btf).map_err(|error| AttachError::Hook(Box::new(failure(*hook, &error))))?;
+            step(program, *hook, &kernel.btf).map_err(|error| refusal(*hook, error))?;
         }
     }
     let ring = RingBuf::try_from(ebpf.take_map("RING").ok_or(BpfError::Missing("map RING"))?)
@@ -250,6 +258,22 @@ fn attach_program(program: &mut Program, hook: Hook, _: &Btf) -> Result<(), Prog
         Attach::Fexit => <&mut FExit>::try_from(program)?.attach().map(drop),
         Attach::Kprobe => <&mut KProbe>::try_from(program)?.attach(hook.target, 0).map(drop),
         Attach::TpBtf => <&mut BtfTracePoint>::try_from(program)?.attach().map(drop),
+    }
+}
+
+/// A refusal is the hook's, unless the machine has no room left: no other backend would mend that.
+fn refusal(hook: Hook, error: ProgramError) -> AttachError {
+    let io_error = match &error {
+        ProgramError::LoadError { io_error, .. } => io_error,
+        ProgramError::SyscallError(syscall) => &syscall.io_error,
+        _ => return AttachError::Hook(Box::new(failure(hook, &error))),
+    };
+    match io_error.raw_os_error() {
+        Some(errno @ (libc::EMFILE | libc::ENFILE | libc::ENOMEM)) => {
+            let source = io::Error::from_raw_os_error(errno);
+            AttachError::Fatal(BpfError::Room { program: hook.program, source })
+        }
+        _ => AttachError::Hook(Box::new(failure(hook, &error))),
     }
 }
 

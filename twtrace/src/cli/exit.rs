@@ -2,11 +2,11 @@
 
 use std::{
     fmt,
-    io::{self, Write},
+    io::{self, ErrorKind, Write},
     process::ExitCode,
 };
 
-use crate::sink::human::Plain;
+use crate::sink::{human::Plain, notes::remark};
 
 /// The exit codes, from sysexits.h.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,13 +83,59 @@ impl Exit {
         Self { code: Code::Success, stdout: text, stderr: String::new() }
     }
 
-    /// Says what there is to say, and hands back the exit code. Whoever reads may have gone away: that is no error.
+    /// The end because standard output took not all of it, and why.
+    #[must_use]
+    pub fn unwritten(error: &io::Error) -> Self {
+        let remedy = match error.kind() {
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
+                "free some space there, or send the output to another file system"
+            }
+            ErrorKind::FileTooLarge => "raise the limit with ulimit -f, or write several files",
+            _ => "send the output to a file or a pipe that can be written",
+        };
+        let why = format!("the output is incomplete: {error}");
+        Self::error(Code::Internal, Complaint::new("standard output", why, remedy))
+    }
+
+    /// Writes its text, and returns the exit code. A reader that has gone away is no error; a full disk is, and it has
+    /// the last word.
     #[must_use]
     pub fn report(&self) -> ExitCode {
-        let _ = io::stdout().write_all(self.stdout.as_bytes());
-        let _ = io::stdout().flush();
-        let _ = io::stderr().write_all(self.stderr.as_bytes());
-        self.code.into()
+        let said = say(&self.stdout);
+        remark(&self.stderr);
+        match said {
+            Ok(_) => self.code.into(),
+            Err(exit) => {
+                remark(&exit.stderr);
+                exit.code.into()
+            }
+        }
+    }
+}
+
+/// Who reads standard output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reader {
+    /// Somebody, or a file.
+    There,
+    /// Nobody any more (`| head`): a reason to end, not an error.
+    Gone,
+}
+
+/// Writes a text to standard output, all of it. Every command but `run` prints through this; `run` has a thread for it
+/// ([`Writer`](crate::sink::Writer)).
+///
+/// # Errors
+/// The [`Exit`] to take if it could not be written, for another reason than a reader that has gone away.
+pub fn say(text: &str) -> Result<Reader, Exit> {
+    deliver(&mut io::stdout().lock(), text)
+}
+
+fn deliver(out: &mut impl Write, text: &str) -> Result<Reader, Exit> {
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Ok(()) => Ok(Reader::There),
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(Reader::Gone),
+        Err(error) => Err(Exit::unwritten(&error)),
     }
 }
 
@@ -97,5 +143,50 @@ impl From<Complaint> for Exit {
     /// A complaint about the command line; what is found out later names its own code with [`Exit::error`].
     fn from(complaint: Complaint) -> Self {
         Self::error(Code::Usage, complaint)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An output that fails after so many bytes, at once or when it is flushed.
+    struct Fails {
+        kind: ErrorKind,
+        room: usize,
+        at_flush: bool,
+    }
+
+    impl Write for Fails {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let taken = bytes.len().min(self.room);
+            self.room -= taken;
+            if taken == 0 && !self.at_flush { Err(self.kind.into()) } else { Ok(bytes.len().min(taken.max(1))) }
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            if self.at_flush { Err(self.kind.into()) } else { Ok(()) }
+        }
+    }
+
+    #[test]
+    fn a_full_disk_is_told_wherever_it_shows() {
+        for (kind, room, at_flush) in [
+            (ErrorKind::StorageFull, 0, false),
+            (ErrorKind::QuotaExceeded, 3, false),
+            (ErrorKind::FileTooLarge, 0, true),
+        ] {
+            let exit = deliver(&mut Fails { kind, room, at_flush }, "a line\n").unwrap_err();
+            assert_eq!(exit.code, Code::Internal);
+            assert!(exit.stderr.starts_with("twtrace: standard output: the output is incomplete: "), "{exit:?}");
+            assert!(!exit.stderr.contains("report"), "{exit:?}");
+        }
+    }
+
+    #[test]
+    fn a_reader_that_has_gone_is_no_error() {
+        let mut pipe = Fails { kind: ErrorKind::BrokenPipe, room: 2, at_flush: false };
+        assert_eq!(deliver(&mut pipe, "a line\n"), Ok(Reader::Gone));
+        assert_eq!(deliver(&mut Vec::new(), "a line\n"), Ok(Reader::There));
     }
 }

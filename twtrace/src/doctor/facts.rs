@@ -17,10 +17,10 @@ use super::{
 };
 use crate::{
     host::{
-        conntrack::{Conntrack, Stats},
+        conntrack::{Conntrack, Stats, nat::Ports},
         counters::{Snmp, Sockstat, TcpLimits},
         nginx::Nginx,
-        openers::{Came, Remote},
+        openers::{Came, Remote, fresh::Fresh},
         processes::Census,
         slab::Slab,
         sockets::{Ends, Listener, Sample, Sockets},
@@ -77,6 +77,8 @@ pub struct Machine {
     pub census: Census,
     /// What sets sysctls at boot.
     pub files: SysctlFiles,
+    /// Command lines of processes that listen, words parted by blanks.
+    pub commands: HashMap<u32, String>,
     /// What bounds TCP in all namespaces together.
     pub tcp: TcpLimits,
     /// What the nginxes are configured with; read only if somebody opens short connections.
@@ -146,6 +148,8 @@ pub struct Namespace {
     pub inum: u32,
     /// How a command gets there.
     pub place: Place,
+    /// What files set at boot is set here, as far as is known: it is the initial namespace, or the reader's own.
+    pub boots: bool,
     /// Processes in it, by their ids.
     pub inhabitants: HashSet<u32>,
     /// Between the two looks at the counters.
@@ -174,12 +178,16 @@ pub struct Namespace {
     pub changing: Vec<u32>,
     /// When its sockets were listed, by the wall.
     pub at: Option<SystemTime>,
+    /// Processes that get new sockets, as seen in a sample: only where connections are reset by their own end.
+    pub fresh: HashMap<u32, Fresh>,
     /// Slots of the hash of connections (`net.ipv4.tcp_ehash_entries`), since Linux 6.1.
     pub hash_slots: Option<u64>,
     /// Connection tracking, if it is there, at the second look.
     pub conntrack: Option<Conntrack>,
     /// Its counts at the first look.
     pub tracked_before: Option<Stats>,
+    /// The ports that source NAT has given out, if any was ever refused here and the table can be read.
+    pub nat: Option<Ports>,
 }
 
 impl Namespace {
@@ -189,6 +197,7 @@ impl Namespace {
         Self {
             inum,
             place: Place::default(),
+            boots: true,
             inhabitants: HashSet::new(),
             window: Duration::ZERO,
             sysctls,
@@ -203,9 +212,11 @@ impl Namespace {
             looks: 0,
             changing: Vec::new(),
             at: None,
+            fresh: HashMap::new(),
             hash_slots: None,
             conntrack: None,
             tracked_before: None,
+            nat: None,
         }
     }
 

@@ -18,11 +18,13 @@ use crate::{
     doctor::finding::Missed,
     host::{
         Host,
-        conntrack::{self, Stats},
+        conntrack::{self, Stats, nat},
         counters::{Snmp, Sockstat, TcpLimits},
         meminfo,
         netns::{self, Netns},
-        occupancy, processes, slab,
+        occupancy,
+        openers::fresh,
+        processes, slab,
         sockets::{self, Frame, Sockets},
         sysctl_files,
     },
@@ -33,8 +35,16 @@ use crate::{
 pub const WINDOW: Duration = Duration::from_millis(500);
 /// How long descriptors may be looked through.
 const CENSUS: Duration = Duration::from_millis(400);
+/// How long the table of tracked connections may be read, in each namespace whose NAT refused one.
+const NAT: Duration = Duration::from_millis(300);
+/// How long those who get new sockets may be looked for where connections are reset.
+const RESETTERS: Duration = Duration::from_millis(250);
+/// The counter of connections that their own end reset.
+const ABORTS: &str = "TCPAbortOnData";
 /// The most sockets whose owner is looked for: listeners, one of each destination, and samples of each state.
 const OWNERS: usize = 1 << 16;
+/// The most command lines that are read.
+const COMMANDS: usize = 1024;
 
 /// Which namespaces are looked into.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,6 +94,16 @@ impl<'a> Gatherer<'a> {
         }
         let mut machine = machine(self.host, seen.iter().map(|(.., look)| &look.sockets), &mut missed);
         self.watch(&mut seen, &mut machine, &mut missed);
+        let until = Instant::now() + RESETTERS;
+        for (_, netns, look) in &mut seen {
+            let left = until.saturating_duration_since(Instant::now());
+            let before = self.last.get(&netns.inum()).and_then(|(_, before, _)| before.get("TcpExt", ABORTS));
+            let is_reset = || Ok(counters(self.host)?.get("TcpExt", ABORTS) > before);
+            if before.is_some() && !left.is_zero() && netns.run(is_reset).unwrap_or(false) {
+                let listeners = look.sockets.listeners.iter().map(|listener| listener.inode).collect();
+                look.fresh = fresh::fresh(self.host, netns.inum(), &listeners, &machine.census.processes, left);
+            }
+        }
         let oldest = self.last.values().map(|(at, ..)| at.elapsed()).max().unwrap_or_default();
         thread::sleep(window.saturating_sub(oldest));
         let mut namespaces = Vec::new();
@@ -106,7 +126,10 @@ impl<'a> Gatherer<'a> {
                 None => (Duration::ZERO, after.clone(), tracked),
             };
             last.insert(netns.inum(), (Instant::now(), after.clone(), tracked));
-            namespaces.push(Namespace { window, before, after, sockstat, conntrack, tracked_before, ..look });
+            // Only where it is of use: a big table takes its time.
+            let is_clashing = tracked.is_some_and(|stats| stats.clashes() > 0);
+            let nat = is_clashing.then(|| netns.run(|| Ok(nat::read(host, NAT))).ok().flatten()).flatten();
+            namespaces.push(Namespace { window, before, after, sockstat, conntrack, tracked_before, nat, ..look });
         }
         self.last = last;
         self.locate(&mut namespaces)?;
@@ -126,6 +149,7 @@ impl Gatherer<'_> {
         for namespace in namespaces {
             namespace.place =
                 Place { host_is_elsewhere: !is_initial, ..map.place(host, namespace.inum, namespace.place.initial) };
+            namespace.boots = namespace.inum == own.inum() || namespace.place.initial == Some(true);
             namespace.inhabitants = map.inhabitants(namespace.inum);
         }
         Ok(())
@@ -218,7 +242,9 @@ fn look(host: &Host, inum: u32) -> io::Result<Namespace> {
 }
 
 fn machine<'a>(host: &Host, sockets: impl Iterator<Item = &'a Sockets>, missed: &mut Vec<Missed>) -> Machine {
+    let mut listeners = HashSet::new();
     let wanted: HashSet<u32> = sockets
+        .inspect(|sockets| listeners.extend(sockets.listeners.iter().map(|listener| listener.inode)))
         .flat_map(|sockets| {
             let listeners = sockets.listeners.iter().map(|listener| listener.inode);
             let opened = sockets.opened.values().filter_map(|ends| ends.inode);
@@ -257,12 +283,9 @@ fn machine<'a>(host: &Host, sockets: impl Iterator<Item = &'a Sockets>, missed: 
             remedy: as_root(""),
         });
     }
-    Machine {
-        memory: meminfo::memory_bytes(host),
-        slabs: slabs.ok(),
-        census,
-        files,
-        tcp: TcpLimits::read(host),
-        nginxes: Vec::new(),
-    }
+    let listening: HashSet<u32> = census.owners.iter().filter(|it| listeners.contains(it.0)).map(|it| *it.1).collect();
+    let command = |pid: u32| Some((pid, processes::command(host, pid)?));
+    let commands = listening.into_iter().take(COMMANDS).filter_map(command).collect();
+    let (memory, tcp) = (meminfo::memory_bytes(host), TcpLimits::read(host));
+    Machine { memory, slabs: slabs.ok(), census, files, tcp, commands, nginxes: Vec::new() }
 }

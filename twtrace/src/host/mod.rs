@@ -2,6 +2,7 @@
 //! can be tested without one.
 
 pub mod btf;
+pub mod buckets;
 pub mod cgroup;
 pub mod clock;
 pub mod conntrack;
@@ -9,6 +10,7 @@ pub mod counters;
 pub mod diag;
 pub mod holders;
 pub mod ksyms;
+pub mod limits;
 pub mod meminfo;
 pub mod netns;
 pub mod nginx;

@@ -176,6 +176,20 @@ pub fn places(host: &Host) -> BTreeMap<u32, PathBuf> {
     found
 }
 
+/// Those that have a name under /run/netns, by inode number: `ip netns add blue` makes /run/netns/blue.
+#[must_use]
+pub fn named(host: &Host) -> BTreeMap<u32, PathBuf> {
+    let mut found = BTreeMap::new();
+    for path in names(host) {
+        if let Some(inum) = inum_of(&path)
+            && found.len() < MOST
+        {
+            found.entry(inum).or_insert(path);
+        }
+    }
+    found
+}
+
 /// What is in a network namespace, or leads to it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Holders {
@@ -234,6 +248,24 @@ pub fn held(host: &Host) -> BTreeMap<u32, PathBuf> {
     descriptors.filter_map(path).take(MOST).collect()
 }
 
+/// True if /proc does not show other users' processes (mount option `hidepid`): namespaces that they alone hold are not to
+/// be found then, not even to be counted.
+#[must_use]
+pub fn hides_processes(host: &Host) -> bool {
+    let mounts = host.read("proc/self/mountinfo").unwrap_or_default();
+    let hides = |line: &str| {
+        // ... MOUNT-POINT OPTIONS ... - TYPE SOURCE SUPER-OPTIONS (Documentation/filesystems/proc.rst)
+        let (mount, kind) = line.split_once(" - ")?;
+        let is_proc = kind.starts_with("proc ") && mount.split(' ').nth(4) == Some("/proc");
+        let options = kind.split(' ').nth(2)?.split(',');
+        let hidden =
+            |option: &str| matches!(option, "hidepid=2" | "hidepid=4" | "hidepid=invisible" | "hidepid=ptraceable");
+        Some(is_proc && options.into_iter().any(hidden))
+    };
+    // The last mount lies on top.
+    mounts.lines().rfind(|line| line.split(' ').nth(4) == Some("/proc")).and_then(hides).unwrap_or(false)
+}
+
 /// Where namespaces may be found: processes first, by their ids, then names.
 fn files(host: &Host) -> impl Iterator<Item = PathBuf> {
     pids(host).map(|pid| host.path(&format!("proc/{pid}/ns/net"))).chain(names(host))
@@ -251,4 +283,33 @@ fn names(host: &Host) -> impl Iterator<Item = PathBuf> {
         .filter_map(|dir| fs::read_dir(host.path(dir)).ok())
         .flatten()
         .filter_map(|entry| Some(entry.ok()?.path()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_proc_that_hides_processes_is_known_by_its_mount() {
+        let root = std::env::temp_dir().join(format!("twtrace-hidepid-{}", std::process::id()));
+        fs::create_dir_all(root.join("proc/self")).unwrap();
+        let host = Host::at(&root);
+        let of = |lines: &str| {
+            fs::write(root.join("proc/self/mountinfo"), lines).unwrap();
+            hides_processes(&host)
+        };
+        let plain = "22 1 0:20 / /proc rw,nosuid shared:5 - proc proc rw\n";
+        let hidden = "40 22 0:20 / /proc rw,nosuid - proc proc rw,hidepid=invisible\n";
+        assert!(!of(plain));
+        assert!(of(hidden));
+        assert!(of(&format!("{plain}{hidden}")), "the last one counts");
+        assert!(!of(&format!("{hidden}{plain}")));
+        assert!(!of("40 22 0:20 / /mnt/proc rw - proc proc rw,hidepid=2\n"), "another place");
+        assert!(
+            !of("40 22 0:20 / /proc rw - proc proc rw,hidepid=1\n"),
+            "their directories are there, and are counted"
+        );
+        assert!(!of(""));
+        fs::remove_dir_all(root).unwrap();
+    }
 }

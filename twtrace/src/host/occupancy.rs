@@ -17,7 +17,10 @@ use super::{
     diag::{self, Detail, Entry, StateFlags, TCP_ESTABLISHED},
     netns::{self, Netns},
 };
-use crate::model::occupancy::{Destination, Held, Namespace, Occupancy, choosable};
+use crate::model::{
+    occupancy::{Destination, Held, Namespace, Occupancy, choosable},
+    wanted::Wanted,
+};
 
 /// How often the machine is searched for namespaces: each process has to be asked.
 const SEARCH: Duration = Duration::from_secs(10);
@@ -31,9 +34,16 @@ pub struct Places {
     /// Those that were named, and not found.
     absent: BTreeSet<u32>,
     searched: Option<Instant>,
+    wanted: Wanted,
 }
 
 impl Places {
+    /// Places for a run with these filters: other namespaces are not looked into, other sockets not counted.
+    #[must_use]
+    pub fn wanting(wanted: Wanted) -> Self {
+        Self { wanted, ..Self::default() }
+    }
+
     /// Opens every namespace. The machine is searched if it was not for a while, or if one is named in `wanted` that is not
     /// known, or is not any more where it was.
     fn open(&mut self, host: &Host, wanted: &[u32]) -> Vec<Netns> {
@@ -57,6 +67,7 @@ impl Places {
     fn search(&mut self, host: &Host, wanted: &[u32]) {
         self.found = netns::held(host);
         self.found.append(&mut netns::places(host));
+        self.found.retain(|inum, _| self.wanted.netns(*inum));
         self.absent = wanted.iter().copied().filter(|inum| !self.found.contains_key(inum)).collect();
         self.searched = Some(Instant::now());
     }
@@ -77,7 +88,7 @@ pub fn look(host: &Host, places: &mut Places, wanted: &[u32]) -> Occupancy {
     let at_ns = clock::monotonic_ns();
     let mut namespaces = BTreeMap::new();
     for netns in places.open(host, wanted) {
-        match netns.run(|| look_into(host)) {
+        match netns.run(|| look_into(host, &places.wanted)) {
             Ok(namespace) => drop(namespaces.insert(netns.inum(), namespace)),
             Err(error) => log::debug!("namespace {}: {error}", netns.inum()),
         }
@@ -86,14 +97,15 @@ pub fn look(host: &Host, places: &mut Places, wanted: &[u32]) -> Occupancy {
 }
 
 /// The calling thread's namespace.
-fn look_into(host: &Host) -> io::Result<Namespace> {
+fn look_into(host: &Host, wanted: &Wanted) -> io::Result<Namespace> {
     let (range, reserved) = local_ports(host)?;
     let listeners = diag::dump(&StateFlags::LISTEN, Detail::Header, BTreeSet::new, |listeners, entry| {
         listeners.insert(entry.tuple.lport);
     })?;
     let others = StateFlags::all().difference(StateFlags::LISTEN | StateFlags::TIME_WAIT);
+    let is_own = |lport| range.contains(&lport) && !listeners.contains(&lport);
     let held = diag::dump(&others, Detail::Header, HashMap::new, |held, entry| {
-        if range.contains(&entry.tuple.lport) && !listeners.contains(&entry.tuple.lport) {
+        if is_own(entry.tuple.lport) && wanted.opened(&entry.tuple) {
             hold(held, entry);
         }
     })?;

@@ -2,6 +2,8 @@
 //! socket but not its process, /proc names the process of an inode but not its connection, and neither at the same time: both
 //! are listed again and again.
 
+pub mod fresh;
+
 use std::{
     collections::{HashMap, HashSet},
     fs, io,

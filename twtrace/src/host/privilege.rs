@@ -4,6 +4,8 @@ use super::Host;
 
 /// CAP_NET_ADMIN, bit of include/uapi/linux/capability.h.
 const NET_ADMIN: u8 = 12;
+/// CAP_SYS_PTRACE.
+const SYS_PTRACE: u8 = 19;
 /// CAP_SYS_ADMIN.
 const SYS_ADMIN: u8 = 21;
 /// CAP_SYSLOG.
@@ -38,6 +40,12 @@ impl Privileges {
         self.0 & (1 << bit) != 0
     }
 
+    /// True if files below /proc/PID of other users' processes can be opened (`ptrace_may_access`).
+    #[must_use]
+    pub fn sees_others(self) -> bool {
+        self.has(SYS_PTRACE)
+    }
+
     /// The capabilities that are missing to load tracing programs and read kernel addresses, in the kernel's words;
     /// empty if all is there. CAP_SYS_ADMIN stands for all but CAP_NET_ADMIN.
     #[must_use]
@@ -66,6 +74,15 @@ mod tests {
     #[test]
     fn root_misses_nothing() {
         assert_eq!(Privileges::parse("Name:\tx\nCapEff:\t000001ffffffffff\n").missing(), Vec::<&str>::new());
+    }
+
+    #[test]
+    fn other_users_processes_are_a_capability_of_their_own() {
+        assert!(Privileges::parse("CapEff:\t000001ffffffffff\n").sees_others());
+        // CAP_BPF, CAP_PERFMON, CAP_SYSLOG, CAP_SYS_ADMIN, CAP_NET_ADMIN, CAP_NET_RAW.
+        let listed = Privileges::parse("CapEff:\t000000c400203000\n");
+        assert_eq!((listed.missing(), listed.sees_others()), (Vec::new(), false));
+        assert!(Privileges::parse("CapEff:\t0000000000080000\n").sees_others());
     }
 
     #[test]

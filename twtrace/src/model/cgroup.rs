@@ -24,6 +24,19 @@ pub fn unit(path: &str) -> Option<String> {
     None
 }
 
+/// The container that a cgroup path names, as [`unit`] does; `None` if it names none.
+#[must_use]
+pub fn container_of(path: &str) -> Option<String> {
+    let mut parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
+    while let Some(last) = parts.pop() {
+        let payload = last.strip_prefix("lxc.payload.").map(|machine| format!("lxc {machine}"));
+        if let Some(container) = container(last, parts.last().copied()).or(payload) {
+            return Some(container);
+        }
+    }
+    None
+}
+
 /// `docker 1a2b3c4d5e6f`, from the name of a scope or of a directory below the runtime's.
 fn container(name: &str, above: Option<&str>) -> Option<String> {
     let short = |id: &str| is_id(id).then(|| id.chars().take(12).collect::<String>());

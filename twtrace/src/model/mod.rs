@@ -1,6 +1,7 @@
 //! What a TIME_WAIT life is. Pure: no kernel, no clock, no output.
 
 pub mod aggregate;
+pub mod buckets;
 pub mod cgroup;
 pub mod event;
 pub mod holder;
@@ -9,3 +10,4 @@ pub mod own;
 pub mod reconcile;
 pub mod report;
 pub mod totals;
+pub mod wanted;

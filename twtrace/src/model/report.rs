@@ -24,10 +24,12 @@ pub struct Start {
     pub version: &'static str,
     /// What is watched, and how.
     pub capabilities: BTreeMap<&'static str, CapabilityReport>,
-    /// Minisocks that were there before, all namespaces; `None` if they could not be listed.
+    /// Minisocks that were there before, in all network namespaces; `None` if they could not be listed.
     pub seeded: Option<u64>,
     /// Network namespaces whose older minisocks could not be listed, at most: counted by process or name.
     pub namespaces_missed: u64,
+    /// Why they could not, or why there may be more; `None`: for no reason that is known, or none is missed.
+    pub namespaces_missed_why: Option<String>,
     /// What the self-test saw: `passed`, or what was wrong.
     pub self_test: String,
 }
@@ -79,7 +81,7 @@ impl Totals {
     }
 }
 
-/// One of the kernel's own counters held against twtrace's.
+/// One of the kernel's own counters, compared with twtrace's.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Reconciled {
     /// The kernel's name for it, e.g. `TcpExt.TW+TWKilled`.
@@ -97,7 +99,7 @@ pub struct Reconciled {
 pub struct Summary {
     /// The counters.
     pub totals: Totals,
-    /// The kernel's word on them, for twtrace's own network namespace.
+    /// The kernel's own counters compared, for twtrace's own network namespace.
     pub reconcile: Vec<Reconciled>,
     /// Nothing lost and every difference zero; `None` if the kernel's counters could not be read at rest.
     pub exact: Option<bool>,

@@ -11,7 +11,7 @@ use crate::{
         Host,
         occupancy::{Poller, Request},
     },
-    model::{aggregate::Aggregates, event::Life, occupancy::Occupancy},
+    model::{aggregate::Aggregates, event::Life, occupancy::Occupancy, wanted::Wanted},
     tracer::Tracer,
 };
 
@@ -24,16 +24,16 @@ pub struct Feed {
 }
 
 impl Feed {
-    /// Begins to look at this machine's sockets.
+    /// Begins to look at this machine's sockets, those of them that the run's filters let through.
     ///
     /// # Errors
     /// If there is no room for one more thread.
-    pub fn new(host: &Host) -> io::Result<Self> {
-        Ok(Self { poller: Poller::spawn(host.clone())? })
+    pub fn new(host: &Host, wanted: Wanted) -> io::Result<Self> {
+        Ok(Self { poller: Poller::spawn_for(host.clone(), wanted)? })
     }
 
-    /// The first look, and the minisocks that are older than the programs.
-    pub(super) fn begin(&mut self, all: &mut Aggregates, seeds: Vec<Life>) {
+    /// The first look, and the minisocks that are older than the programs, which have been live since `began_ns`.
+    pub(super) fn begin(&mut self, all: &mut Aggregates, seeds: Vec<Life>, began_ns: u64) {
         self.poller.ask(Request::default());
         let deadline = Instant::now() + PATIENCE;
         let answer = loop {
@@ -45,6 +45,7 @@ impl Feed {
         };
         all.begin(&answer.map_or_else(Occupancy::default, |answer| answer.occupancy));
         seeds.iter().for_each(|life| all.seeded(life));
+        all.started(began_ns);
     }
 
     /// An interval is over: what was found goes in, and the next look begins.

@@ -9,6 +9,9 @@ use crate::{
     tracer::Tracer,
 };
 
+/// Of a shorter time no costs are told, nanoseconds.
+const MOMENT_NS: u64 = 50_000_000;
+
 /// Measures while it lives.
 pub(super) struct Meter {
     /// `None`: this kernel does not time programs.
@@ -32,10 +35,14 @@ impl Meter {
         self.fullest = self.fullest.max(tracer.ring.used());
     }
 
-    /// The costs since the last time; `None` the first.
+    /// The costs since the last time; `None` the first, and if that was a moment ago, which says little of a CPU.
     pub(super) fn read(&mut self, tracer: &Tracer, counters: &Counters) -> Option<Own> {
+        let at_ns = clock::monotonic_ns();
+        if self.last.as_ref().is_some_and(|last| at_ns.saturating_sub(last.at_ns) < MOMENT_NS) {
+            return None;
+        }
         let now = Reading {
-            at_ns: clock::monotonic_ns(),
+            at_ns,
             programs: self.timing.as_ref().map(|_| tracer.runs()),
             seen: counters.seen.iter().sum(),
             lost: counters.lost.iter().sum(),

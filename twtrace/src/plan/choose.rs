@@ -8,6 +8,9 @@ use super::{
     hooks,
 };
 
+/// Why a capability is not loaded that no event of `--events` needs.
+pub const UNASKED: &str = "not loaded: no event in --events needs it";
+
 /// What will be attached.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
@@ -32,7 +35,7 @@ impl Plan {
     #[must_use]
     pub fn reasons(&self, capability: Capability) -> Option<String> {
         if self.unasked.contains(&capability) {
-            return Some("no event that was asked for needs it (--events)".to_owned());
+            return Some(UNASKED.to_owned());
         }
         self.against.get(&capability).filter(|against| !against.is_empty()).map(|against| list(against))
     }
@@ -143,15 +146,15 @@ fn dependency(facts: &Facts, so_far: &Plan, capability: Capability, backend: Bac
     match (capability, backend) {
         (C::Birth | C::Death | C::Turn | C::Rearm, B::Tracepoint) => no_addresses(),
         (C::Cause, backend) if !so_far.is(C::Death, backend) => {
-            Some(Reason::Needs("the cause is told where the death is seen, and that is another backend"))
+            Some(Reason::Needs("the cause is found where the death is seen, which is another backend here"))
         }
         (C::Cause, _) => no_addresses(),
         (C::Refusal, B::Kprobe) if so_far.is(C::Birth, B::Tracepoint) => {
-            Some(Reason::Needs("it needs births by fentry or kprobe, which name the socket"))
+            Some(Reason::Needs("refusals by kprobe need births by fentry or kprobe, which name the socket"))
         }
-        (C::Refusal, B::Tracepoint) if !so_far.is(C::Birth, B::Tracepoint) => {
-            Some(Reason::Needs("it needs births by tracepoint, to know that none came"))
-        }
+        (C::Refusal, B::Tracepoint) if !so_far.is(C::Birth, B::Tracepoint) => Some(Reason::Needs(
+            "refusals by tracepoint need births by tracepoint: a refusal is a close without a birth",
+        )),
         (C::Refusal, B::Tracepoint) => no_addresses(),
         (C::NoPort, B::Tracepoint) if facts.unknown_fields.contains(&OF_A_FAILED_CONNECT) => {
             Some(Reason::NoField(OF_A_FAILED_CONNECT))
@@ -168,7 +171,7 @@ fn dependency(facts: &Facts, so_far: &Plan, capability: Capability, backend: Bac
              trace=bind,listen -p PID`",
         )),
         (C::ReuseDenied, _) if so_far.backend(C::NoPort).is_none() => {
-            Some(Reason::Needs("it is reported with a connect() that failed (no_port), which is not watched"))
+            Some(Reason::Needs("a denial is reported with the connect() that failed, which is not watched here"))
         }
         (C::ReuseDenied, _) => {
             facts.unknown_fields.iter().find(|field| OF_A_DENIAL.contains(field)).map(|field| Reason::NoField(field))

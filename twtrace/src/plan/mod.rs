@@ -4,7 +4,7 @@ mod choose;
 mod facts;
 mod reason;
 
-pub use choose::{Plan, PlanError, choose};
+pub use choose::{Plan, PlanError, UNASKED, choose};
 pub use facts::Facts;
 pub(crate) use facts::{FUNCTIONS, TRACEPOINTS};
 pub use reason::{Failure, Reason};
@@ -78,16 +78,16 @@ impl Capability {
     #[must_use]
     pub fn tells(self) -> &'static str {
         match self {
-            Self::Birth => "which sockets enter TIME_WAIT or FIN_WAIT2",
-            Self::Death => "when they end, and how long each lived",
+            Self::Birth => "sockets that enter TIME_WAIT or FIN_WAIT2",
+            Self::Death => "when each ends, and how long it lived",
             Self::Turn => "FIN_WAIT2 that becomes TIME_WAIT in place",
-            Self::Rearm => "stray segments that restart the 60 s",
-            Self::Cause => "what ended them: timer, reuse, SYN, RST, kill, namespace",
-            Self::Refusal => "closes without TIME_WAIT because tcp_max_tw_buckets is full",
+            Self::Rearm => "stray segments that restart the 60 s timer",
+            Self::Cause => "what ended it: timer, reuse, SYN, RST, kill, namespace",
+            Self::Refusal => "sockets closed without TIME_WAIT: tcp_max_tw_buckets is full",
             Self::Conn => "role, opener and age of the connection",
             Self::Closer => "the process that closed it",
             Self::NoPort => "connect() that fails with EADDRNOTAVAIL: no port left, or the bound port is taken",
-            Self::ReuseDenied => "why such a connect() could not take over a TIME_WAIT",
+            Self::ReuseDenied => "why a failed connect() could not reuse a TIME_WAIT",
             Self::NoBind => "bind() or listen() that fails with EADDRINUSE, and who holds the port",
         }
     }

@@ -43,7 +43,7 @@ impl fmt::Display for Reason {
             Self::NoTracepoint(name) => write!(f, "this kernel's BTF has no tracepoint {name}"),
             Self::NoKprobes => f.write_str("the kernel was built without kprobes (CONFIG_KPROBES)"),
             Self::AddressesHidden => {
-                f.write_str("kernel addresses are hidden; set kernel.kptr_restrict to 1 and run with CAP_SYSLOG")
+                f.write_str("kernel addresses are hidden; set kernel.kptr_restrict = 1 and run with CAP_SYSLOG")
             }
             Self::NoAddresses => f.write_str("/proc/kallsyms does not name the timewait functions (CONFIG_KALLSYMS)"),
             Self::NoField(path) => write!(f, "this kernel's BTF has no {path}"),

@@ -8,8 +8,10 @@ use super::{
     Tick,
     columns::{Row, table},
     human::Known,
+    whose,
 };
 use crate::model::aggregate::{Aggregates, CgroupName, DestinationRow, OwnerRow, PortRow, ProcessName};
+use crate::model::buckets::Buckets;
 
 /// What a table is by: the words of `--by`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,9 +109,13 @@ impl Reporter {
         let rate = |rate: Option<f64>| Known(rate.map(|rate| format!("{rate:.1}"))).to_string();
         let totals = tick.totals;
         let refused = totals.all_refused();
+        let buckets = tick.buckets.map_or_else(String::new, |buckets| {
+            let Buckets { used, limit, .. } = buckets;
+            format!(", {} {used}/{limit}", whose::fullest(&self.aggregates, buckets))
+        });
         let mut text = format!(
-            "\n-- {at}: {} live, {} born/s, {} died/s, {} refused, {} no port, {} lost\n",
-            Known(totals.live),
+            "\n-- {at}: live {}{buckets}, {} born/s, {} died/s, {} refused, {} no port, {} lost\n",
+            whose::live(&self.aggregates, totals.live, tick.buckets),
             rate(tick.born_per_s),
             rate(tick.died_per_s),
             Known(refused),

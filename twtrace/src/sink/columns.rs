@@ -126,6 +126,10 @@ fn partly(count: u64, partial: bool) -> String {
     if partial { format!("~{count}") } else { count.to_string() }
 }
 
+fn used(row: &DestinationRow) -> String {
+    row.in_use.map_or_else(|| "?".to_owned(), |in_use| partly(in_use.into(), row.partial))
+}
+
 impl Row for DestinationRow {
     const NAME: &'static str = "destinations";
     const SORTED_BY: usize = 4;
@@ -133,15 +137,15 @@ impl Row for DestinationRow {
         words("LADDR", 15, 5, |row| row.laddr.to_string(), |a, b| a.laddr.cmp(&b.laddr)),
         words("RADDR", 15, 0, |row| row.raddr.to_string(), |a, b| a.raddr.cmp(&b.raddr)),
         number("RPORT", 5, 0, |row| row.rport.to_string(), |a, b| a.rport.cmp(&b.rport)),
-        number("USED", 6, 0, |row| partly(row.in_use.into(), row.partial), |a, b| a.in_use.cmp(&b.in_use)),
+        number("USED", 6, 0, used, |a, b| a.in_use.cmp(&b.in_use)),
         Column {
             share: Some(Self::fill),
             ..number("FILL", 5, 1, |row| percent(row.fill()), |a, b| by_float(a.fill(), b.fill()))
         },
         number("FREE", 6, 2, |row| Known(row.headroom).to_string(), |a, b| a.headroom.cmp(&b.headroom)),
-        number("EST", 5, 4, |row| row.established.to_string(), |a, b| a.established.cmp(&b.established)),
+        number("EST", 5, 4, |row| Known(row.established).to_string(), |a, b| a.established.cmp(&b.established)),
         number("TW", 6, 3, |row| row.time_wait.to_string(), |a, b| a.time_wait.cmp(&b.time_wait)),
-        number("OTHER", 5, 7, |row| row.other.to_string(), |a, b| a.other.cmp(&b.other)),
+        number("OTHER", 5, 7, |row| Known(row.other).to_string(), |a, b| a.other.cmp(&b.other)),
         number("BORN/S", 7, 1, |row| per_s(row.born_per_s), |a, b| by_float(a.born_per_s, b.born_per_s)),
         number("LIMIT/S", 7, 4, |row| per_s(row.limit_per_s), |a, b| by_float(a.limit_per_s, b.limit_per_s)),
         number("FULL IN", 8, 0, |row| Known(row.exhausted_in_s.map(full_in)).to_string(), by_forecast),

@@ -89,7 +89,8 @@ const NO_CLOSER: &str = "the close was not seen";
 const NO_OPENER: &str = "accepted here, or the connect() was not seen";
 const NO_TAKER: &str = "not a takeover, or the process was not seen";
 const NOT_WATCHED: &str = "not watched";
-const NO_RATE: &str = "first tick: no earlier one to compare with";
+const NO_RATE: &str = "the first tick has not come";
+const NO_TIME: &str = "no time has passed";
 const CAUSES: &str = "expired reused reused_bound recycled reset data_reset killed netns tproxy";
 const DENIALS: &str = "no_timestamps too_young disabled fin_wait2";
 const SUBSTATES: &str = "time_wait fin_wait2";
@@ -254,6 +255,13 @@ pub const LINES: &[Line] = &[
                 "upper bound of network namespaces whose older minisocks could not be listed: a namespace that several \
                  processes hide counts once per process",
             ),
+            maybe(
+                "namespaces_missed_why",
+                Text,
+                "",
+                "why those could not be listed, or why there may be more of them",
+                "none is missed, or the reason is not known",
+            ),
             always("self_test", Text, "", "`passed`, or what failed"),
         ]],
     },
@@ -358,8 +366,15 @@ pub const LINES: &[Line] = &[
         own: &[
             COUNTERS,
             &[
-                maybe("born_per_s", Number, "1/s", "births since the last tick", NO_RATE),
-                maybe("died_per_s", Number, "1/s", "ends since the last tick", NO_RATE),
+                maybe("born_per_s", Number, "1/s", "births since the last tick, or since the start", NO_TIME),
+                maybe("died_per_s", Number, "1/s", "ends since the last tick, or since the start", NO_TIME),
+                maybe(
+                    "buckets",
+                    Object(tables::BUCKETS),
+                    "",
+                    "the fullest of the network namespaces that the filters let through, by used / limit",
+                    "not looked at yet, or no namespace can be looked into",
+                ),
                 maybe(
                     "by",
                     Object(tables::BY),

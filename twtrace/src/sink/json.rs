@@ -14,6 +14,7 @@ use super::{
 };
 use crate::model::{
     aggregate::{Aggregates, rate::thousandths},
+    buckets::Buckets,
     event::{Call, Cause, Closer, Comm, Connection, Denial, Detail, Event, Kind, Life, Refusal, Role, Substate, Task},
     holder::{HeldBy, Holder},
     report::{Reconciled, Start, Summary, Totals},
@@ -103,7 +104,8 @@ impl Sink for JsonSink {
         let (born_per_s, died_per_s) = (tick.born_per_s.map(thousandths), tick.died_per_s.map(thousandths));
         let by = self.by.as_ref().filter(|_| tick.report).map(Reporter::report);
         let (counters, own) = (Counters::of(tick.totals), tick.own.map(SelfStats::of));
-        self.line("tick", mono_ns, TickLine { counters, born_per_s, died_per_s, by, own });
+        let buckets = tick.buckets;
+        self.line("tick", mono_ns, TickLine { counters, born_per_s, died_per_s, buckets, by, own });
     }
 
     fn summary(&mut self, mono_ns: u64, summary: &Summary) {
@@ -358,6 +360,7 @@ struct TickLine<'a> {
     counters: Counters<'a>,
     born_per_s: Option<f64>,
     died_per_s: Option<f64>,
+    buckets: Option<&'a Buckets>,
     by: Option<By>,
     #[serde(rename = "self")]
     own: Option<SelfStats>,

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::model::{
     aggregate::Aggregates,
+    buckets::Buckets,
     event::Event,
     own::Own,
     report::{Reconciled, Start, Summary, Totals},
@@ -21,6 +22,8 @@ pub mod json;
 pub mod notes;
 pub mod own;
 pub mod text;
+pub mod trouble;
+pub mod whose;
 pub mod writer;
 
 pub use clock::Clock;
@@ -62,12 +65,14 @@ impl Loss {
 pub struct Tick<'a> {
     /// The counters since the start.
     pub totals: &'a Totals,
-    /// Births per second since the last tick; `None` on the first.
+    /// Births per second since the last tick, or since the start; `None` if no time has passed.
     pub born_per_s: Option<f64>,
-    /// Ends per second since the last tick; `None` on the first.
+    /// Ends per second, the same way.
     pub died_per_s: Option<f64>,
-    /// The kernel's counters held against twtrace's so far; empty if they were not looked at.
+    /// The kernel's counters compared with twtrace's so far; empty if they were not looked at.
     pub reconcile: &'a [Reconciled],
+    /// The network namespace whose buckets are the fullest; `None` if it is not known, or nobody shows it.
+    pub buckets: Option<&'a Buckets>,
     /// What twtrace itself costs, if that is measured.
     pub own: Option<&'a Own>,
     /// The tables are due, if there are any.

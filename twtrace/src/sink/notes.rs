@@ -9,8 +9,12 @@ use std::{
 use super::{
     Loss,
     human::{Known, Many, Span},
+    trouble,
 };
-use crate::model::report::{Reconciled, Start, Summary, Totals};
+use crate::{
+    model::report::{Reconciled, Start, Summary, Totals},
+    plan::{Capability, UNASKED},
+};
 
 /// Writes remarks to standard error. Whoever read them may have gone away, which is no reason to end, let alone to panic
 /// as `eprint!` would.
@@ -22,48 +26,67 @@ pub fn remark(text: &str) {
 #[must_use]
 pub fn start(start: &Start) -> String {
     let mut by_backend: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
-    let mut missing: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    let (mut missing, mut unasked) = (Vec::new(), Vec::new());
     for (name, capability) in &start.capabilities {
         match capability.backend {
             Some(backend) => by_backend.entry(backend).or_default().push(name),
-            None => {
-                let reason = capability.reason.as_deref().unwrap_or("for a reason that was not kept");
-                missing.entry(reason).or_default().push(name);
-            }
+            None if capability.reason.as_deref() == Some(UNASKED) => unasked.push(*name),
+            None => missing.push(*name),
         }
     }
     let watched: Vec<_> =
         by_backend.iter().map(|(backend, names)| format!("{} by {backend}", names.join(","))).collect();
     let watched = if watched.is_empty() { "nothing is watched".to_owned() } else { watched.join(", ") };
     let seeded = match start.seeded {
-        Some(1) => "1 socket was there before".to_owned(),
-        Some(n) => format!("{n} sockets were there before"),
-        None => "the sockets that were there before could not be listed".to_owned(),
+        Some(n) => format!("{} found", Many(n, "older TIME_WAIT")),
+        None => "older TIME_WAITs could not be listed".to_owned(),
     };
-    let unlisted = match start.namespaces_missed {
-        0 => String::new(),
-        n => format!(", those of up to {} not among them", Many(n, "network namespace")),
-    };
-    let mut text = format!("twtrace {}: {watched}; self-test {}; {seeded}{unlisted}\n", start.version, start.self_test);
-    for (reason, names) in missing {
-        let are = if names.len() == 1 { "is" } else { "are" };
-        let _ = writeln!(text, "twtrace: {} {are} not watched: {reason}", names.join(","));
+    let mut text = format!("twtrace {}: {watched}; self-test {}; {seeded}\n", start.version, start.self_test);
+    if start.namespaces_missed > 0 || start.namespaces_missed_why.is_some() {
+        let _ = writeln!(text, "twtrace: {}", unlisted(start));
+    }
+    if !missing.is_empty() {
+        let lost: Vec<_> = missing.iter().map(|name| lost_with(name)).collect();
+        let _ = writeln!(text, "twtrace: not watched on this kernel: {}; `twtrace probe` says why", lost.join(", "));
+    }
+    if !unasked.is_empty() {
+        let _ = writeln!(text, "twtrace: not loaded, because --events does not need it: {}", unasked.join(", "));
     }
     text
+}
+
+/// The namespaces whose older sockets are missing, and why.
+fn unlisted(start: &Start) -> String {
+    let whose = match start.namespaces_missed {
+        _ if start.seeded.is_none() => "older TIME_WAITs are missing".to_owned(),
+        0 => "older TIME_WAITs of some network namespaces may be missing".to_owned(),
+        n => format!("older TIME_WAITs of up to {} are missing", Many(n, "network namespace")),
+    };
+    match &start.namespaces_missed_why {
+        Some(why) => format!("{whose}: {why}"),
+        None => format!("{whose}: they could not be opened"),
+    }
+}
+
+/// `reuse_denied (why ...)`: a capability that is not there, and what is lost by that.
+#[must_use]
+pub fn lost_with(name: &str) -> String {
+    let tells = Capability::ALL.into_iter().find(|capability| capability.name() == name).map(Capability::tells);
+    tells.map_or_else(|| name.to_owned(), |tells| format!("{name} ({tells})"))
 }
 
 /// A loss, with what to do about it.
 #[must_use]
 pub fn lost(loss: Loss, count: u64) -> String {
     let (noun, why, remedy) = match loss {
-        Loss::Ring => ("event", "the ring was full", "give a larger --ring-size, or filter"),
-        Loss::Decode => ("event", "the record could not be decoded", "report this as a bug of twtrace"),
-        Loss::Output => ("line", "the output was read too slowly", "write to a file, or filter"),
+        Loss::Ring => ("event", "the ring was full", "use a larger --ring-size, or filters"),
+        Loss::Decode => ("event", "the record could not be decoded", "please report it"),
+        Loss::Output => ("line", "the output was read too slowly", "write to a file, or use filters"),
     };
     format!("twtrace: {} lost: {why}; {remedy}\n", Many(count, noun))
 }
 
-/// The end: the counters, the kernel's word on them, and whether the two agree.
+/// The end: the counters, those of the kernel, and whether the two agree.
 #[must_use]
 pub fn summary(summary: &Summary) -> String {
     let Summary { totals, reconcile, duration_ns, .. } = summary;
@@ -93,12 +116,12 @@ pub fn summary(summary: &Summary) -> String {
     if totals.holders_unknown > 0 {
         block.row("holder unknown", totals.holders_unknown);
     }
-    block.row("live", Known(totals.live));
+    block.row("live", format_args!("{} on this machine, whatever the filters", Known(totals.live)));
     let Totals { seen, emitted, filtered, lost, .. } = totals;
     let sign = if balances(totals) { "=" } else { "is not" };
     block.row("seen", format_args!("{seen} {sign} {emitted} emitted + {filtered} filtered + {lost} lost"));
     for (i, (name, count)) in totals.trouble.iter().enumerate() {
-        block.row(if i == 0 { "trouble" } else { "" }, format_args!("{name} {count}"));
+        block.row(if i == 0 { "trouble" } else { "" }, trouble::sentence(name, *count));
     }
     for (i, line) in table(reconcile).iter().enumerate() {
         block.row(if i == 0 { "reconcile" } else { "" }, line);
@@ -144,15 +167,20 @@ fn verdict(summary: &Summary) -> String {
         why.push(format!("{} lost", Many(totals.lost, "event")));
     }
     if !balances(totals) {
-        why.push("the events seen do not add up".to_owned());
+        why.push("seen is not emitted + filtered + lost".to_owned());
     }
     let off = summary.reconcile.iter().filter(|row| row.diff != 0);
     why.extend(off.map(|row| format!("{} differs by {}", row.counter, row.diff)));
     match summary.exact {
-        Some(true) => "exact".to_owned(),
+        Some(true) => format!(
+            "exact: no event was lost, and {} of the kernel agree with twtrace's counts in its own network namespace",
+            Many(summary.reconcile.len() as u64, "counter")
+        ),
         Some(false) if why.is_empty() && !totals.trouble.is_empty() => "NOT exact: see trouble".to_owned(),
-        Some(false) if why.is_empty() => "NOT exact: for a reason that no counter names".to_owned(),
-        None if why.is_empty() => "not known whether exact: the kernel's counters could not be read at rest".to_owned(),
+        Some(false) if why.is_empty() => "NOT exact: counters disagree, cause unknown; please report it".to_owned(),
+        None if why.is_empty() => {
+            "exactness unknown: the kernel's counters never stood still long enough to compare".to_owned()
+        }
         Some(false) | None => format!("NOT exact: {}", why.join(", ")),
     }
 }

@@ -57,13 +57,13 @@ impl SelfStats {
 pub fn parts(own: &Own) -> Vec<String> {
     let digit = |number: Option<f64>, times: f64| Known(number.map(|number| format!("{:.1}", number * times)));
     let per_event = match own.bpf_ns_per_event() {
-        Some(ns) => format!("{ns:.0} ns an event"),
-        None => "no event".to_owned(),
+        Some(ns) => format!("{ns:.0} ns per event"),
+        None => "no events".to_owned(),
     };
     vec![
-        format!("eBPF {per_event}, {}% of a CPU", digit(own.bpf_share(), 100.0)),
+        format!("eBPF programs {per_event}, {}% of a CPU", digit(own.bpf_share(), 100.0)),
         format!("{} events/s, {} lost", digit(own.events_per_s(), 1.0), own.lost),
-        format!("ring {} of {} KiB", Known(own.ring_used.map(|used| used >> 10)), own.ring_size >> 10),
+        format!("ring at most {} of {} KiB used", Known(own.ring_used.map(|used| used >> 10)), own.ring_size >> 10),
         format!("twtrace {}% of a CPU", digit(own.cpu_share(), 100.0)),
         format!("{} MiB resident", Known(own.rss_bytes.map(|bytes| bytes >> 20))),
     ]

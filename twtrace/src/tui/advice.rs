@@ -5,13 +5,17 @@ use crate::{
     model::{
         aggregate::{Aggregates, DestinationRow, destination::Reuse, trend::Forecast},
         event::{Denial, Refusal},
-        report::Start,
     },
-    sink::human::Many,
+    sink::{
+        human::{Known, Many},
+        trouble,
+    },
 };
 
 /// From this share of its ports on, connect() to a destination searches long before it finds one.
 const SLOW: f64 = 0.5;
+/// From this share of its buckets on, a namespace gets a note.
+const NEARLY_FULL: f64 = 0.8;
 /// Destinations that get a note of their own.
 const NAMED: usize = 8;
 /// Births per second of which a note on reuse is worth its line.
@@ -49,9 +53,9 @@ pub struct Note {
     pub text: String,
 }
 
-/// The notes, the most urgent first.
+/// The notes, the most urgent first. What a kernel does not offer is no news: `twtrace probe` and key i have it.
 #[must_use]
-pub fn advise(all: &Aggregates, numbers: &Numbers, start: Option<&Start>) -> Vec<Note> {
+pub fn advise(all: &Aggregates, numbers: &Numbers) -> Vec<Note> {
     let mut notes = Vec::new();
     let mut say = |urgency, text| notes.push(Note { urgency, text });
     overflow(all, numbers, &mut say);
@@ -60,17 +64,21 @@ pub fn advise(all: &Aggregates, numbers: &Numbers, start: Option<&Start>) -> Vec
     listeners(all, &mut say);
     denials(numbers, &mut say);
     losses(all, numbers, &mut say);
-    for (name, capability) in start.iter().flat_map(|start| &start.capabilities) {
-        if capability.backend.is_none() {
-            let why = capability.reason.as_deref().unwrap_or("for a reason that was not kept");
-            say(Urgency::Hint, format!("{name} is not watched: {why}."));
-        }
-    }
     notes.sort_by_key(|note| note.urgency);
     notes
 }
 
 fn overflow(all: &Aggregates, numbers: &Numbers, say: &mut impl FnMut(Urgency, String)) {
+    if let Some(buckets) = numbers.buckets.as_ref().filter(|buckets| buckets.share() >= NEARLY_FULL) {
+        let text = format!(
+            "tcp_max_tw_buckets of {} is {:.0} % full: {} of {}. Sockets that close beyond the limit get no TIME_WAIT.",
+            buckets.whose(),
+            (buckets.share() * 100.0).floor(),
+            buckets.used,
+            buckets.limit,
+        );
+        say(Urgency::Warning, text);
+    }
     let refused = numbers.totals.refused.as_deref().unwrap_or_default();
     for &(reason, count) in refused.iter().filter(|(_, count)| *count > 0) {
         let mut owners = all.process_rows();
@@ -79,17 +87,15 @@ fn overflow(all: &Aggregates, numbers: &Numbers, say: &mut impl FnMut(Urgency, S
             .iter()
             .filter(|row| row.refused > 0)
             .take(3)
-            .map(|row| format!("{}/{} {}", row.who.pid, row.who.comm, row.refused))
+            .map(|row| format!("{} ({}): {}", row.who.comm, row.who.pid, row.refused))
             .collect();
-        let whose = if whose.is_empty() { String::new() } else { format!(" ({})", whose.join(", ")) };
+        let whose = if whose.is_empty() { String::new() } else { format!(" Closed by {}.", whose.join(", ")) };
         let why = match reason {
-            Refusal::Buckets => {
-                "tcp_max_tw_buckets was reached, so connections end without TIME_WAIT; it costs memory to raise it, and \
-                 nothing else"
-            }
-            _ => "the kernel had no memory for a minisock",
+            Refusal::Buckets => "tcp_max_tw_buckets was full. A higher limit costs memory only.",
+            Refusal::Memory => "the kernel had no memory for a TIME_WAIT socket.",
+            Refusal::Unknown(_) => "the reason is unknown.",
         };
-        say(Urgency::Failing, format!("TIME_WAIT was refused to {}{whose}: {why}.", Many(count, "close")));
+        say(Urgency::Failing, format!("{} closed without TIME_WAIT: {why}{whose}", Many(count, "socket")));
     }
 }
 
@@ -109,11 +115,11 @@ fn destinations(all: &Aggregates, say: &mut impl FnMut(Urgency, String)) {
     rows.sort_by(|a, b| b.fill().unwrap_or(0.0).total_cmp(&a.fill().unwrap_or(0.0)).then(b.no_port.cmp(&a.no_port)));
     for row in rows.iter().filter(|row| row.no_port > 0).take(NAMED) {
         let text = format!(
-            "{} to {} found no port: {} of {} are in use, {} of them by TIME_WAIT.",
+            "{} to {} found no free port: {} of {} ports are in use, {} by TIME_WAIT.",
             Many(row.no_port, "connect() call"),
             to(row),
-            row.in_use,
-            known(row.available),
+            Known(row.in_use),
+            Known(row.available),
             row.time_wait,
         );
         say(Urgency::Failing, text);
@@ -129,28 +135,29 @@ fn destinations(all: &Aggregates, say: &mut impl FnMut(Urgency, String)) {
     }
     for row in rows.iter().filter(|row| row.no_port == 0 && row.fill().is_some_and(|fill| fill > SLOW)).take(NAMED) {
         let when = match row.exhausted_in_s {
-            Some(Forecast::In(seconds)) => format!("; at this rate none is left in {seconds:.0} s"),
-            Some(Forecast::Steady) => "; it is steady".to_owned(),
-            Some(Forecast::Exhausted) | None => String::new(),
+            Some(Forecast::In(seconds)) => format!("None is left in {seconds:.0} s at this rate."),
+            Some(Forecast::Steady) => "The number is steady.".to_owned(),
+            Some(Forecast::Exhausted) => "None is left.".to_owned(),
+            None => String::new(),
         };
         let text = format!(
-            "{} of {} ports to {} are in use ({:.0} %): connect() searches long past half of them, {} now at the \
-             99th percentile{when}. {} a second can go on for ever.",
-            row.in_use,
-            known(row.available),
+            "{} of {} ports to {} are in use ({:.0} %). {when} connect() takes {} at the 99th percentile; it searches \
+             longer above 50 %. Sustainable: {} connections/s.",
+            Known(row.in_use),
+            Known(row.available),
             to(row),
             row.fill().unwrap_or(0.0) * 100.0,
-            row.connect_p99_ns.map_or("not known".to_owned(), |ns| format!("{} us", ns / 1000)),
-            row.limit_per_s.map_or("?".to_owned(), |limit| format!("{limit:.0}")),
+            row.connect_p99_ns.map_or("an unknown time".to_owned(), |ns| format!("{} us", ns / 1000)),
+            Known(row.limit_per_s.map(|limit| format!("{limit:.1}"))),
         );
-        say(Urgency::Warning, text);
+        say(Urgency::Warning, text.replace("  ", " "));
     }
     let no_timestamps = |row: &&DestinationRow| {
         row.reuse == Some(Reuse::NoTimestamps) && row.born_per_s.is_some_and(|rate| rate >= BUSY)
     };
     for row in rows.iter().filter(no_timestamps).take(NAMED) {
         let text = format!(
-            "tcp_tw_reuse cannot help towards {}: {} of {} connections had no TCP timestamps.",
+            "tcp_tw_reuse cannot help connections to {}: {} of {} had no TCP timestamps.",
             to(row),
             row.without_timestamps,
             row.with_timestamps + row.without_timestamps,
@@ -161,15 +168,17 @@ fn destinations(all: &Aggregates, say: &mut impl FnMut(Urgency, String)) {
 
 fn listeners(all: &Aggregates, say: &mut impl FnMut(Urgency, String)) {
     for (netns, space) in all.namespaces() {
-        let inside: Vec<_> = space.listeners.range(space.range.clone()).collect();
+        let inside: Vec<_> =
+            space.listeners.range(space.range.clone()).filter(|&&port| all.wanted().listener(port)).collect();
         if inside.is_empty() {
             continue;
         }
         let named: Vec<_> = inside.iter().take(5).map(|port| port.to_string()).collect();
         let more = if inside.len() > named.len() { ", .." } else { "" };
+        let has = if inside.len() == 1 { "has a listener" } else { "have listeners" };
         let text = format!(
-            "In namespace {netns} somebody listens on {} of the ephemeral range {}-{} ({}{more}): no connect() can use \
-             them, and a service that starts late may find its port taken. ip_local_reserved_ports keeps them free.",
+            "{} of ip_local_port_range {}-{} {has} ({}{more}) in namespace {netns}. While such a service is down, an \
+             outgoing connection may take its port, and the service cannot start. Reserve it: ip_local_reserved_ports.",
             Many(inside.len() as u64, "port"),
             space.range.start(),
             space.range.end(),
@@ -185,11 +194,12 @@ fn denials(numbers: &Numbers, say: &mut impl FnMut(Urgency, String)) {
         let why = match reason {
             Denial::NoTimestamps => "they had no TCP timestamps, so no setting would have helped",
             Denial::TooYoung => "they were younger than tcp_tw_reuse asks for",
-            Denial::Disabled => "tcp_tw_reuse does not allow it there",
-            Denial::FinWait2 => "the peer has not closed yet",
-            Denial::Unknown(_) => "for a reason that is not known",
+            Denial::Disabled => "tcp_tw_reuse does not allow it for that destination",
+            Denial::FinWait2 => "the peer has not closed its side yet",
+            Denial::Unknown(_) => "the reason is unknown",
         };
-        say(Urgency::Warning, format!("{} failed beside TIME_WAITs in the way: {why}.", Many(count, "connect() call")));
+        let calls = Many(count, "connect() call");
+        say(Urgency::Warning, format!("{calls} failed and could not reuse the TIME_WAITs of that destination: {why}."));
     }
 }
 
@@ -197,28 +207,27 @@ fn losses(all: &Aggregates, numbers: &Numbers, say: &mut impl FnMut(Urgency, Str
     let lost = numbers.totals.lost;
     if lost > 0 {
         let text = format!(
-            "{} found the ring full and are missing from the tables; give a larger --ring-size, or filter.",
+            "{} lost, because the ring was full: the tables lack them. Use a larger --ring-size, or filters.",
             Many(lost, "event")
         );
         say(Urgency::Warning, text);
     }
     for row in numbers.reconcile.iter().filter(|row| row.diff != 0) {
         let text = format!(
-            "{} moved by {} in the kernel, and by {} as twtrace has it: {} apart.",
+            "{}: the kernel counted {}, twtrace {}; the difference is {}.",
             row.counter, row.kernel, row.twtrace, row.diff
         );
         say(Urgency::Warning, text);
     }
     for (name, count) in &numbers.totals.trouble {
-        say(
-            Urgency::Warning,
-            format!("{name} {count}: not everything could be seen; the counters may differ by that."),
-        );
+        say(Urgency::Warning, format!("{}.", trouble::sentence(name, *count)));
     }
     let evicted = all.evicted();
     let rows = evicted.ports + evicted.destinations + evicted.processes + evicted.cgroups;
     if rows > 0 {
-        say(Urgency::Hint, format!("{rows} rows had to make room for others; what came back is marked with ~."));
+        let text = "evicted, the least recently used first, because a table was full; counts of rows that came back are \
+                    marked ~.";
+        say(Urgency::Hint, format!("{} {text}", Many(rows, "row")));
     }
 }
 
@@ -230,6 +239,68 @@ fn to(row: &DestinationRow) -> String {
     format!("{raddr}:{} from {}", row.rport, row.laddr)
 }
 
-fn known(value: Option<u32>) -> String {
-    value.map_or_else(|| "?".to_owned(), |value| value.to_string())
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use twtrace_common::knob::{Filter, PORTS_LOCAL};
+
+    use super::*;
+    use crate::model::{
+        buckets::Buckets,
+        occupancy::{Namespace, Occupancy},
+        wanted::Wanted,
+    };
+
+    fn notes(all: &Aggregates, numbers: &Numbers) -> Vec<String> {
+        advise(all, numbers).into_iter().map(|note| format!("{}: {}", note.urgency.word(), note.text)).collect()
+    }
+
+    fn used(used: u64) -> Numbers {
+        let name = Some("blue".to_owned());
+        let buckets = Some(Buckets { netns: 7, name, used, limit: 100, namespaces: 2 });
+        Numbers { buckets, ..Numbers::default() }
+    }
+
+    #[test]
+    fn buckets_are_told_before_they_are_full() {
+        let all = Aggregates::default();
+        assert!(notes(&all, &used(79)).is_empty());
+        let said = notes(&all, &used(93));
+        assert!(said[0].starts_with("WARN: tcp_max_tw_buckets of blue is 93 % full: 93 of 100."), "{said:?}");
+        assert!(notes(&all, &Numbers::default()).is_empty(), "not known is not full");
+    }
+
+    /// Two namespaces, each with listeners inside its range.
+    fn looked(filter: Filter, lport: Option<u16>) -> Aggregates {
+        let mut ports = Box::new([[0; 1024]; 3]);
+        if let Some(port) = lport {
+            ports[PORTS_LOCAL as usize][usize::from(port >> 6)] |= 1 << (port & 63);
+        }
+        let space = Namespace {
+            range: 30_000..=30_199,
+            available: 198,
+            tw_limit: None,
+            tw_reuse: None,
+            listeners: [443, 30_150, 30_160].into(),
+            held: HashMap::new(),
+        };
+        let mut all = Aggregates::default().wanting(Wanted::new(filter, ports));
+        all.begin(&Occupancy { namespaces: [(7, space.clone()), (8, space)].into(), ..Occupancy::default() });
+        all
+    }
+
+    #[test]
+    fn listeners_are_told_of_what_the_filters_let_through() {
+        let numbers = Numbers::default();
+        assert_eq!(notes(&looked(Filter::ALL, None), &numbers).len(), 2);
+        let one = notes(&looked(Filter { netns: [7; _], netns_len: 1, ..Filter::ALL }, None), &numbers);
+        assert!(one.len() == 1 && one[0].contains("(30150, 30160) in namespace 7"), "{one:?}");
+        let port = notes(&looked(Filter { lport: 1, ..Filter::ALL }, Some(30_160)), &numbers);
+        assert!(
+            port[0].starts_with("hint: 1 port of ip_local_port_range 30000-30199 has a listener (30160)"),
+            "{port:?}"
+        );
+        assert!(notes(&looked(Filter { rport: 1, ..Filter::ALL }, None), &numbers).is_empty());
+    }
 }

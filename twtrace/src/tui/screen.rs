@@ -108,8 +108,8 @@ impl Screen {
             Effect::Copy(text) => self.bytes.with(|bytes| bytes.extend(terminal::clipboard(&text))),
             Effect::Write(name, json) => {
                 let message = write(name, &json).map_or_else(
-                    |error| format!("the table could not be written: {error}"),
-                    |path| format!("written to {}", path.display()),
+                    |error| format!("cannot write the table: {error}"),
+                    |path| format!("table written to {}", path.display()),
                 );
                 self.state.message = Some(message);
             }

@@ -45,16 +45,13 @@ impl Sieve {
                 ("family", "4" | "6") => args.push(format!("-{value}")),
                 _ if cli::filter_names().contains(&name) => args.push(format!("--{name}={value}")),
                 _ => {
-                    return Err(format!(
-                        "{name}: there is no such filter; there are {}",
-                        cli::filter_names().join(", ")
-                    ));
+                    return Err(format!("{name}: no such filter; use one of {}", cli::filter_names().join(", ")));
                 }
             }
         }
         let said = |exit: Exit| exit.stderr.trim().trim_start_matches("twtrace: ").to_owned();
         let Command::Run(run) = cli::parse(args).map_err(said)?.command else {
-            return Err("this is no filter".to_owned());
+            return Err("not a filter; write NAME:VALUE, e.g. lport:443".to_owned());
         };
         let resolved = resolver.resolve(&run.filter).map_err(said)?;
         Ok(Self { words: words.trim().to_owned(), spec: run.filter, resolved })
@@ -257,9 +254,9 @@ mod tests {
     fn a_wrong_word_is_named() {
         for (words, part) in [
             ("curl", "write NAME:VALUE"),
-            ("duration:1s", "there is no such filter"),
+            ("duration:1s", "no such filter"),
             ("rport:x", "--rport x"),
-            ("format:json", "there is no such filter"),
+            ("format:json", "no such filter"),
             ("cause:murdered", "murdered is no cause"),
         ] {
             let said = read(words).unwrap_err();

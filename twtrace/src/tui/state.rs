@@ -11,6 +11,7 @@ use super::{
 use crate::{
     model::{
         aggregate::{Aggregates, DestinationRow, Live, PortKey, PortRow, Process},
+        buckets::Buckets,
         event::Event,
         own::Own,
         report::{Reconciled, Start, Totals},
@@ -99,7 +100,7 @@ pub enum Detail {
 pub struct About {
     /// Name of the host.
     pub host: String,
-    /// Inode number of the network namespace whose buckets the header shows.
+    /// Inode number of the network namespace whose counters are compared with the kernel's.
     pub own_netns: u32,
     /// The command line filters: what the screen shows is not everything.
     pub filtered: bool,
@@ -122,6 +123,8 @@ pub struct Numbers {
     pub reconcile: Vec<Reconciled>,
     /// Minisocks alive that the filters of the command line let through.
     pub live: Live,
+    /// The namespace whose buckets are the fullest.
+    pub buckets: Option<Buckets>,
     /// What twtrace itself costs, if that is measured.
     pub own: Option<Own>,
 }
@@ -233,6 +236,7 @@ impl State {
             died_per_s: tick.died_per_s,
             reconcile: tick.reconcile.to_vec(),
             live: self.aggregates.live(),
+            buckets: tick.buckets.cloned(),
             own: tick.own.cloned(),
         };
         if let Some(rate) = tick.born_per_s {
@@ -270,7 +274,7 @@ impl State {
             }),
             Tab::Events => None,
             Tab::Notes => {
-                self.notes = advise(&self.aggregates, &self.numbers, self.start.as_ref());
+                self.notes = advise(&self.aggregates, &self.numbers);
                 None
             }
         };

@@ -133,7 +133,7 @@ fn act(state: &mut State, action: Action) -> Option<Effect> {
             state.aggregates.reset();
             state.history.clear();
             state.refresh();
-            state.message = Some("counting anew; what is alive stays".to_owned());
+            state.message = Some("counts are reset; live sockets stay".to_owned());
         }
         Action::Slower => return Some(interval(state, |now| INTERVALS_MS.into_iter().find(|&ms| ms > now))),
         Action::Faster => return Some(interval(state, |now| INTERVALS_MS.into_iter().rfind(|&ms| ms < now))),
@@ -212,7 +212,7 @@ fn pause(state: &mut State) {
 fn interval(state: &mut State, next: impl Fn(u64) -> Option<u64>) -> Effect {
     let now = u64::try_from(state.interval.as_millis()).unwrap_or(u64::MAX);
     state.interval = Duration::from_millis(next(now).unwrap_or(now));
-    state.message = Some(format!("interval {:?}", state.interval));
+    state.message = Some(format!("refresh interval: {:?}", state.interval));
     Effect::Interval(state.interval)
 }
 
@@ -235,7 +235,7 @@ fn cells(rows: &dyn Listing, row: usize) -> String {
 
 fn write(state: &mut State) -> Option<Effect> {
     let Some(rows) = &state.rows else {
-        state.message = Some("only tables are written; for events, run with --format json".to_owned());
+        state.message = Some("only tables can be written; for events, run with --format json".to_owned());
         return None;
     };
     let mut text = rows.json().to_string();

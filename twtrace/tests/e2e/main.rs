@@ -14,6 +14,7 @@ mod occupancy;
 mod parse;
 mod passive;
 mod scene;
+mod scope;
 mod screen;
 mod seeds;
 mod summary;
@@ -221,6 +222,9 @@ fn trials(offered: &Backends, scale: Scale, guest: bool, tally: &Arc<Mutex<Tally
         ("demo", manners::demo),
         ("probe", manners::probe),
         ("ebpf_log", manners::ebpf_log),
+        ("full_disk", manners::full_disk),
+        ("filter_scope", scope::filter_scope),
+        ("filter_by_owner", scope::filter_by_owner),
         ("self_stats", costs::self_stats),
         ("unasked", costs::unasked),
         ("occupancy", occupancy::occupancy),
@@ -251,6 +255,10 @@ fn trials(offered: &Backends, scale: Scale, guest: bool, tally: &Arc<Mutex<Tally
         ("doctor_watch", doctor::manners::doctor_watch),
         ("doctor_explains", doctor::manners::doctor_explains),
         ("doctor_descriptors", doctor::machine::doctor_descriptors),
+        ("doctor_descriptors_elsewhere", doctor::places::doctor_descriptors_elsewhere),
+        ("doctor_steps_act_there", doctor::places::doctor_steps_act_there),
+        ("sysctl_scopes", doctor::sysctls::sysctl_scopes),
+        ("sysctl_spellings", doctor::sysctls::sysctl_spellings),
         ("doctor_folklore", doctor::machine::doctor_folklore),
     ];
     trials.extend(once.into_iter().map(|(name, case)| trial(name, "any", tally, move |_| case())));
@@ -258,12 +266,26 @@ fn trials(offered: &Backends, scale: Scale, guest: bool, tally: &Arc<Mutex<Tally
         Some(reason) => skipped("doctor_peer_closes", "any", &reason, tally),
         None => trial("doctor_peer_closes", "any", tally, |_| doctor::keepalive::doctor_peer_closes()),
     });
+    let no_tools = manners::missing();
+    let confined: [(&str, Once); 2] = [("lacks", manners::lacks), ("no_ptrace", manners::no_ptrace)];
+    trials.extend(confined.map(|(name, case)| match &no_tools {
+        Some(reason) => skipped(name, "any", reason, tally),
+        None => trial(name, "any", tally, move |_| case()),
+    }));
     let no_tmux = screen::missing();
     let screens: [(&str, Once); 2] = [("screen", screen::screen), ("screen_is_left", screen::screen_is_left)];
     trials.extend(screens.map(|(name, case)| match &no_tmux {
         Some(reason) => skipped(name, "any", reason, tally),
         None => trial(name, "any", tally, move |_| case()),
     }));
+    trials.push(match doctor::aborts::missing() {
+        Some(reason) => skipped("doctor_health_checks", "any", &reason, tally),
+        None => trial("doctor_health_checks", "any", tally, |_| doctor::aborts::doctor_health_checks()),
+    });
+    trials.push(match doctor::nat::missing() {
+        Some(reason) => skipped("doctor_nat_ports", "any", &reason, tally),
+        None => trial("doctor_nat_ports", "any", tally, |_| doctor::nat::doctor_nat_ports()),
+    });
     trials.push(match doctor::conntrack::no_table() {
         Some(reason) => skipped("doctor_conntrack", "any", &reason, tally),
         None => trial("doctor_conntrack", "any", tally, |_| doctor::conntrack::doctor_conntrack()),

@@ -162,6 +162,140 @@ pub fn demo() -> Outcome {
     Ok(())
 }
 
+/// A full disk ends every command that prints with a message and exit code 70.
+pub fn full_disk() -> Outcome {
+    let commands = [
+        &["--help"][..],
+        &["--version"],
+        &["run", "--help"],
+        &["probe"],
+        &["probe", "--format", "json"],
+        &["doctor", "--netns", "self"],
+        &["doctor", "--netns", "self", "--format", "json"],
+        &["doctor", "--netns", "self", "--watch", "1h"],
+        &["doctor", "--explain", "listen.overflows"],
+        &["lab", "--list"],
+        &["lab", "--list", "--format", "json"],
+        &["run", "--netns", "self", "--format", "json", "--events", "none", "--duration", "200ms"],
+        &["run", "--netns", "self", "--format", "text", "--events", "none", "--duration", "200ms"],
+    ];
+    for command in commands {
+        let what = onto("/dev/full", command)?;
+        expect(&what, 70, &["standard output", "incomplete", "No space left"])
+            .map_err(|why| format!("{command:?}: {why}"))?;
+        // Where there is room, the same commands are content.
+        if command[0].starts_with('-') {
+            expect(&onto("/dev/null", command)?, 0, &[])?;
+        }
+    }
+    Ok(())
+}
+
+/// Runs with standard output going to this file.
+fn onto(path: &str, args: &[&str]) -> Result<(i32, String, String), String> {
+    let file = std::fs::OpenOptions::new().write(true).open(path).map_err(|error| error.to_string())?;
+    let mut child = spawn(&here()?, args, move |command| {
+        command.stdout(file);
+    })?;
+    let mut err = String::new();
+    child.stderr.take().ok_or("no stderr")?.read_to_string(&mut err).map_err(|error| error.to_string())?;
+    Ok((ended(&mut child)?, String::new(), err))
+}
+
+/// Why a process cannot be confined here; `None` if it can.
+pub fn missing() -> Option<String> {
+    let runs =
+        |program: &&&str| Command::new(program).arg("--version").output().is_ok_and(|output| output.status.success());
+    let missing = ["unshare", "setpriv"].iter().find(|program| !runs(program));
+    missing.map(|program| format!("there is no {program} here"))
+}
+
+/// Each thing that is missing has a message that names it and the way to it, and none asks for a report.
+pub fn lacks() -> Outcome {
+    let shell = |script: &str| -> Result<(i32, String, String), String> {
+        let binary = crate::tracer::binary().display().to_string();
+        let _no_traffic = crate::tracer::forking();
+        let output =
+            Command::new("sh").args(["-c", script, "sh", &binary]).output().map_err(|error| error.to_string())?;
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        Ok((output.status.code().unwrap_or(-1), text(&output.stdout), text(&output.stderr)))
+    };
+    let run = "\"$1\" run --events none --duration 100ms";
+    let cases: [(String, i32, &[&str]); 8] = [
+        (format!("ulimit -n 30; {run}"), 70, &["may have 30 open files", "ulimit -n "]),
+        ("ulimit -n 30; \"$1\" probe".to_owned(), 70, &["may have 30 open files", "ulimit -n "]),
+        (format!("unshare -m sh -c 'mount -t tmpfs none /proc; {run}' sh \"$1\""), 69, &["mount -t proc proc /proc"]),
+        (
+            "unshare -m sh -c 'mount -t tmpfs none /proc; \"$1\" doctor' sh \"$1\"".to_owned(),
+            69,
+            &["mount -t proc proc /proc"],
+        ),
+        (format!("unshare -m sh -c 'mount -t tmpfs none /sys; {run}' sh \"$1\""), 69, &["mount -t sysfs sysfs /sys"]),
+        (format!("unshare -Ur {run}"), 77, &["user namespace"]),
+        ("unshare -Ur \"$1\" probe".to_owned(), 77, &["user namespace"]),
+        (
+            "unshare -Ur sh -c 'echo 0 > /proc/sys/user/max_net_namespaces; \"$1\" run --demo' sh \"$1\"".to_owned(),
+            70,
+            &["user.max_net_namespaces"],
+        ),
+    ];
+    for (script, code, words) in cases {
+        let what = shell(&script)?;
+        expect(&what, code, words).map_err(|why| format!("{script}: {why}"))?;
+        if what.2.contains("report") {
+            return Err(format!("{script}: {}", what.2));
+        }
+    }
+    // None of it is said where nothing is missing.
+    let fine = shell(&format!("ulimit -n 4096; {run}"))?;
+    expect(&fine, 0, &[])?;
+    if fine.2.contains("ulimit") || fine.2.contains("mount") { Err(fine.2) } else { Ok(()) }
+}
+
+/// Without CAP_SYS_PTRACE namespaces of other users' processes are missed, and it is said why; with it they are not.
+pub fn no_ptrace() -> Outcome {
+    const LISTED: &str = "+bpf,+perfmon,+syslog,+sys_admin,+net_admin,+net_raw";
+    // A namespace that only a process of root's holds.
+    let netns = fresh()?;
+    let mut holder = {
+        let _no_traffic = crate::tracer::forking();
+        netns.run(|| Command::new("sleep").arg("600").spawn()).map_err(|error| error.to_string())?
+    };
+    let start = |capabilities: &str| -> Result<serde_json::Value, String> {
+        let binary = crate::tracer::binary();
+        let grant = format!("-all,{capabilities}");
+        let _no_traffic = crate::tracer::forking();
+        let output = Command::new("setpriv")
+            .args([
+                "--reuid",
+                "65534",
+                "--regid",
+                "65534",
+                "--clear-groups",
+                "--inh-caps",
+                &grant,
+                "--ambient-caps",
+                &grant,
+            ])
+            .arg(binary)
+            .args(["run", "--events", "none", "--format", "json", "--duration", "100ms"])
+            .output()
+            .map_err(|error| format!("setpriv: {error}"))?;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let first = text.lines().next().unwrap_or_default();
+        serde_json::from_str(first).map_err(|error| format!("{error}: {}", String::from_utf8_lossy(&output.stderr)))
+    };
+    let both = start(LISTED).and_then(|without| Ok((without, start(&format!("{LISTED},+sys_ptrace"))?)));
+    let _ = holder.kill();
+    let _ = holder.wait();
+    let (without, with) = both?;
+    let why = without["namespaces_missed_why"].as_str().unwrap_or_default();
+    if !why.contains("CAP_SYS_PTRACE") || without["namespaces_missed"].as_u64() <= with["namespaces_missed"].as_u64() {
+        return Err(format!("without: {without}; with: {with}"));
+    }
+    if with["namespaces_missed_why"].is_null() { Ok(()) } else { Err(format!("it is not missing: {with}")) }
+}
+
 /// `probe` names every capability, in both formats.
 pub fn probe() -> Outcome {
     let text = run(&["probe"], |_| {})?;

@@ -121,14 +121,16 @@ pub fn screen() -> Result<(), String> {
         rows.any(|cells| cells.starts_with(&["client", &port, &LIVES.to_string()]))
     };
     let screen = tmux.shows("the port and its minisocks", row)?;
-    // Other tests leave minisocks in other namespaces.
+    // Other tests leave minisocks in other namespaces: both numbers are of this one.
     let live =
-        screen.contains(&format!("live {LIVES} of ")) && screen.contains(&format!("time_wait {LIVES}, fin_wait2 0"));
+        screen.contains(&format!("live {LIVES} in ")) && screen.contains(&format!("time_wait {LIVES}, fin_wait2 0"));
+    let gauge = format!(" {LIVES}/");
+    let screen = tmux.shows("the buckets of this namespace", |screen| screen.contains(&gauge))?;
     if !live || !screen.contains("kernel: diff 0") {
         return Err(format!("the header has other numbers:\n{screen}"));
     }
     tmux.keys(&["Enter"])?;
-    let histogram = format!("age of the connection at its close  n {LIVES} ");
+    let histogram = format!("age of connections when they closed  n {LIVES} ");
     tmux.shows("the port's histogram", |screen| screen.contains(&histogram) && screen.contains('█'))?;
     tmux.keys(&["Escape"])?;
     tmux.keys(&["2"])?;
@@ -140,7 +142,7 @@ pub fn screen() -> Result<(), String> {
     tmux.keys(&["/"])?;
     tmux.keys(&["-l", "rport:1"])?;
     tmux.keys(&["Enter"])?;
-    tmux.shows("nothing, for the filter", |screen| screen.contains("nothing that fits rport:1"))?;
+    tmux.shows("nothing, for the filter", |screen| screen.contains("nothing matches the filter rport:1"))?;
     // Another size, in the middle of it.
     tmux.ask(&["resize-window", "-x", "80", "-y", "24"])?;
     tmux.keys(&["Escape"])?;

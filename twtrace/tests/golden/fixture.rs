@@ -191,6 +191,7 @@ pub fn start() -> Start {
         ]),
         seeded: Some(3),
         namespaces_missed: 2,
+        namespaces_missed_why: Some("CAP_SYS_PTRACE is missing".to_owned()),
         self_test: "passed".to_owned(),
     }
 }
@@ -200,6 +201,7 @@ pub fn blind_start() -> Start {
         capabilities: BTreeMap::new(),
         seeded: None,
         namespaces_missed: 0,
+        namespaces_missed_why: None,
         self_test: "could not be made: EPERM".to_owned(),
         ..start()
     }

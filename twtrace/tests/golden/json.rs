@@ -5,7 +5,7 @@ use std::fmt;
 use insta::assert_snapshot;
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::Value;
-use twtrace::model::aggregate::Aggregates;
+use twtrace::model::{aggregate::Aggregates, buckets::Buckets};
 use twtrace::sink::{
     JsonSink, Loss, Sink, Tick,
     by::{Group, Reporter},
@@ -60,11 +60,13 @@ fn reports() -> String {
         }
         let (first, later) = (fixture::uncompared(), fixture::exact());
         let own = fixture::own();
+        let buckets = Buckets { netns: 7, name: None, used: 12, limit: 4096, namespaces: 2 };
         let tick = |totals, born_per_s, died_per_s| Tick {
             totals,
             born_per_s,
             died_per_s,
             reconcile: &[],
+            buckets: born_per_s.map(|_: f64| &buckets),
             own: Some(&own),
             report: true,
         };

@@ -6,6 +6,7 @@ use std::{collections::HashMap, net::IpAddr};
 use twtrace::{
     model::{
         aggregate::Aggregates,
+        buckets::Buckets,
         event::{Cause, Closer, Connection, Detail, Event, Life, Refusal, Role, Substate, Task, Tuple},
         occupancy::{Destination, Held, Namespace, Occupancy, Passive},
         report::{Reconciled, Totals},
@@ -170,11 +171,19 @@ pub fn play(sink: &mut dyn Sink, seconds: u64) {
             let latest = sofar.iter().filter(|event: &&Event| event.mono_ns >= n * SECOND);
             Some(latest.filter(|event| is(&event.detail)).count() as f64)
         };
+        let buckets = Buckets {
+            netns: NETNS,
+            name: Some("this namespace".to_owned()),
+            used: live.unsigned_abs(),
+            limit: 4096,
+            namespaces: 3,
+        };
         let tick = Tick {
             totals: &totals,
             born_per_s: rate(|detail| matches!(detail, Detail::Born { .. })),
             died_per_s: rate(|detail| matches!(detail, Detail::Died { .. })),
             reconcile: &reconcile,
+            buckets: Some(&buckets),
             own: None,
             report: true,
         };

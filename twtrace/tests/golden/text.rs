@@ -87,9 +87,9 @@ fn summaries() {
     assert_snapshot!("summary_uncompared", notes::summary(&uncompared));
     uncompared.totals.lost = 7;
     let lost = notes::summary(&uncompared);
-    assert_eq!(lost.lines().last(), Some("NOT exact: 7 events lost, the events seen do not add up"));
+    assert_eq!(lost.lines().last(), Some("NOT exact: 7 events lost, seen is not emitted + filtered + lost"));
     let unexplained = Summary { exact: Some(false), ..fixture::exact() };
-    assert!(notes::summary(&unexplained).ends_with("NOT exact: for a reason that no counter names\n"));
+    assert!(notes::summary(&unexplained).ends_with("NOT exact: counters disagree, cause unknown; please report it\n"));
 }
 
 #[test]
@@ -99,7 +99,15 @@ fn remarks_are_no_lines() {
     sink.lost(0, Loss::Ring, 5);
     sink.tick(
         0,
-        &Tick { totals: &summary.totals, born_per_s: None, died_per_s: None, reconcile: &[], own: None, report: true },
+        &Tick {
+            totals: &summary.totals,
+            born_per_s: None,
+            died_per_s: None,
+            reconcile: &[],
+            buckets: None,
+            own: None,
+            report: true,
+        },
     );
     sink.summary(0, &summary);
     assert!(sink.take().is_empty());
@@ -112,7 +120,15 @@ fn what_it_costs_is_a_remark() {
     let (totals, own) = (fixture::exact().totals, fixture::own());
     for own in [own.clone(), Own { bpf_ns: None, programs: Vec::new(), ring_used: None, ..own }] {
         let (born_per_s, died_per_s) = (None, None);
-        let tick = Tick { totals: &totals, born_per_s, died_per_s, reconcile: &[], own: Some(&own), report: true };
+        let tick = Tick {
+            totals: &totals,
+            born_per_s,
+            died_per_s,
+            reconcile: &[],
+            buckets: None,
+            own: Some(&own),
+            report: true,
+        };
         sink.tick(0, &tick);
     }
     assert!(sink.take().is_empty());

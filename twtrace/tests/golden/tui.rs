@@ -183,7 +183,7 @@ fn keys_help_filter_and_hold() {
     rig.press("4");
     assert_snapshot!("filter_events", rig.screen());
     rig.press("3");
-    assert!(rig.screen().contains("filter role:server (not for this table: role)"), "{}", rig.screen());
+    assert!(rig.screen().contains("filter role:server (ignored in this table: role)"), "{}", rig.screen());
     rig.press("4/x");
     rig.key(Key::Enter);
     assert_snapshot!("filter_wrong", rig.screen());
@@ -192,7 +192,7 @@ fn keys_help_filter_and_hold() {
     let before = rig.screen();
     stream::play(&mut rig, 3);
     let held = rig.screen();
-    assert!(held.contains("HELD") && held.contains("/50000 wait"), "{held}");
+    assert!(held.contains("HELD") && held.contains("/50000 new"), "{held}");
     let content = |screen: &str| screen.lines().skip(4).map(str::to_owned).collect::<Vec<_>>();
     assert_eq!(content(&held), content(&before));
     rig.press(" ");

@@ -9,7 +9,10 @@ use std::{
 };
 
 use super::{Host, Places, look};
-use crate::{host::cgroup, model::occupancy::Occupancy};
+use crate::{
+    host::cgroup,
+    model::{occupancy::Occupancy, wanted::Wanted},
+};
 
 /// How many times as long as a look took the thread rests after it: 0.4 % of a CPU. The kernel goes through all sockets of
 /// the machine for each namespace, TIME_WAITs too: 20 ms where there are 200,000, a look each second would be most of what
@@ -72,9 +75,17 @@ impl Poller {
     /// # Errors
     /// If there can be no thread.
     pub fn spawn(host: Host) -> io::Result<Self> {
+        Self::spawn_for(host, Wanted::default())
+    }
+
+    /// The same for a run with filters.
+    ///
+    /// # Errors
+    /// If there can be no thread.
+    pub fn spawn_for(host: Host, wanted: Wanted) -> io::Result<Self> {
         let desk = Arc::new(Desk::default());
         let of_thread = Arc::clone(&desk);
-        thread::Builder::new().name("twtrace-look".to_owned()).spawn(move || work(&host, &of_thread))?;
+        thread::Builder::new().name("twtrace-look".to_owned()).spawn(move || work(&host, &of_thread, wanted))?;
         Ok(Self(desk))
     }
 
@@ -111,8 +122,8 @@ fn put<T: Ord>(waiting: &mut BTreeSet<T>, more: Vec<T>) {
 }
 
 /// The thread: waits for a request, looks, answers, rests.
-fn work(host: &Host, desk: &Desk) {
-    let (mut places, mut paths) = (Places::default(), Paths::default());
+fn work(host: &Host, desk: &Desk, wanted: Wanted) {
+    let (mut places, mut paths) = (Places::wanting(wanted), Paths::default());
     loop {
         let mut state = desk.lock();
         while !state.is_asked && !state.is_over {

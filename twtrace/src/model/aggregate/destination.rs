@@ -12,6 +12,7 @@ use super::{
 use crate::model::{
     event::Connection,
     occupancy::{Held, Namespace},
+    wanted::Wanted,
 };
 
 /// Where connections of this host lead: ports are used up for each by itself.
@@ -51,8 +52,10 @@ pub struct Destination {
 }
 
 impl Destination {
+    /// A row that is new: nothing was held at the last tick, unless it was evicted.
     pub(super) fn new(partial: bool) -> Self {
-        Self { partial, ..Self::default() }
+        let trend = if partial { Trend::default() } else { Trend::from_nothing() };
+        Self { partial, trend, ..Self::default() }
     }
 
     pub(super) fn born(&mut self, connection: &Connection) {
@@ -145,24 +148,28 @@ pub struct DestinationRow {
     pub rport: u16,
     /// Ports held by minisocks.
     pub time_wait: u64,
-    /// Ports held by established connections, at the last look.
-    pub established: u32,
-    /// Ports held by sockets in other states, at the last look.
-    pub other: u32,
-    /// All of them.
-    pub in_use: u32,
+    /// Ports held by established connections, at the last look; `None` if there was none, or a filter cannot be decided for
+    /// them.
+    pub established: Option<u32>,
+    /// Ports held by sockets in other states, at the last look; `None` as before.
+    pub other: Option<u32>,
+    /// All of them; `None` as before.
+    pub in_use: Option<u32>,
     /// Ports that connect() may choose from; `None` if not known.
     pub available: Option<u32>,
-    /// Ports that are left.
+    /// Ports that are left; `None` if a filter leaves out some of those that are held.
     pub headroom: Option<u32>,
     /// Births.
     pub born: u64,
-    /// Births per second; `None` before there were two ticks.
+    /// Births per second; `None` before the first tick.
     pub born_per_s: Option<f64>,
     /// Connections per second that can go on for ever, each leaving its TIME_WAIT.
     pub limit_per_s: Option<f64>,
-    /// Seconds until no port is left, at the present rate; `None` before there is a rate.
+    /// Seconds until no port is left, at the present rate: 0 if none is left, null in JSON for never and for not known, which
+    /// `forecast` tells apart.
     pub exhausted_in_s: Option<Forecast>,
+    /// The same in a word: `full`, `filling` or `steady`; `None` if not known.
+    pub forecast: Option<&'static str>,
     /// Births refused.
     pub refused: u64,
     /// connect() calls that found no port.
@@ -179,21 +186,37 @@ pub struct DestinationRow {
     pub without_timestamps: u64,
     /// Whether tcp_tw_reuse can help; `None` if not known.
     pub reuse: Option<Reuse>,
-    /// Counts may lack what an evicted row held.
+    /// Counts may lack what an evicted row held, or minisocks whose role is not known where a filter asks for one.
     pub partial: bool,
 }
 
+/// What a row has to be seen with.
+pub(super) struct Around<'a> {
+    /// The namespace of the destination, if it was looked into.
+    pub space: Option<&'a Namespace>,
+    /// When the last ticks were.
+    pub ticks: &'a Ticks,
+    /// How long a TIME_WAIT lasts, seconds.
+    pub time_wait_s: f64,
+    /// The filters of the run.
+    pub wanted: &'a Wanted,
+}
+
 impl DestinationRow {
-    pub(super) fn of(
-        key: DestinationKey,
-        row: &Destination,
-        space: Option<&Namespace>,
-        ticks: &Ticks,
-        time_wait_s: f64,
-    ) -> Self {
-        let in_use = row.in_use();
+    pub(super) fn of(key: DestinationKey, row: &Destination, around: &Around<'_>) -> Self {
+        let &Around { space, ticks, time_wait_s, wanted } = around;
+        // Open connections are known by looking at them, if no filter asks for what a look does not show.
+        let held = space.filter(|_| wanted.is_decided()).map(|_| row.held);
+        let in_use = held.map(|_| row.in_use());
         let available = space.map(|space| space.available);
+        let whole = available.zip(in_use).filter(|_| wanted.is_whole(key.rport));
+        let headroom = whole.map(|(available, in_use)| available.saturating_sub(in_use));
         let open = row.held.established.saturating_add(row.held.other);
+        let exhausted_in_s = match (headroom, whole) {
+            (Some(0), _) => Some(Forecast::Exhausted),
+            (_, Some((available, _))) => row.trend.forecast(ticks, available, open, time_wait_s),
+            (_, None) => None,
+        };
         let connects = row.connects.median_and_p99();
         Self {
             netns: (key.netns != 0).then_some(key.netns),
@@ -201,15 +224,16 @@ impl DestinationRow {
             raddr: key.raddr,
             rport: key.rport,
             time_wait: u64::try_from(row.minisocks).unwrap_or(0),
-            established: row.held.established,
-            other: row.held.other,
+            established: held.map(|held| held.established),
+            other: held.map(|held| held.other),
             in_use,
             available,
-            headroom: available.map(|available| available.saturating_sub(in_use)),
+            headroom,
             born: row.born.count,
             born_per_s: row.born.per_s(),
             limit_per_s: available.map(|available| thousandths(f64::from(available) / time_wait_s)),
-            exhausted_in_s: available.and_then(|available| row.trend.forecast(ticks, available, open, time_wait_s)),
+            exhausted_in_s,
+            forecast: exhausted_in_s.map(Forecast::word),
             refused: row.refused,
             no_port: row.no_port,
             no_port_bound: row.no_port_bound,
@@ -218,15 +242,15 @@ impl DestinationRow {
             with_timestamps: row.timestamps.0,
             without_timestamps: row.timestamps.1,
             reuse: reuse(&key, row, space),
-            partial: row.partial,
+            partial: row.partial || wanted.needs_role(),
         }
     }
 
-    /// Share of the ports that is in use, 0 to 1.
+    /// Share of the ports that is in use, 0 to 1; `None` if not all of those are known.
     #[must_use]
     pub fn fill(&self) -> Option<f64> {
         let available = self.available.filter(|&available| available > 0)?;
-        Some((f64::from(self.in_use) / f64::from(available)).min(1.0))
+        Some(1.0 - f64::from(self.headroom?) / f64::from(available))
     }
 }
 

@@ -26,8 +26,8 @@ impl Looks {
         }
     }
 
-    /// Each of them; what is held is not kept.
-    pub fn enter(&mut self, occupancy: &Occupancy) {
+    /// Each of them, of the namespaces that are `wanted`; what is held is not kept.
+    pub fn enter(&mut self, occupancy: &Occupancy, wanted: impl Fn(u32) -> bool) {
         self.last = (occupancy.at_ns, occupancy.at_ns.saturating_add(occupancy.took_ns));
         let limits = |space: &Namespace| Namespace {
             range: space.range.clone(),
@@ -35,7 +35,8 @@ impl Looks {
             held: HashMap::new(),
             ..*space
         };
-        self.namespaces = occupancy.namespaces.iter().map(|(&netns, space)| (netns, limits(space))).collect();
+        let wanted = occupancy.namespaces.iter().filter(|(netns, _)| wanted(**netns));
+        self.namespaces = wanted.map(|(&netns, space)| (netns, limits(space))).collect();
     }
 
     /// The namespaces of the last one.

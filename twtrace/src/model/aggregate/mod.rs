@@ -17,6 +17,7 @@ pub mod times;
 pub mod trend;
 
 pub use bounded::Bounded;
+use destination::Around;
 pub use destination::{Destination, DestinationKey, DestinationRow};
 use looks::Looks;
 pub use owner::{CgroupName, Owner, OwnerRow, Process, ProcessName, Target};
@@ -27,6 +28,7 @@ use super::{
     cgroup,
     event::{Closer, Detail, Event, Life, Role, Substate, Tuple},
     occupancy::{Namespace, Occupancy, Passive},
+    wanted::Wanted,
 };
 
 /// Lengths of a TIME_WAIT if no birth has told: TCP_TIMEWAIT_LEN of include/net/tcp.h, seconds.
@@ -106,6 +108,7 @@ pub struct Aggregates {
     cgroups: Bounded<u64, Owner>,
     paths: HashMap<u64, Option<String>>,
     looks: Looks,
+    wanted: Wanted,
     live: Live,
     time_wait_s: f64,
     ticks: Ticks,
@@ -130,6 +133,7 @@ impl Aggregates {
             cgroups: Bounded::new(limits.owners),
             paths: HashMap::new(),
             looks: Looks::default(),
+            wanted: Wanted::default(),
             live: Live::default(),
             time_wait_s: TIME_WAIT_S,
             ticks: Ticks::default(),
@@ -137,10 +141,27 @@ impl Aggregates {
         }
     }
 
+    /// The same for a run with filters. Events have passed them; what looks at sockets show has to as well.
+    #[must_use]
+    pub fn wanting(self, wanted: Wanted) -> Self {
+        Self { wanted, ..self }
+    }
+
+    /// What the filters of the run let through.
+    #[must_use]
+    pub fn wanted(&self) -> &Wanted {
+        &self.wanted
+    }
+
     /// The first look at the sockets, before any event: it tells on which side older connections are.
     pub fn begin(&mut self, occupancy: &Occupancy) {
         self.looks.begin(occupancy);
         self.occupied(occupancy);
+    }
+
+    /// Everything that was there before is entered: rates count from now.
+    pub fn started(&mut self, now_ns: u64) {
+        self.tick(now_ns);
     }
 
     /// A minisock that was there before.
@@ -234,13 +255,13 @@ impl Aggregates {
         for (_, row) in self.destinations.iter_mut() {
             row.held = super::occupancy::Held::default();
         }
-        for (&netns, space) in &occupancy.namespaces {
-            for (to, held) in &space.held {
+        for (&netns, space) in occupancy.namespaces.iter().filter(|(netns, _)| self.wanted.netns(**netns)) {
+            for (to, held) in space.held.iter().filter(|(to, _)| self.wanted.destination(to)) {
                 let key = DestinationKey { netns, laddr: to.laddr, raddr: to.raddr, rport: to.rport };
                 self.destinations.touch(key, Destination::new).held = *held;
             }
         }
-        self.looks.enter(occupancy);
+        self.looks.enter(occupancy, |netns| self.wanted.netns(netns));
     }
 
     /// Connections that the peer closed first.
@@ -345,7 +366,12 @@ impl Aggregates {
     pub fn destination_rows(&self) -> Vec<DestinationRow> {
         let rows = self.destinations.iter().filter(|(_, row)| !row.is_idle());
         rows.map(|(key, row)| {
-            DestinationRow::of(*key, row, self.namespaces().get(&key.netns), &self.ticks, self.time_wait_s)
+            let space = self.namespaces().get(&key.netns);
+            DestinationRow::of(
+                *key,
+                row,
+                &Around { space, ticks: &self.ticks, time_wait_s: self.time_wait_s, wanted: &self.wanted },
+            )
         })
         .collect()
     }

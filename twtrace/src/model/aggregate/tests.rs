@@ -1,6 +1,10 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use proptest::prelude::*;
+use twtrace_common::{
+    knob::{Filter, PORTS_LOCAL, PORTS_REMOTE},
+    record::role,
+};
 
 use super::*;
 use crate::model::{
@@ -82,7 +86,7 @@ fn a_life_is_counted_in_every_table_and_taken_out_again() {
     assert!(row.age_p99_ns.unwrap().abs_diff(5_000_000) < 50_000);
     assert_eq!(row.closes_first, None, "nobody counts what the peer closes");
     let destinations = all.destination_rows();
-    assert_eq!((destinations[0].time_wait, destinations[0].in_use, destinations[0].available), (1, 1, None));
+    assert_eq!((destinations[0].time_wait, destinations[0].in_use, destinations[0].available), (1, None, None));
     assert!(destinations[0].connect_p50_ns.unwrap().abs_diff(40_000) < 4_000);
     let owner = &all.process_rows()[0];
     assert_eq!((owner.who.pid, owner.who.comm.as_str(), owner.live, owner.born), (42, "curl", 1, 2));
@@ -130,10 +134,116 @@ fn a_destination_runs_out_when_it_is_foretold() {
     }
     all.tick(15 * SECOND);
     let row = &all.destination_rows()[0];
-    assert_eq!((row.time_wait, row.established, row.in_use, row.headroom), (150, 10, 160, Some(40)));
+    assert_eq!((row.time_wait, row.established, row.in_use, row.headroom), (150, Some(10), Some(160), Some(40)));
     assert_eq!((row.born_per_s, row.exhausted_in_s), (Some(10.0), Some(trend::Forecast::In(4.0))));
     assert_eq!(row.limit_per_s, Some(3.333));
     assert_eq!(row.reuse, Some(destination::Reuse::Off), "2 is for loopback alone");
+}
+
+/// The tables of a run with this filter, after a look at two namespaces.
+fn filtered(filter: Filter, ports: &[(u32, u16)]) -> Aggregates {
+    let mut sets = Box::new([[0; 1024]; 3]);
+    for &(row, port) in ports {
+        sets[row as usize][usize::from(port >> 6)] |= 1 << (port & 63);
+    }
+    let mut all = Aggregates::default().wanting(Wanted::new(filter, sets));
+    let look = Occupancy { namespaces: [7, 8].map(|netns| (netns, held_space())).into(), ..Occupancy::default() };
+    all.begin(&look);
+    all.occupied(&look);
+    all
+}
+
+/// Ten connections to port 443, three to 80.
+fn held_space() -> Namespace {
+    let to = |rport| To { laddr: LOCAL, raddr: PEER, rport };
+    let held = |established| Held { established, other: 0 };
+    Namespace { held: HashMap::from([(to(443), held(10)), (to(80), held(3))]), ..space(200, &[30_100]) }
+}
+
+fn places(all: &Aggregates) -> Vec<(Option<u32>, u16)> {
+    let mut places: Vec<_> = all.destination_rows().iter().map(|row| (row.netns, row.rport)).collect();
+    places.sort_unstable();
+    places
+}
+
+#[test]
+fn filters_hold_for_what_is_polled() {
+    assert_eq!(places(&filtered(Filter::ALL, &[])).len(), 4);
+    let netns = filtered(Filter { netns: [7; _], netns_len: 1, ..Filter::ALL }, &[]);
+    assert_eq!(places(&netns), [(Some(7), 80), (Some(7), 443)]);
+    assert_eq!(netns.namespaces().keys().collect::<Vec<_>>(), [&7], "nor do notes tell of another");
+    let rport = filtered(Filter { rport: 1, ..Filter::ALL }, &[(PORTS_REMOTE, 80)]);
+    assert_eq!(places(&rport), [(Some(7), 80), (Some(8), 80)]);
+    assert!(places(&filtered(Filter { family: 6, ..Filter::ALL }, &[])).is_empty());
+    assert!(places(&filtered(Filter { role: role::SERVER, ..Filter::ALL }, &[])).is_empty());
+    assert_eq!(places(&filtered(Filter { role: role::CLIENT, ..Filter::ALL }, &[])).len(), 4);
+}
+
+#[test]
+fn who_closes_what_is_polled_is_not_known() {
+    let mut all = filtered(Filter { pid: [42; _], pid_len: 1, ..Filter::ALL }, &[]);
+    assert!(places(&all).is_empty(), "no row for sockets of which it is not known whose they are");
+    all.event(&born(life(Some(Role::Client), 30_001, 443)));
+    let row = &all.destination_rows()[0];
+    assert_eq!((row.time_wait, row.established, row.other), (1, None, None));
+    assert_eq!((row.in_use, row.available, row.headroom, row.fill()), (None, Some(200), None, None));
+    assert_eq!((row.exhausted_in_s, row.forecast, row.limit_per_s), (None, None, Some(3.333)));
+}
+
+#[test]
+fn headroom_is_told_of_whole_destinations() {
+    let by_lport = filtered(Filter { lport: 1, ..Filter::ALL }, &[(PORTS_LOCAL, 30_001)]);
+    let row = by_lport.destination_rows().into_iter().find(|row| row.rport == 443).unwrap();
+    assert_eq!((row.in_use, row.headroom, row.partial), (Some(10), None, false), "the look counted what passes");
+    let by_rport = filtered(Filter { rport: 1, ..Filter::ALL }, &[(PORTS_REMOTE, 443)]);
+    let row = &by_rport.destination_rows()[0];
+    assert_eq!((row.in_use, row.headroom), (Some(10), Some(190)));
+    let by_role = filtered(Filter { role: role::CLIENT, ..Filter::ALL }, &[]);
+    assert!(by_role.destination_rows().iter().all(|row| row.partial && row.headroom.is_some()));
+}
+
+#[test]
+fn no_headroom_is_exhausted_at_once_and_in_json_too() {
+    let mut all = Aggregates::default();
+    let mut look = Occupancy { namespaces: [(7, held_space())].into(), ..Occupancy::default() };
+    look.namespaces.get_mut(&7).unwrap().available = 10;
+    all.begin(&look);
+    let json = |all: &Aggregates, rport| {
+        let row = all.destination_rows().into_iter().find(|row| row.rport == rport).unwrap();
+        let value = serde_json::to_value(&row).unwrap();
+        (value["headroom"].clone(), value["exhausted_in_s"].clone(), value["forecast"].clone())
+    };
+    let null = serde_json::Value::Null;
+    // Before any tick.
+    assert_eq!(json(&all, 443), (0.into(), 0.0.into(), "full".into()));
+    assert_eq!(json(&all, 80), (7.into(), null.clone(), null.clone()), "not known yet");
+    all.started(SECOND);
+    all.tick(2 * SECOND);
+    assert_eq!(json(&all, 443), (0.into(), 0.0.into(), "full".into()));
+    assert_eq!(json(&all, 80), (7.into(), null, "steady".into()), "known, and never");
+}
+
+#[test]
+fn the_first_tick_has_every_rate() {
+    let mut all = Aggregates::default();
+    all.begin(&Occupancy { namespaces: [(7, space(200, &[]))].into(), ..Occupancy::default() });
+    all.seeded(&life(None, 30_000, 443));
+    all.started(100 * SECOND);
+    for n in 1..=50 {
+        all.event(&born(life(Some(Role::Client), 30_000 + n, 443)));
+    }
+    all.tick(105 * SECOND);
+    let row = &all.destination_rows()[0];
+    assert_eq!((row.born_per_s, row.in_use), (Some(10.0), Some(51)));
+    assert_eq!(row.exhausted_in_s, Some(trend::Forecast::In(14.9)), "149 ports at ten a second");
+    assert_eq!(all.port_rows()[0].born_per_s, Some(10.0));
+    assert_eq!(all.process_rows()[0].born_per_s, Some(10.0));
+    assert_eq!(all.cgroup_rows()[0].born_per_s, Some(10.0));
+    // One that came between two ticks has grown from nothing.
+    all.event(&born(life(Some(Role::Client), 30_100, 80)));
+    all.tick(110 * SECOND);
+    let new = all.destination_rows().into_iter().find(|row| row.rport == 80).unwrap();
+    assert_eq!((new.born_per_s, new.forecast), (Some(0.2), Some("steady")));
 }
 
 #[test]
@@ -150,16 +260,16 @@ fn a_port_that_a_look_saw_held_is_not_held_twice() {
         all.event(&Event { mono_ns: at_ns, ..event(life(Some(Role::Client), port, 443), detail) });
         in_use(&all)
     };
-    assert_eq!(close(30_001, 11 * SECOND, 2 * SECOND), 2, "it was established when the look began");
-    assert_eq!(close(30_002, 11 * SECOND, SECOND / 2), 3, "it is younger");
-    assert_eq!(close(30_003, 9 * SECOND, 2 * SECOND), 4, "it had closed before");
+    assert_eq!(close(30_001, 11 * SECOND, 2 * SECOND), Some(2), "it was established when the look began");
+    assert_eq!(close(30_002, 11 * SECOND, SECOND / 2), Some(3), "it is younger");
+    assert_eq!(close(30_003, 9 * SECOND, 2 * SECOND), Some(4), "it had closed before");
     assert_eq!(
         close(29_999, 11 * SECOND, 2 * SECOND),
-        5,
+        Some(5),
         "its port is not of the range, which is all that a look counts"
     );
-    assert_eq!(close(30_004, 11 * SECOND, 2 * SECOND), 5, "it was on its way");
-    assert_eq!(close(30_005, 11 * SECOND, 2 * SECOND), 6, "none is left");
+    assert_eq!(close(30_004, 11 * SECOND, 2 * SECOND), Some(5), "it was on its way");
+    assert_eq!(close(30_005, 11 * SECOND, 2 * SECOND), Some(6), "none is left");
 }
 
 #[test]

@@ -52,6 +52,18 @@ pub enum Forecast {
     Exhausted,
 }
 
+impl Forecast {
+    /// The word used in JSON.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Steady => "steady",
+            Self::In(_) => "filling",
+            Self::Exhausted => "full",
+        }
+    }
+}
+
 impl Serialize for Forecast {
     /// Seconds; null for never.
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -64,6 +76,13 @@ impl Serialize for Forecast {
 }
 
 impl Trend {
+    /// Of a destination for which no port was held at the tick before its first.
+    pub fn from_nothing() -> Self {
+        let mut trend = Self::default();
+        trend.points.push(Point { in_use: 0, born: 0 });
+        trend
+    }
+
     /// Enters a tick.
     pub fn tick(&mut self, in_use: u32, born: u64) {
         slide(&mut self.points, Point { in_use, born: born as u32 });
@@ -76,8 +95,10 @@ impl Trend {
 
     /// First and last point, and the seconds between them.
     fn span(&self, ticks: &Ticks) -> Option<(Point, Point, f64)> {
-        let (first, last) = (*self.points.first()?, *self.points.last()?);
-        let seconds = ticks.span_s(self.points.len())?;
+        // The point before the first tick of all belongs to none.
+        let count = self.points.len().min(ticks.at_ns.len());
+        let (first, last) = (*self.points.get(self.points.len() - count)?, *self.points.last()?);
+        let seconds = ticks.span_s(count)?;
         (seconds > 0.0).then_some((first, last, seconds))
     }
 
@@ -138,6 +159,29 @@ mod tests {
         assert_eq!(after(15, 3, 0), Some(Forecast::Steady));
         assert_eq!(after(15, 3, 30), Some(Forecast::In(155.0 / 3.0)));
         assert_eq!(after(90, 3, 0), Some(Forecast::Steady));
+    }
+
+    #[test]
+    fn one_that_is_new_has_grown_since_the_tick_before() {
+        let (mut all, mut trend) = (Ticks::default(), Trend::from_nothing());
+        all.tick(0);
+        assert_eq!(trend.forecast(&all, 200, 0, 60.0), None);
+        all.tick(5_000_000_000);
+        trend.tick(50, 50);
+        // Ten a second: 600 minisocks would be there once as many end as are born.
+        assert_eq!(trend.forecast(&all, 200, 0, 60.0), Some(Forecast::In(15.0)));
+        assert_eq!(trend.forecast(&all, 28_232, 0, 60.0), Some(Forecast::Steady));
+    }
+
+    #[test]
+    fn the_point_before_all_ticks_is_none_of_them() {
+        let (mut all, mut trend) = (Ticks::default(), Trend::from_nothing());
+        for tick in 0..10 {
+            all.tick(tick * 1_000_000_000);
+            trend.tick(100, 0);
+            let wanted = (tick > 0).then_some(Forecast::Steady);
+            assert_eq!(trend.forecast(&all, 200, 100, 60.0), wanted, "{tick}");
+        }
     }
 
     #[test]

@@ -9,6 +9,24 @@ use super::{
 const NONE_YET: &str = "there was none yet";
 const NOT_ASKED: &str = "not asked for";
 const NOT_LOOKED: &str = "the namespace could not be looked into";
+const NOT_DECIDED: &str = "the namespace could not be looked into, or the run is filtered by process, name or cgroup";
+const NOT_WHOLE: &str =
+    "not known: as for `in_use`, or a filter by local port leaves out some of the destination's ports";
+
+/// The field `buckets`.
+pub(super) const BUCKETS: &[Field] = &[
+    always("netns", Integer, "inode number", "the network namespace"),
+    maybe(
+        "name",
+        Text,
+        "",
+        "its name under /run/netns, else `this namespace`, a container, or a process in it",
+        "none was found",
+    ),
+    always("used", Integer, "", "its minisocks, TIME_WAIT and FIN_WAIT2: `tw` of /proc/net/sockstat"),
+    always("limit", Integer, "", "its tcp_max_tw_buckets"),
+    always("namespaces", Integer, "", "how many network namespaces were looked into"),
+];
 
 /// The field `by`.
 pub(super) const BY: &[Field] = &[
@@ -34,7 +52,12 @@ const DESTINATIONS: &[Field] = part!(DESTINATION);
 const PROCESSES: &[Field] = part!(PROCESS);
 const CGROUPS: &[Field] = part!(CGROUP);
 
-const PARTIAL: Field = always("partial", Bool, "", "counts may lack what an evicted row held");
+const PARTIAL: Field = always(
+    "partial",
+    Bool,
+    "",
+    "counts may lack what an evicted row held; with `--role`, destinations may lack connections older than twtrace",
+);
 const LIVE: Field = always("live", Integer, "", "minisocks alive, older ones included");
 const BORN: Field = always("born", Integer, "", "births");
 const BORN_PER_S: Field = maybe("born_per_s", Number, "1/s", "births since the last table", NO_RATE);
@@ -74,9 +97,9 @@ const DESTINATION: &[Field] = &[
     always("raddr", Text, "address", "remote address"),
     always("rport", Integer, "port", "remote port"),
     always("time_wait", Integer, "ports", "held by minisocks now"),
-    always("established", Integer, "ports", "held by established connections, at the last look"),
-    always("other", Integer, "ports", "held by sockets in other states, at the last look"),
-    always("in_use", Integer, "ports", "all three"),
+    maybe("established", Integer, "ports", "held by established connections, at the last look", NOT_DECIDED),
+    maybe("other", Integer, "ports", "held by sockets in other states, at the last look", NOT_DECIDED),
+    maybe("in_use", Integer, "ports", "all three", NOT_DECIDED),
     maybe(
         "available",
         Integer,
@@ -84,7 +107,7 @@ const DESTINATION: &[Field] = &[
         "that connect() may choose: ip_local_port_range less ip_local_reserved_ports and listeners",
         NOT_LOOKED,
     ),
-    maybe("headroom", Integer, "ports", "available - in_use, not below 0", NOT_LOOKED),
+    maybe("headroom", Integer, "ports", "available - in_use, not below 0", NOT_WHOLE),
     BORN,
     BORN_PER_S,
     maybe(
@@ -98,8 +121,15 @@ const DESTINATION: &[Field] = &[
         "exhausted_in_s",
         Number,
         "s",
-        "until no port is left, as births and headroom go now; 0: none is left",
-        "never, or not known yet",
+        "until no port is left, at the present rate; 0 where `headroom` is 0",
+        "never (`forecast` is steady), or not known (`forecast` is null)",
+    ),
+    maybe(
+        "forecast",
+        Text,
+        "full filling steady",
+        "no port is left; none will be left in `exhausted_in_s`; the ports do not run out at the present rate",
+        "not known: before the first tick, or as for `headroom`",
     ),
     REFUSED,
     NO_PORTS,

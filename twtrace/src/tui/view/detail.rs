@@ -17,11 +17,11 @@ const LONGEST: usize = 40;
 pub(super) fn title(state: &State, detail: &Detail) -> String {
     match detail {
         Detail::Histograms(key) => format!("Port {} ({}): histograms", key.port, key.side.word()),
-        Detail::Fields(_) => format!("{}: every field of the row", state.tab.title()),
+        Detail::Fields(_) => format!("{}: all columns of the row", state.tab.title()),
         Detail::OfProcess(process) => {
-            format!("Process {}/{}: where its connections led", process.pid, process.comm.printable())
+            format!("Process {} ({}): destinations of its connections", process.pid, process.comm.printable())
         }
-        Detail::OfCgroup(id) => format!("Cgroup {id}: where its connections led"),
+        Detail::OfCgroup(id) => format!("Cgroup {id}: destinations of its connections"),
     }
 }
 
@@ -39,20 +39,20 @@ pub(super) fn lines<'a>(state: &State, theme: &Theme) -> Vec<Line<'a>> {
 }
 
 fn gone<'a>() -> Vec<Line<'a>> {
-    vec![Line::default(), Line::from("  it is not there any more")]
+    vec![Line::default(), Line::from("  this row is gone")]
 }
 
 fn histograms<'a>(port: &Port, theme: &Theme) -> Vec<Line<'a>> {
     let mut lines = Vec::new();
     for (cause, times) in causes().zip(&port.lives) {
         if times.count() > 0 {
-            histogram(&mut lines, &format!("life in TIME_WAIT, ended by {cause}"), times, theme);
+            histogram(&mut lines, &format!("length of TIME_WAITs that ended by {cause}"), times, theme);
         }
     }
-    histogram(&mut lines, "age of the connection at its close", &port.age, theme);
+    histogram(&mut lines, "age of connections when they closed", &port.age, theme);
     let reused = port.reused();
     if reused.count() > 0 {
-        histogram(&mut lines, "age of the TIME_WAIT when a connect() took it", &reused, theme);
+        histogram(&mut lines, "age of TIME_WAITs that a connect() reused", &reused, theme);
     }
     lines
 }

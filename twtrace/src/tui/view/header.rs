@@ -8,7 +8,10 @@ use ratatui::{
 };
 
 use super::theme::Theme;
-use crate::{sink::human::Known, tui::state::State};
+use crate::{
+    sink::{human::Known, whose},
+    tui::state::State,
+};
 
 /// Columns of the gauge of buckets.
 const GAUGE: usize = 10;
@@ -16,19 +19,17 @@ const GAUGE: usize = 10;
 const SPARKLINE: usize = 20;
 
 pub(super) fn lines<'a>(state: &State, theme: &Theme, width: u16) -> Vec<Line<'a>> {
-    vec![about(state, theme, width), live(state, theme), flow(state, theme)]
+    vec![about(state, theme, width), live(state, theme, width), flow(state, theme)]
 }
 
 fn about<'a>(state: &State, theme: &Theme, width: u16) -> Line<'a> {
     let mut by_backend: BTreeMap<&str, usize> = BTreeMap::new();
-    let mut missing = Vec::new();
     let mut kernel = "?".to_owned();
     if let Some(start) = &state.start {
         kernel.clone_from(&start.kernel);
-        for (name, capability) in &start.capabilities {
-            match capability.backend {
-                Some(backend) => *by_backend.entry(backend).or_default() += 1,
-                None => missing.push(*name),
+        for capability in start.capabilities.values() {
+            if let Some(backend) = capability.backend {
+                *by_backend.entry(backend).or_default() += 1;
             }
         }
     }
@@ -36,49 +37,38 @@ fn about<'a>(state: &State, theme: &Theme, width: u16) -> Line<'a> {
     let backend = by_backend.into_iter().max_by_key(|(_, count)| *count).map_or("?", |(name, _)| name);
     let up = state.now_ns.saturating_sub(state.began_ns) / 1_000_000_000;
     let end = format!(" up {}:{:02}:{:02}", up / 3600, up / 60 % 60, up % 60);
-    let mut text = format!("twtrace {} on {}, kernel {kernel}, {backend}", env!("CARGO_PKG_VERSION"), state.about.host);
+    let text = format!("twtrace {} on {}, kernel {kernel}, {backend}", env!("CARGO_PKG_VERSION"), state.about.host);
     let room = usize::from(width).saturating_sub(end.len());
-    if !missing.is_empty() {
-        let names = format!(" (not offered: {})", missing.join(" "));
-        // The notes name them, and say why.
-        let fits = text.len() + names.len() <= room;
-        text.push_str(&if fits { names } else { format!(", {} not offered", missing.len()) });
-    }
     let text: String = text.chars().take(room).collect();
     let gap = room - text.chars().count();
     Line::from(vec![Span::styled(text, theme.heading), Span::raw(" ".repeat(gap)), Span::raw(end)])
 }
 
-/// Minisocks alive, and how full the namespace's buckets are.
-fn live<'a>(state: &State, theme: &Theme) -> Line<'a> {
-    let totals = &state.numbers.totals;
-    let (time_wait, fin_wait2) = (state.numbers.live.time_wait.max(0), state.numbers.live.fin_wait2.max(0));
-    // The counter knows nothing of filters.
-    let (live, of) = if state.about.filtered {
-        ((time_wait + fin_wait2).to_string(), format!(" of {}", Known(totals.live)))
-    } else {
-        (Known(totals.live).to_string(), String::new())
+/// From this width on, the states of the minisocks stand beside their number.
+const WIDE: u16 = 110;
+
+/// Minisocks alive, and how full the fullest buckets are.
+fn live<'a>(state: &State, theme: &Theme, width: u16) -> Line<'a> {
+    let (all, numbers) = (&state.aggregates, &state.numbers);
+    let (time_wait, fin_wait2) = (numbers.live.time_wait.max(0), numbers.live.fin_wait2.max(0));
+    let buckets = numbers.buckets.as_ref();
+    let states = if width >= WIDE { format!(" (time_wait {time_wait}, fin_wait2 {fin_wait2})") } else { String::new() };
+    let live = format!("live {}", whose::live(all, numbers.totals.live, buckets));
+    let Some(buckets) = buckets else {
+        return Line::from(vec![Span::styled(live, theme.heading), Span::raw(states + "  buckets ?")]);
     };
-    let mut spans = vec![
-        Span::styled(format!("live {live}"), theme.heading),
-        Span::raw(format!("{of} (time_wait {time_wait}, fin_wait2 {fin_wait2})  buckets ")),
-    ];
-    let used = state.numbers.reconcile.iter().find(|row| row.counter == SOCKSTAT_TW);
-    let used = used.and_then(|row| u64::try_from(row.kernel).ok());
-    let limit = state.aggregates.namespaces().get(&state.about.own_netns).and_then(|space| space.tw_limit);
-    match used.zip(limit.filter(|&limit| limit > 0)) {
-        Some((used, limit)) => {
-            let share = used as f64 / limit as f64;
-            spans.push(Span::styled(theme.bar(share, GAUGE), theme.fill(share)));
-            spans.push(Span::raw(format!(" {used}/{limit}")));
-        }
-        None => spans.push(Span::raw("?")),
+    let before = format!("{states}  {} ", whose::fullest(all, buckets));
+    let after = format!("{}/{}", buckets.used, buckets.limit);
+    let mut spans = vec![Span::styled(live, theme.heading), Span::raw(before)];
+    // Where there is no room for both, the number says more than the gauge.
+    let taken: usize = spans.iter().map(Span::width).sum();
+    if taken + GAUGE + 1 + after.len() <= usize::from(width) {
+        spans.push(Span::styled(theme.bar(buckets.share(), GAUGE), theme.fill(buckets.share())));
+        spans.push(Span::raw(" "));
     }
+    spans.push(Span::raw(after));
     Line::from(spans)
 }
-
-/// The kernel's name for the minisocks of a namespace.
-const SOCKSTAT_TW: &str = "sockstat.tw";
 
 /// Rates, failures, and the kernel's word on them.
 fn flow<'a>(state: &State, theme: &Theme) -> Line<'a> {
@@ -96,11 +86,14 @@ fn flow<'a>(state: &State, theme: &Theme) -> Line<'a> {
         spans.insert(3, alarm("no bind", totals.no_bind, theme));
     }
     let apart: i64 = numbers.reconcile.iter().map(|row| row.diff.abs()).sum();
+    // The kernel's counters are those of one namespace, which may not be the one that is shown.
+    let elsewhere = state.aggregates.wanted().one_namespace().is_some_and(|netns| netns != state.about.own_netns);
+    let whose = if elsewhere { "kernel (own namespace)" } else { "kernel" };
     spans.push(match numbers.reconcile.as_slice() {
-        [] => Span::styled("kernel: ?  ", theme.quiet),
-        _ if apart == 0 => Span::styled("kernel: diff 0  ", theme.good),
+        [] => Span::styled(format!("{whose}: ?  "), theme.quiet),
+        _ if apart == 0 => Span::styled(format!("{whose}: diff 0  "), theme.good),
         // The notes say of what.
-        _ => Span::styled(format!("kernel: DIFF {apart}!  "), theme.bad),
+        _ => Span::styled(format!("{whose}: DIFF {apart}!  "), theme.bad),
     });
     let line = theme.sparkline(state.history.iter().copied(), SPARKLINE);
     spans.push(Span::styled(line, theme.quiet));

@@ -50,7 +50,7 @@ pub fn draw(frame: &mut Frame<'_>, state: &State) {
     let theme = Theme::of(&state.about);
     if area.width < LEAST.0 || area.height < LEAST.1 {
         let text = format!(
-            "twtrace needs {}x{}; this is {}x{}. Make the terminal larger, or run with --format text.",
+            "twtrace needs {}x{}; this terminal is {}x{}. Enlarge it, or run with --format text.",
             LEAST.0, LEAST.1, area.width, area.height
         );
         frame.render_widget(Paragraph::new(text).wrap(ratatui::widgets::Wrap { trim: true }), area);
@@ -66,6 +66,9 @@ pub fn draw(frame: &mut Frame<'_>, state: &State) {
     frame.render_widget(Paragraph::new(footer(state, &theme)), bottom);
 }
 
+/// Heading of the notes.
+const NOTES: &str = "What needs attention now";
+
 /// The areas: numbers, tabs, heading, content, footer.
 fn rows(area: Rect) -> [Rect; 5] {
     let line = |y, height| Rect { x: area.x, y: area.y + y, width: area.width, height };
@@ -77,7 +80,7 @@ fn body<'a>(state: &'a State, theme: &Theme, area: Rect) -> (Line<'a>, Vec<Line<
     let page = usize::from(area.height);
     if let Some(from) = state.help {
         let lines = KEYS.iter().map(|key| Line::from(format!("  {:<16} {}", key.name, key.does)));
-        return (Line::from("Keys"), lines.skip(from).take(page).collect());
+        return (Line::from("Keys (? or Esc hides this)"), lines.skip(from).take(page).collect());
     }
     if state.shows_own {
         return (Line::from(own::TITLE), own::lines(state).into_iter().take(page).collect());
@@ -109,7 +112,7 @@ fn events<'a>(state: &State, theme: &Theme, page: usize) -> (Line<'a>, Vec<Line<
         if from + i == selected { line.style(theme.selected) } else { line }
     });
     let lines: Vec<_> = lines.collect();
-    let lines = if lines.is_empty() { nothing(state, "no event yet") } else { lines };
+    let lines = if lines.is_empty() { nothing(state, "no events yet") } else { lines };
     (Line::from(heading.trim_end().to_owned()), lines)
 }
 
@@ -124,21 +127,22 @@ fn notes<'a>(state: &State, theme: &Theme, area: Rect) -> (Line<'a>, Vec<Line<'a
         }
     }
     if lines.is_empty() {
-        return (
-            Line::from("What is worth knowing now"),
-            nothing(state, "nothing: no ports are short and nothing was refused"),
-        );
+        return (Line::from(NOTES), nothing(state, "nothing to report: ports are free, nothing was refused or lost"));
     }
     // The selected note is shown whole, if it can be.
     let last = lines.iter().rposition(|(i, _)| *i == state.selected()).unwrap_or(0);
     let from = (last + 1).saturating_sub(usize::from(area.height));
     let lines = lines.into_iter().map(|(_, line)| line).skip(from).take(usize::from(area.height)).collect();
-    (Line::from("What is worth knowing now"), lines)
+    (Line::from(NOTES), lines)
 }
 
 /// In place of rows.
 fn nothing<'a>(state: &State, why: &str) -> Vec<Line<'a>> {
-    let why = if state.sieve.is_empty() { why.to_owned() } else { format!("nothing that fits {}", state.sieve.words) };
+    let why = if state.sieve.is_empty() {
+        why.to_owned()
+    } else {
+        format!("nothing matches the filter {}", state.sieve.words)
+    };
     vec![Line::default(), Line::from(format!("  {why}"))]
 }
 
@@ -157,8 +161,8 @@ fn tab_line<'a>(state: &State, theme: &Theme) -> Line<'a> {
     if state.paused {
         spans.push(Span::styled("HELD ", theme.warning));
         let (waiting, not_kept) = (state.log.waiting(), state.log.not_kept());
-        let lost = if not_kept > 0 { format!(", {not_kept} not kept") } else { String::new() };
-        spans.push(Span::raw(format!("{waiting}/{} wait{lost}", super::log::KEPT_HELD)));
+        let lost = if not_kept > 0 { format!(", {not_kept} dropped") } else { String::new() };
+        spans.push(Span::raw(format!("{waiting}/{} new{lost}", super::log::KEPT_HELD)));
     }
     Line::from(spans)
 }
@@ -177,14 +181,15 @@ fn footer<'a>(state: &State, theme: &Theme) -> Line<'a> {
     if let Some(message) = &state.message {
         return Line::from(Span::styled(message.clone(), theme.warning));
     }
-    let mut text = String::from("q quit  ? keys  Enter look  s sort  / filter  p hold");
+    let mut text = String::from("q quit  ? keys  Enter details  s sort  / filter  p hold");
     if state.about.filtered {
-        text.push_str("  [only what the command line's filters let through]");
+        text.push_str("  [filtered by the command line]");
     }
     let mut spans = Vec::new();
     if !state.sieve.is_empty() {
         let idle = state.rows.as_ref().map_or_else(Vec::new, |rows| state.sieve.idle(rows.name()));
-        let idle = if idle.is_empty() { String::new() } else { format!(" (not for this table: {})", idle.join(" ")) };
+        let idle =
+            if idle.is_empty() { String::new() } else { format!(" (ignored in this table: {})", idle.join(" ")) };
         spans.push(Span::styled(format!("filter {}{idle}  ", state.sieve.words), theme.warning));
     }
     spans.push(Span::styled(text, theme.quiet));

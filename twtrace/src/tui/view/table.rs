@@ -26,7 +26,7 @@ pub(super) fn lines<'a>(rows: &dyn Listing, state: &State, theme: &Theme, area: 
     let columns = Columns::fit(&heads, rows, shown.clone(), area.width);
     let head = columns.head(&heads, state);
     if rows.is_empty() {
-        return (head, nothing(state, "nothing yet"));
+        return (head, nothing(state, "no connections yet"));
     }
     let lines = shown.map(|row| {
         let line = columns.row(&heads, rows, row, theme);

@@ -1,16 +1,20 @@
 //! `twtrace doctor` on sockets that make each finding true, and then false; its numbers held against those of ss and nstat,
 //! run beside it.
 
+pub mod aborts;
 pub mod conntrack;
 pub mod keepalive;
 pub mod listen;
 pub mod machine;
 pub mod manners;
+pub mod nat;
 pub mod nginx;
+pub mod places;
 pub mod ports;
 pub mod reuse;
 pub mod sockets;
 pub mod states;
+pub mod sysctls;
 
 use std::{
     fmt, io,

@@ -1,0 +1,169 @@
+//! What the filters of a run say of sockets that no event tells of: the filters that the eBPF programs are told, evaluated
+//! here once more. Pure.
+
+use std::net::IpAddr;
+
+use twtrace_common::{
+    knob::{Cidr, Filter, PORTS_EITHER, PORTS_LOCAL, PORTS_REMOTE, PortSet},
+    record::role,
+};
+
+use super::{event::Tuple, occupancy::Destination};
+
+/// The filters of a run.
+///
+/// A socket that sock_diag lists has addresses, ports and a network namespace. Who will close it is not known, so filters
+/// by process, name or cgroup cannot be decided for it: it is left out, and what it holds is unknown.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    filter: Filter,
+    ports: Box<[PortSet; 3]>,
+    /// A look at a socket answers all of the filter.
+    is_decided: bool,
+}
+
+impl Default for Wanted {
+    /// Everything.
+    fn default() -> Self {
+        Self::new(Filter::ALL, Box::new([[0; _]; 3]))
+    }
+}
+
+impl Wanted {
+    /// What the programs are told: their filter, and the rows of map `PORTS`.
+    #[must_use]
+    pub fn new(filter: Filter, ports: Box<[PortSet; 3]>) -> Self {
+        let Filter { netns, netns_len, laddr, laddr_len, raddr, raddr_len, family, role, lport, rport, port, .. } =
+            filter;
+        // Whatever else is filtered, now or one day, a look at a socket does not answer.
+        let answered = Filter {
+            netns,
+            netns_len,
+            laddr,
+            laddr_len,
+            raddr,
+            raddr_len,
+            family,
+            role,
+            lport,
+            rport,
+            port,
+            ..Filter::ALL
+        };
+        let all = |filter: Filter| Filter { kinds: Filter::ALL.kinds, causes: Filter::ALL.causes, any: 0, ..filter };
+        Self { filter, ports, is_decided: all(answered) == all(filter) }
+    }
+
+    /// True if anything is left out, beyond kinds of events and causes.
+    #[must_use]
+    pub fn is_filtered(&self) -> bool {
+        self.filter.settled().any != 0
+    }
+
+    /// The network namespace that alone is wanted, if there is one and nothing else is filtered.
+    #[must_use]
+    pub fn one_namespace(&self) -> Option<u32> {
+        let rest = Filter { netns: Filter::ALL.netns, netns_len: 0, ..self.filter };
+        (self.filter.netns_len == 1 && rest.settled().any == 0).then_some(self.filter.netns[0])
+    }
+
+    /// True if this network namespace is wanted.
+    #[must_use]
+    pub fn netns(&self, inum: u32) -> bool {
+        let wanted = &self.filter.netns[..usize::from(self.filter.netns_len).min(self.filter.netns.len())];
+        wanted.is_empty() || wanted.contains(&inum)
+    }
+
+    /// True if nothing has to be known that no look at the sockets shows: who closes.
+    #[must_use]
+    pub fn is_decided(&self) -> bool {
+        self.is_decided
+    }
+
+    /// True if a socket of this host's own making, with this local and remote end, is wanted. Its namespace: see
+    /// [`Wanted::netns`].
+    #[must_use]
+    pub fn opened(&self, tuple: &Tuple) -> bool {
+        let (local, remote) = (self.port(PORTS_LOCAL, tuple.lport), self.port(PORTS_REMOTE, tuple.rport));
+        let either = self.port(PORTS_EITHER, tuple.lport) || self.port(PORTS_EITHER, tuple.rport);
+        let Filter { lport, rport, port, .. } = self.filter;
+        self.is_decided()
+            && self.addresses(tuple.laddr, tuple.raddr)
+            && (lport == 0 || local)
+            && (rport == 0 || remote)
+            && (port == 0 || either)
+            && matches!(self.filter.role, 0 | role::CLIENT)
+    }
+
+    /// True if all the sockets towards a destination are wanted, or none: only then is it known how many of its ports are
+    /// left. A filter by local port, or by who closes, lets some of them through.
+    #[must_use]
+    pub fn is_whole(&self, rport: u16) -> bool {
+        let by_port = self.filter.port != 0 && !self.port(PORTS_EITHER, rport);
+        self.is_decided() && self.filter.lport == 0 && !by_port
+    }
+
+    /// True if sockets may be missing whose side is not known: those of connections older than twtrace.
+    #[must_use]
+    pub fn needs_role(&self) -> bool {
+        self.filter.role != 0
+    }
+
+    /// True if somebody who listens on this port is wanted. A listener has no remote end and is no client: filters that
+    /// need one leave all listeners out.
+    #[must_use]
+    pub fn listener(&self, lport: u16) -> bool {
+        let Filter { laddr_len, raddr_len, family, rport, lport: by_lport, port, .. } = self.filter;
+        self.is_decided()
+            // Which address it listens on is not known either.
+            && laddr_len == 0
+            && raddr_len == 0
+            && family == 0
+            && rport == 0
+            && self.filter.role != role::CLIENT
+            && (by_lport == 0 || self.port(PORTS_LOCAL, lport))
+            && (port == 0 || self.port(PORTS_EITHER, lport))
+    }
+
+    /// True if ports that are held towards a destination may be shown: whatever can be told without the local port.
+    #[must_use]
+    pub fn destination(&self, to: &Destination) -> bool {
+        self.is_decided()
+            && self.addresses(to.laddr, to.raddr)
+            && (self.filter.rport == 0 || self.port(PORTS_REMOTE, to.rport))
+            && matches!(self.filter.role, 0 | role::CLIENT)
+    }
+
+    fn port(&self, row: u32, port: u16) -> bool {
+        self.ports[row as usize][usize::from(port >> 6)] & 1 << (port & 63) != 0
+    }
+
+    fn addresses(&self, laddr: IpAddr, raddr: IpAddr) -> bool {
+        let Filter { family, laddr: locals, laddr_len, raddr: remotes, raddr_len, .. } = &self.filter;
+        let of = |blocks: &[Cidr], len: u8, address: IpAddr| {
+            let blocks = &blocks[..usize::from(len).min(blocks.len())];
+            blocks.is_empty() || blocks.iter().any(|block| is_in(block, address))
+        };
+        (*family == 0 || *family == number(raddr)) && of(locals, *laddr_len, laddr) && of(remotes, *raddr_len, raddr)
+    }
+}
+
+fn number(address: IpAddr) -> u8 {
+    if address.is_ipv4() { 4 } else { 6 }
+}
+
+/// As `twtrace-ebpf/src/filter.rs` compares.
+fn is_in(block: &Cidr, address: IpAddr) -> bool {
+    let mut bytes = [0; 16];
+    match address {
+        IpAddr::V4(v4) => bytes[..4].copy_from_slice(&v4.octets()),
+        IpAddr::V6(v6) => bytes = v6.octets(),
+    }
+    let word = |at: usize| u64::from_ne_bytes(std::array::from_fn(|i| bytes[at + i]));
+    block.family == u64::from(number(address))
+        && word(0) & block.mask[0] == block.addr[0]
+        && word(8) & block.mask[1] == block.addr[1]
+}
+
+#[cfg(test)]
+mod tests;
