@@ -14,8 +14,8 @@ pub struct Conn {
     pub cgroup_id: u64,
     /// Who called connect(); 0: not seen, or accepted.
     pub opener_pid: u32,
-    /// Who ran the transition into FIN_WAIT1, if [`Conn::has_closer`]. Before that, of a connection that was opened here:
-    /// `sk_txhash` when connect() began (see the programs' `connect.rs`).
+    /// Who ran the transition into FIN_WAIT1, or held the MPTCP socket for which a worker did, if [`Conn::has_closer`]. Before
+    /// that, of a connection that was opened here: `sk_txhash` when connect() began (see the programs' `connect.rs`).
     pub closer_pid: u32,
     /// Command name of the opener.
     pub opener_comm: [u8; COMM_LEN],
@@ -106,6 +106,21 @@ pub struct Denied {
     pub pad: [u8; 7],
 }
 
+/// The task that acted last on an MPTCP socket: called connect(), shutdown() or close(); value of map `OWNERS`, keyed by the
+/// address of its `struct sock`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Owner {
+    /// Its cgroup v2 id.
+    pub cgroup_id: u64,
+    /// Its thread group id.
+    pub pid: u32,
+    /// Its command name.
+    pub comm: [u8; COMM_LEN],
+    /// Zero.
+    pub pad: [u8; 4],
+}
+
 /// A service whose connections the peer closes first; key of map `PASSIVE`, whose value is how many, a `u64`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -125,6 +140,7 @@ const _: () = {
     assert!(size::<Conn>() == 72);
     assert!(size::<Alive>() == 56);
     assert!(size::<Closing>() == 16);
+    assert!(size::<Owner>() == 32);
     assert!(size::<Service>() == 4);
     assert!(size::<Denied>() == 8 + DENIALS * 14 + 8);
 };

@@ -18,7 +18,7 @@ use crate::{
     kernel::{self, Object as _, Of, Typed},
     knobs::knob,
     maps::{CLOSING, CONNS, bump},
-    passive,
+    mptcp, passive,
     plain::clear,
     refusal,
 };
@@ -71,11 +71,12 @@ fn transition(ctx: &BtfTracePointContext) {
         LAST_ACK => knob!(DUTIES.passive) == 1,
         _ => false,
     };
-    if old == new || !matters {
+    let sock = Typed(ctx.arg::<*const u8>(0));
+    if kernel::is_mptcp_sock(sock) {
+        mptcp::moved(sock.address(), new);
         return;
     }
-    let sock = Typed(ctx.arg::<*const u8>(0));
-    if !kernel::is_tcp_sock(sock) {
+    if old == new || !matters || !kernel::is_tcp_sock(sock) {
         return;
     }
     let sk = sock.address();
@@ -99,6 +100,9 @@ fn opened(sock: Typed) {
     conn.state = SYN_SENT as u8;
     conn.opener_pid = kernel::current(&mut conn.opener_comm);
     connect::begins(sock, conn);
+    if mptcp::is_worker(&conn.opener_comm) {
+        mptcp::opener(sock.address(), conn);
+    }
     follow(sock.address(), conn);
 }
 
@@ -130,20 +134,23 @@ fn established(sk: u64) {
 fn closed(sk: u64) {
     if let Some(conn) = CONNS.get_ptr_mut(sk) {
         // SAFETY: the entry belongs to this socket, whose lock is held at every transition.
-        closer(unsafe { &mut *conn });
+        closer(sk, unsafe { &mut *conn });
     } else {
         let mut conn = MaybeUninit::<Conn>::uninit();
         let conn = clear(&mut conn);
-        closer(conn);
+        closer(sk, conn);
         follow(sk, conn);
     }
 }
 
 #[inline(always)]
-fn closer(conn: &mut Conn) {
+fn closer(sk: u64, conn: &mut Conn) {
     conn.closer_pid = kernel::current(&mut conn.closer_comm);
     conn.cgroup_id = kernel::current_cgroup();
     (conn.has_closer, conn.state) = (1, FIN_WAIT1 as u8);
+    if mptcp::is_worker(&conn.closer_comm) {
+        mptcp::closer(sk, conn);
+    }
 }
 
 #[inline(always)]

@@ -19,7 +19,8 @@ Examples:
   twtrace lab --quick                              whether what twtrace says is so, on this kernel
 
 Exit codes: 0 done, 1 the lab found a difference or the doctor a warning, 2 the doctor found \
-connections that fail, 64 wrong usage, 69 this kernel cannot be watched, 77 no privilege, 70 the rest.";
+connections that fail, 64 wrong usage, 69 this kernel cannot be watched, 75 nobody read the output to its end, \
+77 no privilege, 70 the rest.";
 
 const RUN_EXAMPLES: &str = "\
 Values of one filter are alternatives, filters add up: --lport 443 --pid 7,9 wants local port 443 and \
@@ -182,6 +183,9 @@ pub(super) struct RunArgs {
     /// Stop after this long: 500ms, 30s, 5m, 1h [default: at Ctrl-C]
     #[arg(long, value_name = "TIME", help_heading = "Output")]
     pub duration: Option<String>,
+    /// At the end wait for a slow reader of the output; give up after this long without progress: 0s to 24h
+    #[arg(long, value_name = "TIME", default_value = "10s", help_heading = "Output")]
+    pub drain_for: String,
     /// Write what has gathered, and read the counters, this often: 10ms to 1h
     #[arg(long, value_name = "TIME", default_value = "1s", help_heading = "Output")]
     pub interval: String,

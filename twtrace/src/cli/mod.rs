@@ -91,6 +91,8 @@ pub struct Run {
     pub self_stats: bool,
     /// When to stop; `None`: when told to.
     pub duration: Option<Duration>,
+    /// How long a reader that takes nothing is waited for at the end.
+    pub drain_for: Duration,
     /// How often to flush, and to read the counters.
     pub interval: Duration,
     /// How to watch.
@@ -342,6 +344,8 @@ impl Run {
             ascii: args.ascii,
             self_stats: args.self_stats,
             duration: args.duration.as_deref().map(duration).transpose()?,
+            drain_for: Given { option: "--drain-for", text: &args.drain_for }
+                .time(&(Duration::ZERO..=24 * HOUR), "10s")?,
             interval: Given { option: "--interval", text: &args.interval }
                 .time(&(Duration::from_millis(10)..=HOUR), "1s")?,
             hooks: args.hooks.into(),

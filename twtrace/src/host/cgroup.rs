@@ -4,13 +4,17 @@
 use std::{
     collections::HashMap,
     fs, io,
-    os::unix::fs::{DirEntryExt as _, MetadataExt as _},
+    os::unix::{
+        ffi::OsStrExt as _,
+        fs::{DirEntryExt as _, MetadataExt as _},
+    },
     path::{Path, PathBuf},
 };
 
 use rustix::fs::statfs;
 
 use super::Host;
+use crate::model::name;
 
 /// Where the tree is mounted, below the root; the second on machines that have both versions.
 pub const MOUNTS: [&str; 2] = ["sys/fs/cgroup", "sys/fs/cgroup/unified"];
@@ -56,7 +60,7 @@ pub fn paths(root: &Path) -> HashMap<u64, String> {
             if found.len() >= MOST || !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
                 continue;
             }
-            let path = format!("{path}/{}", entry.file_name().to_string_lossy());
+            let path = format!("{path}/{}", name::text(entry.file_name().as_bytes()));
             found.insert(entry.ino(), path.clone());
             open.push((entry.path(), path));
         }

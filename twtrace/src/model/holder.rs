@@ -4,7 +4,10 @@ use std::{fmt, net::IpAddr};
 
 use serde::Serialize;
 
-use super::event::{Task, Tuple, vocabulary};
+use super::{
+    event::{Task, Tuple, vocabulary},
+    name::is_hidden,
+};
 
 vocabulary! {
     /// What has a port.
@@ -69,11 +72,24 @@ impl fmt::Display for Holder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (self.by, self.task) {
             (HeldBy::TimeWait, _) => write!(f, "held by TIME_WAIT{}", Left(self.expires_in_ms)),
-            (HeldBy::Listener, Some(task)) => write!(f, "held by listener {}/{}", task.pid, task.comm.printable()),
+            (HeldBy::Listener, Some(task)) => write!(f, "held by listener {}", Whose(task)),
             (HeldBy::Listener, None) => f.write_str("held by a listener"),
-            (_, Some(task)) => write!(f, "held by a socket of {}/{}", task.pid, task.comm.printable()),
+            (_, Some(task)) => write!(f, "held by a socket of {}", Whose(task)),
             (_, None) => f.write_str("held by a socket"),
         }
+    }
+}
+
+/// `PID/COMM`, which stays on its line.
+struct Whose(Task);
+
+impl fmt::Display for Whose {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/", self.0.pid)?;
+        for c in self.0.comm.name().chars() {
+            if is_hidden(c) { write!(f, "{}", c.escape_default())? } else { fmt::Write::write_char(f, c)? }
+        }
+        Ok(())
     }
 }
 

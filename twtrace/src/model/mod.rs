@@ -5,6 +5,7 @@ pub mod buckets;
 pub mod cgroup;
 pub mod event;
 pub mod holder;
+pub mod name;
 pub mod occupancy;
 pub mod own;
 pub mod reconcile;

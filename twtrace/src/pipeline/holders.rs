@@ -86,7 +86,8 @@ impl Waiting {
         let mut all = self.collect(patience);
         self.unknown += self.events.len() as u64;
         all.extend(self.events.drain(..));
-        self.desk = None;
+        // What comes now is told at once.
+        self.desk = Some(Err(io::ErrorKind::NotConnected.into()));
         all
     }
 

@@ -138,7 +138,13 @@ const OWNER: &[Field] = &[
         "whether this host opened the connection or accepted it",
         "the opening was not seen",
     ),
-    maybe("pid", Integer, "", "process that closed the connection, in the initial pid namespace", NO_CLOSER),
+    maybe(
+        "pid",
+        Integer,
+        "",
+        "process that closed the connection (of MPTCP: the MPTCP socket), in the initial pid namespace",
+        NO_CLOSER,
+    ),
     maybe("comm", Text, "", "name of the thread that closed the connection", NO_CLOSER),
     maybe("cgroup_id", Integer, "inode number", "cgroup v2 of the thread that closed the connection", NO_CLOSER),
 ];

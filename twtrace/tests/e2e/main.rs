@@ -13,6 +13,7 @@ mod manners;
 mod occupancy;
 mod parse;
 mod passive;
+mod readers;
 mod scene;
 mod scope;
 mod screen;
@@ -218,6 +219,9 @@ fn trials(offered: &Backends, scale: Scale, guest: bool, tally: &Arc<Mutex<Tally
         ("bad_btf", manners::bad_btf),
         ("bad_filters", manners::bad_filters),
         ("closed_pipe", manners::closed_pipe),
+        ("stopped_reader", readers::stopped_reader),
+        ("slow_reader", readers::slow_reader),
+        ("hostile_names", readers::hostile_names),
         ("endings", manners::endings),
         ("demo", manners::demo),
         ("probe", manners::probe),

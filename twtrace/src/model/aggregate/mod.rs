@@ -284,9 +284,7 @@ impl Aggregates {
 
     /// Where cgroups are; `None` for one that is gone.
     pub fn cgroup_paths(&mut self, paths: Vec<(u64, Option<String>)>) {
-        // A directory's name may hold what steers a terminal.
-        let printable = |path: String| path.chars().map(|c| if c.is_control() { '?' } else { c }).collect();
-        self.paths.extend(paths.into_iter().map(|(id, path)| (id, path.map(printable))));
+        self.paths.extend(paths);
         let known = &self.cgroups;
         self.paths.retain(|id, _| known.get(id).is_some());
     }
@@ -379,7 +377,7 @@ impl Aggregates {
     /// The processes, in no order.
     #[must_use]
     pub fn process_rows(&self) -> Vec<OwnerRow<ProcessName>> {
-        let name = |process: &Process| ProcessName { pid: process.pid, comm: process.comm.printable() };
+        let name = |process: &Process| ProcessName { pid: process.pid, comm: process.comm.name().into_owned() };
         self.processes.iter().map(|(process, row)| row.row(name(process))).collect()
     }
 
