@@ -33,8 +33,12 @@ pub struct Counters {
     pub died: [u64; cause::SLOTS],
     /// Refusals that the filters let through, by [`refusal`].
     pub refused: [u64; refusal::COUNT],
-    /// connect() calls without a port that the filters let through.
+    /// connect() calls that failed with EADDRNOTAVAIL and that the filters let through.
     pub no_port: u64,
+    /// Those among them whose port was bound before.
+    pub no_port_bound: u64,
+    /// bind() and listen() calls that failed with EADDRINUSE and that the filters let through.
+    pub no_bind: u64,
     /// Denials that the filters let through, one a connect() and reason, by [`denial`].
     pub reuse_denied: [u64; denial::COUNT],
     /// Without filters, in twtrace's own network namespace only: what its TcpExt counters can be held against.
@@ -94,7 +98,7 @@ pub struct Trouble {
 }
 
 const _: () = assert!(
-    size::<Counters>() == 8 * (4 * kind::COUNT + 4 + cause::SLOTS + refusal::COUNT + 1 + denial::COUNT + 5 + 11 + 3)
+    size::<Counters>() == 8 * (4 * kind::COUNT + 4 + cause::SLOTS + refusal::COUNT + 3 + denial::COUNT + 5 + 11 + 3)
 );
 
 #[cfg(feature = "user")]

@@ -44,6 +44,7 @@ macro_rules! for_each_field {
             NET_DEATH_ROW, 0, optional, "net.ipv4.tcp_death_row";
             SK_PROTOCOL, 2, required, "sock.sk_protocol";
             SK_MARK, 4, optional, "sock.sk_mark";
+            SK_TXHASH, 4, optional, "sock.sk_txhash";
             INET_SPORT, 2, required, "inet_sock.inet_sport";
             TASK_COMM, 0, required, "task_struct.comm";
             TP_SRTT, 4, optional, "tcp_sock.srtt_us";
@@ -150,7 +151,7 @@ pub struct Duties {
     pub has_timeo: u8,
     /// The functions that tell a cause by their place in a stack are known.
     pub has_stack: u8,
-    /// The transition SYN_SENT -> CLOSE tells that connect() failed.
+    /// The transition SYN_SENT -> CLOSE tells that connect() failed with EADDRNOTAVAIL.
     pub tp_no_port: u8,
     /// Denials are noted in map `DENIED`.
     pub reuse_denied: u8,

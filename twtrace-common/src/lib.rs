@@ -11,7 +11,7 @@ pub mod record;
 pub mod state;
 
 /// Version of this boundary. The programs carry it in every record; user space refuses records of another version.
-pub const ABI: u8 = 3;
+pub const ABI: u8 = 4;
 
 /// Length of a task's command name, `TASK_COMM_LEN` of include/linux/sched.h, in bytes, NUL included.
 pub const COMM_LEN: usize = 16;

@@ -17,12 +17,14 @@ pub mod kind {
     pub const DIED: u8 = 4;
     /// The kernel made no minisock, for lack of room: [`Birth`](super::Birth).
     pub const REFUSED: u8 = 5;
-    /// A connect() found no port: [`Connect`](super::Connect).
+    /// A connect() failed with EADDRNOTAVAIL: [`Connect`](super::Connect).
     pub const NO_PORT: u8 = 6;
     /// A connect() that failed was denied a minisock that stood in its way: [`Connect`](super::Connect).
     pub const REUSE_DENIED: u8 = 7;
+    /// A bind() or listen() failed with EADDRINUSE: [`Bind`](super::Bind).
+    pub const NO_BIND: u8 = 8;
     /// One more than the largest kind.
-    pub const COUNT: usize = 8;
+    pub const COUNT: usize = 9;
 }
 
 /// Why a minisock ended; [`Death::cause`]. The names are those of the JSON output.
@@ -97,6 +99,14 @@ pub mod denial {
     pub const COUNT: usize = 5;
 }
 
+/// Which system call failed; [`Bind::call`].
+pub mod call {
+    /// bind(2).
+    pub const BIND: u8 = 1;
+    /// listen(2): the port was bound, by SO_REUSEADDR beside another socket, and that one listens.
+    pub const LISTEN: u8 = 2;
+}
+
 /// Which fields of a record hold what the kernel said; [`Life::valid`]. A bit that is not set means: not read.
 pub mod valid {
     /// `Life::{closer_pid, closer_comm}` and `cgroup_id`, whoever that is.
@@ -159,7 +169,7 @@ pub struct Header {
     pub pad: [u8; 6],
 }
 
-/// Which minisock, and who closed its connection; in a [`Connect`], who called connect().
+/// Which minisock, and who closed its connection; in a [`Connect`] or [`Bind`], who called connect(), bind() or listen().
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Life {
@@ -176,7 +186,7 @@ pub struct Life {
     pub netns: u32,
     /// Which fields are known: bits of [`valid`].
     pub valid: u32,
-    /// Local port; 0: none was found.
+    /// Local port; 0: none was found, or any was wanted.
     pub lport: u16,
     /// Remote port.
     pub rport: u16,
@@ -188,8 +198,8 @@ pub struct Life {
     pub role: u8,
     /// Bits of [`flag`].
     pub flags: u8,
-    /// The task that ran the transition into FIN_WAIT1 (of MPTCP: that closed the MPTCP socket), or called connect(): thread
-    /// group id.
+    /// The task that ran the transition into FIN_WAIT1 (of MPTCP: that closed the MPTCP socket), or called connect(), bind()
+    /// or listen(): thread group id.
     pub closer_pid: u32,
     /// Its command name.
     pub closer_comm: [u8; COMM_LEN],
@@ -271,13 +281,14 @@ pub struct Death {
     pub pad: [u8; 3],
 }
 
-/// A connect() failed for want of a port.
+/// A connect() failed with EADDRNOTAVAIL.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Connect {
     /// Kind [`NO_PORT`](kind::NO_PORT) or [`REUSE_DENIED`](kind::REUSE_DENIED).
     pub header: Header,
-    /// What it wanted, without a local port; or the first minisock that it was denied for this reason.
+    /// What it wanted, its local port 0 unless that was bound before; or the first minisock that it was denied for this
+    /// reason.
     pub life: Life,
     /// From SYN_SENT to the failure, nanoseconds, never 0.
     pub took_ns: u64,
@@ -289,6 +300,21 @@ pub struct Connect {
     pub pad: [u8; 3],
 }
 
+/// A bind() or listen() failed with EADDRINUSE.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bind {
+    /// Kind [`NO_BIND`](kind::NO_BIND).
+    pub header: Header,
+    /// The address and the port that it wanted, without a remote end; local port 0: any port, and all are taken. The closer
+    /// is who called.
+    pub life: Life,
+    /// One of [`call`].
+    pub call: u8,
+    /// Zero.
+    pub pad: [u8; 7],
+}
+
 const _: () = {
     assert!(size::<Header>() == 16);
     assert!(size::<Life>() == 88);
@@ -296,6 +322,7 @@ const _: () = {
     assert!(size::<Touch>() == 16 + 88 + 16);
     assert!(size::<Death>() == 16 + 88 + 32);
     assert!(size::<Connect>() == 16 + 88 + 16);
+    assert!(size::<Bind>() == 16 + 88 + 8);
     assert!(core::mem::offset_of!(Life, netns) == 48);
     assert!(core::mem::offset_of!(Life, closer_pid) == 64);
     assert!(align_of::<Birth>() == 8);
@@ -311,4 +338,6 @@ mod pod {
     unsafe impl aya::Pod for super::Death {}
     // SAFETY: as above.
     unsafe impl aya::Pod for super::Connect {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::Bind {}
 }

@@ -14,7 +14,8 @@ pub struct Conn {
     pub cgroup_id: u64,
     /// Who called connect(); 0: not seen, or accepted.
     pub opener_pid: u32,
-    /// Who ran the transition into FIN_WAIT1, or held the MPTCP socket for which a worker did; 0: not seen.
+    /// Who ran the transition into FIN_WAIT1, or held the MPTCP socket for which a worker did, if [`Conn::has_closer`]. Before
+    /// that, of a connection that was opened here: `sk_txhash` when connect() began (see the programs' `connect.rs`).
     pub closer_pid: u32,
     /// Command name of the opener.
     pub opener_comm: [u8; COMM_LEN],
@@ -32,8 +33,10 @@ pub struct Conn {
     pub born: u8,
     /// 1 if the closer was in one of the cgroups of map `CGROUPS`, or below.
     pub under: u8,
+    /// 1 if the port was bound before connect().
+    pub bound: u8,
     /// Zero.
-    pub pad: [u8; 2],
+    pub pad: u8,
 }
 
 /// A minisock that is alive; map `LIVES`, keyed by its address.

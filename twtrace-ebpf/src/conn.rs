@@ -82,7 +82,7 @@ fn transition(ctx: &BtfTracePointContext) {
     }
     let sk = sock.address();
     match new {
-        SYN_SENT => opened(sk),
+        SYN_SENT => opened(sock),
         ESTABLISHED if old == SYN_SENT => established(sk),
         SYN_RECV if old == LISTEN => accepted(sk),
         FIN_WAIT1 => closed(sk),
@@ -94,16 +94,17 @@ fn transition(ctx: &BtfTracePointContext) {
 }
 
 #[inline(always)]
-fn opened(sk: u64) {
+fn opened(sock: Typed) {
     let mut conn = MaybeUninit::<Conn>::uninit();
     let conn = clear(&mut conn);
     (conn.start_ns, conn.role, conn.has_opener) = (now(), role::CLIENT, 1);
     conn.state = SYN_SENT as u8;
     conn.opener_pid = kernel::current(&mut conn.opener_comm);
+    connect::begins(sock, conn);
     if mptcp::is_worker(&conn.opener_comm) {
-        mptcp::opener(sk, conn);
+        mptcp::opener(sock.address(), conn);
     }
-    follow(sk, conn);
+    follow(sock.address(), conn);
 }
 
 #[inline(always)]
@@ -196,7 +197,7 @@ fn gone(ctx: &BtfTracePointContext, sock: Typed, old: i32) {
         let born = knob!(DUTIES.tp_birth) == 0 || is_born(sk) || met(sock);
         refusal::at_close(ctx, sock, old == IN_CLOSING, born);
     } else if old == SYN_SENT && knob!(DUTIES.tp_no_port) == 1 {
-        connect::failed(sock);
+        connect::maybe_failed(sock);
     }
     CONNS.remove(sk);
 }

@@ -1,8 +1,16 @@
-//! Capabilities `no_port` and `reuse_denied`: a connect() failed for want of a port, and the minisocks that it was denied.
+//! Capabilities `no_port` and `reuse_denied`: a connect() failed with EADDRNOTAVAIL, because it found no port or because
+//! somebody has the connection of the port that was bound before; and the minisocks that it was denied.
 //!
-//! fexit sees `inet_hash_connect` and `inet6_hash_connect` return EADDRNOTAVAIL. The tracepoint twin is the transition
-//! from SYN_SENT to CLOSE of a socket that never had a port (ENOMEM looks the same). There is no kprobe twin: it would run
+//! fexit sees `inet_hash_connect` and `inet6_hash_connect` return EADDRNOTAVAIL. There is no kprobe twin: it would run
 //! with softirqs on, and while a kprobe program runs the kernel skips those of births and deaths on its CPU.
+//!
+//! The tracepoint twin is the transition from SYN_SENT to CLOSE of a socket whose `sk_txhash` is what it was when connect()
+//! began. `tcp_v4_connect` and `tcp_v6_connect` call `inet_hash_connect`, and right after its success `sk_set_txhash`, which
+//! draws 32 random bits; every other way from SYN_SENT to CLOSE comes later: a RST, ICMP, timeouts, close() and shutdown()
+//! before an answer, a connect() that TCP_FASTOPEN_CONNECT put off, errors of `ip_route_newports` and `tcp_connect`. So what
+//! is told is exactly a failure of `inet_hash_connect`, but for one hash in 2^32 that is drawn again. Its other errno is
+//! ENOMEM, for want of a `struct inet_bind_bucket`: only where it looks for a port, never with one that was bound.
+//! (`sk_err` and `packets_out` would not do: both are 0 after a connect() that was put off.)
 //!
 //! `tcp_twsk_unique` is asked about every minisock in a connect()'s way. Its denials are noted by socket, and told only if
 //! the connect() fails: most searches pass over thousands of ports and find one.
@@ -16,7 +24,7 @@ use aya_ebpf::{
 use twtrace_common::{
     counter::Counters,
     record::{Connect, Life, denial, flag, kind, role, substate, valid},
-    state::{DENIALS, Denied},
+    state::{Conn, DENIALS, Denied},
 };
 
 use crate::{
@@ -25,7 +33,7 @@ use crate::{
     filter,
     kernel::{self, Object, Of, Raw, Typed},
     knobs::{self, knob},
-    maps::{self, DENIED, LIVES, bump, count},
+    maps::{self, CONNS, DENIED, LIVES, bump, count},
     plain::clear,
 };
 
@@ -50,8 +58,36 @@ fn hash_connected(ctx: &FExitContext) {
     if ctx.arg::<i32>(2) == -EADDRNOTAVAIL {
         let sk = Typed(ctx.arg(1));
         if kernel::is_tcp_sock(sk) {
-            failed(sk);
+            failed(sk, has_port(sk));
         }
+    }
+}
+
+/// True if a socket has a port already, while it is no connection: bind() gave it one.
+#[inline(always)]
+fn has_port(sk: Typed) -> bool {
+    kernel::local_port(sk, Of::Bound).unwrap_or(0) != 0
+}
+
+/// Notes, at the transition to SYN_SENT, by what a failure is told at the next.
+#[inline(always)]
+pub fn begins(sk: Typed, conn: &mut Conn) {
+    if knob!(DUTIES.tp_no_port) == 1 {
+        conn.bound = has_port(sk) as u8;
+        conn.closer_pid = sk.get(&knobs::SK_TXHASH).unwrap_or(0);
+    }
+}
+
+/// A socket goes from SYN_SENT to CLOSE, for whatever reason. One that is not followed is not told of: the table was full,
+/// which is counted.
+#[inline(always)]
+pub fn maybe_failed(sk: Typed) {
+    let Some(conn) = CONNS.get_ptr(sk.address()) else { return };
+    // SAFETY: the entry belongs to this socket, whose lock is held at every transition.
+    let conn = unsafe { &*conn };
+    let is_begun = conn.has_opener == 1 && conn.has_closer == 0;
+    if is_begun && sk.get::<u32>(&knobs::SK_TXHASH) == Some(conn.closer_pid) {
+        failed(sk, conn.bound == 1);
     }
 }
 
@@ -142,34 +178,43 @@ struct Call {
     now: u64,
 }
 
-/// Called when connect() comes to nothing, on the tracepoint backend for whatever reason. A function of its own, for its
+/// Called when `inet_hash_connect` has failed; `bound`: with a port that was bound before. A function of its own, for its
 /// stack: `conn_tp` has 512 bytes in all, and other rare cases.
 #[inline(never)]
-pub fn failed(sk: impl Object) {
-    let Some(port) = kernel::local_port(sk, Of::Socket) else { return };
+pub fn failed(sk: Typed, bound: bool) {
     let Some(counters) = maps::counters() else { return };
     let call = Call { start_ns: conn::start_ns(sk.address()), now: now() };
-    if port == 0 {
-        let mut life = MaybeUninit::uninit();
-        let life = clear(&mut life);
-        caller(sk, life);
-        let matched = filter::lets_through(life);
-        if matched && life.flags & flag::SELF_TEST == 0 {
-            count(&counters.no_port);
-        }
-        tell(counters, kind::NO_PORT, call, life, matched, denial::NONE, 0);
-    }
+    tell_no_port(counters, sk, call, bound);
     if knob!(DUTIES.reuse_denied) == 0 {
         return;
     }
     if let Some(denied) = DENIED.get_ptr(sk.address()) {
         // SAFETY: removed below, by nobody else: the socket's lock is held.
         let denied = unsafe { &*denied };
-        if (port == 0 || denied.bound == 1) && denied.start_ns == call.start_ns {
+        if denied.start_ns == call.start_ns {
             tell_denied(counters, sk, call, denied);
         }
         let _gone_already = DENIED.remove(sk.address());
     }
+}
+
+#[inline(always)]
+fn tell_no_port(counters: &Counters, sk: impl Object, call: Call, bound: bool) {
+    let mut life = MaybeUninit::uninit();
+    let life = clear(&mut life);
+    caller(sk, life);
+    if !bound {
+        // Of an earlier connection of the socket, perhaps.
+        life.lport = 0;
+    }
+    let matched = filter::lets_through(life);
+    if matched && life.flags & flag::SELF_TEST == 0 {
+        count(&counters.no_port);
+        if bound {
+            count(&counters.no_port_bound);
+        }
+    }
+    tell(counters, kind::NO_PORT, call, life, matched, denial::NONE, 0);
 }
 
 #[inline(always)]
@@ -198,6 +243,12 @@ fn tell_denied(counters: &Counters, sk: impl Object, call: Call, denied: &Denied
 fn caller(sk: impl Object, life: &mut Life) {
     kernel::tuple(sk, Of::Socket, life);
     life.role = role::CLIENT;
+    acts(life);
+}
+
+/// Who acts, and whether for the self-test.
+#[inline(always)]
+pub fn acts(life: &mut Life) {
     life.closer_pid = kernel::current(&mut life.closer_comm);
     life.cgroup_id = kernel::current_cgroup();
     life.valid |= valid::CLOSER;

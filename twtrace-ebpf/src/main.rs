@@ -8,6 +8,7 @@
 
 mod again;
 mod bench;
+mod bind;
 mod birth;
 mod conn;
 mod connect;

@@ -4,7 +4,7 @@
 use core::mem::MaybeUninit;
 
 use twtrace_common::{
-    record::{Birth, Connect, Death, Life, Touch},
+    record::{Bind, Birth, Connect, Death, Life, Touch},
     state::{Alive, Closing, Conn, Denied, Owner},
 };
 
@@ -22,6 +22,8 @@ unsafe impl Plain for Touch {}
 unsafe impl Plain for Death {}
 // SAFETY: as above.
 unsafe impl Plain for Connect {}
+// SAFETY: as above.
+unsafe impl Plain for Bind {}
 // SAFETY: as above.
 unsafe impl Plain for Life {}
 // SAFETY: as above.

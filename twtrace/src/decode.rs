@@ -8,14 +8,14 @@ use twtrace_common::{
 };
 
 use crate::model::event::{
-    Cause, Closer, Comm, Connection, Denial, Detail, Event, Life, Refusal, Role, Substate, Task, Tuple,
+    Call, Cause, Closer, Comm, Connection, Denial, Detail, Event, Life, Refusal, Role, Substate, Task, Tuple,
 };
 
 /// Bytes that are no record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DecodeError {
     /// Too short or too long for its kind.
-    #[error("a record of kind {kind} has {got} bytes, not {want}")]
+    #[error("a record of kind {kind} has {got} bytes instead of {want}")]
     Length {
         /// The kind that it claims.
         kind: u8,
@@ -25,10 +25,10 @@ pub enum DecodeError {
         want: usize,
     },
     /// No room even for a header.
-    #[error("{0} bytes are no record")]
+    #[error("{0} bytes are too short for a record")]
     Short(usize),
     /// Written by another version of the programs.
-    #[error("a record of boundary version {0}, not {ABI}")]
+    #[error("a record of format version {0} instead of {ABI}")]
     Abi(u8),
     /// A kind that does not exist.
     #[error("a record of unknown kind {0}")]
@@ -62,6 +62,8 @@ unsafe impl Record for raw::Death {}
 // SAFETY: as above.
 unsafe impl Record for raw::Connect {}
 // SAFETY: as above.
+unsafe impl Record for raw::Bind {}
+// SAFETY: as above.
 unsafe impl Record for raw::Life {}
 
 /// Decodes one record of the ring.
@@ -85,6 +87,7 @@ pub fn decode(bytes: &[u8]) -> Result<Event, DecodeError> {
         kind::DIED => record::<raw::Death>(bytes).map(died),
         kind::NO_PORT => record::<raw::Connect>(bytes).map(no_port),
         kind::REUSE_DENIED => record::<raw::Connect>(bytes).map(reuse_denied),
+        kind::NO_BIND => record::<raw::Bind>(bytes).map(no_bind),
         other => Err(DecodeError::Kind(other)),
     }
 }
@@ -187,12 +190,17 @@ fn died(record: raw::Death) -> Event {
 }
 
 fn no_port(record: raw::Connect) -> Event {
-    event(record.header, &record.life, Detail::NoPort { took_ns: took_ns(&record) })
+    event(record.header, &record.life, Detail::NoPort { took_ns: took_ns(&record), holder: None })
 }
 
 fn reuse_denied(record: raw::Connect) -> Event {
     let (reason, count) = (Denial::from_raw(record.reason), record.count);
     event(record.header, &record.life, Detail::ReuseDenied { reason, count, took_ns: took_ns(&record) })
+}
+
+fn no_bind(record: raw::Bind) -> Event {
+    let call = Call::from_raw(record.call);
+    event(record.header, &record.life, Detail::NoBind { call, holder: None })
 }
 
 fn took_ns(record: &raw::Connect) -> Option<u64> {

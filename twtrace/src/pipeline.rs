@@ -2,10 +2,12 @@
 
 mod ending;
 mod feed;
+mod holders;
 mod meter;
 mod options;
 
 pub use feed::Feed;
+use holders::Waiting;
 use meter::Meter;
 pub use options::{Options, Shown};
 
@@ -47,6 +49,8 @@ const DRAIN: Duration = Duration::from_millis(40);
 const AUDIT: Duration = Duration::from_secs(25);
 /// Records taken at once, so that signals and timers get their turn.
 const AT_ONCE: usize = 8192;
+/// How long the last events may wait for their holders at the end.
+const LAST_HOLDERS: Duration = Duration::from_millis(500);
 /// Of a shorter time no rate is told.
 const MOMENT: Duration = Duration::from_millis(5);
 /// Why a run ended in error.
@@ -80,6 +84,7 @@ pub struct Pipeline<'a> {
     sink: &'a mut dyn Sink,
     writer: Writer,
     waiting: Option<Batch>,
+    holders: Waiting,
     beside: Beside,
     lost_told: u64,
     garbage_told: u64,
@@ -105,6 +110,7 @@ impl<'a> Pipeline<'a> {
             refusal: watched(Capability::Refusal),
             no_port: watched(Capability::NoPort),
             reuse_denied: watched(Capability::ReuseDenied),
+            no_bind: watched(Capability::NoBind),
             seeded: tracer.seeded.is_ok(),
             early_lost: tracer.early_lost,
             ..Beside::default()
@@ -114,6 +120,7 @@ impl<'a> Pipeline<'a> {
             sink,
             writer,
             waiting: None,
+            holders: Waiting::new(Host::default()),
             beside,
             lost_told: 0,
             garbage_told: 0,
@@ -176,7 +183,7 @@ impl<'a> Pipeline<'a> {
             feed.begin(all, seeds, began_ns);
         }
         for event in std::mem::take(&mut self.tracer.early) {
-            told(self.sink, &self.shown, &event);
+            told(self.sink, &self.shown, &mut self.holders, &event);
         }
         self.flush();
         self.last = Some((live_since, 0, 0));
@@ -256,11 +263,14 @@ impl<'a> Pipeline<'a> {
         if self.waiting.is_some() && !self.sink.is_live() {
             return Ok(0);
         }
+        for event in self.holders.answered() {
+            show(self.sink, &self.shown, &event);
+        }
         let mut uncertain = Vec::new();
-        let (sink, shown) = (&mut *self.sink, &self.shown);
+        let (sink, shown, holders) = (&mut *self.sink, &self.shown, &mut self.holders);
         let count = intake(
             &mut self.tracer.ring,
-            &mut |event| told(sink, shown, event),
+            &mut |event| told(sink, shown, holders, event),
             &mut self.beside.garbage,
             &mut uncertain,
         );
@@ -275,12 +285,13 @@ impl<'a> Pipeline<'a> {
                         event.life.preexisting = Some(true);
                     }
                 }
-                told(self.sink, &self.shown, &event);
+                told(self.sink, &self.shown, &mut self.holders, &event);
             }
         }
         if let (Some(feed), Some(all)) = (&self.feed, self.sink.aggregates()) {
             feed.name(all);
         }
+        self.beside.holders_unknown = self.holders.unknown();
         Ok(count)
     }
 
@@ -386,8 +397,15 @@ async fn next(inputs: &mut Option<mpsc::Receiver<Input>>) -> Option<Input> {
     }
 }
 
+/// Tells a sink of an event, unless the event has to wait for its holder first.
+fn told(sink: &mut dyn Sink, shown: &Shown, holders: &mut Waiting, event: &Event) {
+    if let Some(event) = holders.take(event) {
+        show(sink, shown, &event);
+    }
+}
+
 /// Tells a sink of an event: its tables always, itself if it shows such events.
-fn told(sink: &mut dyn Sink, shown: &Shown, event: &Event) {
+fn show(sink: &mut dyn Sink, shown: &Shown, event: &Event) {
     if let Some(all) = sink.aggregates() {
         all.event(event);
     }

@@ -11,7 +11,7 @@ use crate::{
     decode::decode,
     host::netns::Netns,
     lab::{lives, oracle},
-    model::event::{Cause, Detail, Event, Role, Substate, Tuple},
+    model::event::{Cause, Detail, Event, Kind, Role, Substate, Tuple},
     source::Source,
 };
 
@@ -51,7 +51,7 @@ pub fn make(netns: &Netns) -> io::Result<Made> {
         if !oracle::minisocks_reach(before.sockstat_tw + 1, PATIENCE)? {
             return Err(io::Error::other("the connection made no TIME_WAIT socket"));
         }
-        lives::abort_both(lives::connect_again(&listener, peer)?)?;
+        lives::abort_both(lives::connect_again(&listener, peer, |_| ())?)?;
         let after = oracle::counters()?;
         let tw_counts = if after.tw + after.tw_killed > before.tw + before.tw_killed {
             TwCounts::Births
@@ -103,7 +103,9 @@ fn verdict(seen: &[Event], made: &Made, with_cause: bool) -> Result<(), String> 
     if births != 1 || deaths != 1 {
         return Err(format!("1 birth and 1 death were made, {births} and {deaths} were seen"));
     }
-    for event in seen {
+    // Where the client's end is slow to go, the second connection takes more than one attempt.
+    let of_minisocks = |event: &&Event| !matches!(event.kind(), Kind::NoPort | Kind::ReuseDenied | Kind::NoBind);
+    for event in seen.iter().filter(of_minisocks) {
         if event.life.tuple != Some(made.tuple) {
             return Err(format!("the {} has the tuple {:?}, not {:?}", event.kind(), event.life.tuple, made.tuple));
         }
@@ -128,7 +130,7 @@ mod tests {
     use std::net::IpAddr;
 
     use super::*;
-    use crate::model::event::{Connection, Life};
+    use crate::model::event::{Call, Connection, Life};
 
     const MADE: Made = Made {
         tuple: Tuple {
@@ -183,6 +185,16 @@ mod tests {
         birth.life.substate = Some(Substate::FinWait2);
         let turned = event(Detail::Turned { after_ns: None });
         assert_eq!(verdict(&[birth, turned, died(Cause::Recycled)], &MADE, true), Ok(()));
+    }
+
+    #[test]
+    fn an_attempt_that_was_refused_is_no_failure() {
+        let mut refused = event(Detail::NoBind { call: Call::Bind, holder: None });
+        refused.life.tuple = Some(Tuple { lport: 4000, rport: 0, ..MADE.tuple });
+        let mut again = event(Detail::NoPort { took_ns: None, holder: None });
+        again.life.tuple = Some(Tuple { lport: 4000, rport: 80, ..MADE.tuple });
+        assert_eq!(verdict(&[born(), refused, again, died(Cause::Recycled)], &MADE, true), Ok(()));
+        assert!(verdict(&[refused, again], &MADE, true).is_err());
     }
 
     #[test]

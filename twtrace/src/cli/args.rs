@@ -239,8 +239,8 @@ pub(super) struct RunArgs {
     /// Show what twtrace itself costs: time in eBPF programs, CPU, memory, ring (in the live view: key i)
     #[arg(long, help_heading = "Output")]
     pub self_stats: bool,
-    /// Show only these events: born, turned, rearmed, died, refused, no_port, reuse_denied; or none. Programs that only
-    /// other events need are not loaded, so those events are not counted either; with none, everything is counted
+    /// Show only these events: born, turned, rearmed, died, refused, no_port, reuse_denied, no_bind; or none. Programs that
+    /// only other events need are not loaded, so those events are not counted either; with none, everything is counted
     /// [default: all]
     #[arg(long, value_name = "LIST", help_heading = "Output")]
     pub events: Vec<String>,

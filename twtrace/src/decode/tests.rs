@@ -1,5 +1,7 @@
 use proptest::prelude::*;
-use twtrace_common::record::{Birth, Connect, Death, Header, Touch, cause, denial, refusal, role, substate};
+use twtrace_common::record::{
+    Bind, Birth, Connect, Death, Header, Touch, call, cause, denial, refusal, role, substate,
+};
 
 use super::*;
 use crate::model::event::Kind;
@@ -108,13 +110,34 @@ fn a_connect_without_a_port_has_none_and_no_life() {
     (record.life.id, record.life.lport) = (0, 0);
     record.life.valid &= !valid::SUBSTATE;
     let event = decode(&bytes_of(&record)).unwrap();
-    assert_eq!((event.kind(), event.detail), (Kind::NoPort, Detail::NoPort { took_ns: None }));
+    assert_eq!((event.kind(), event.detail), (Kind::NoPort, Detail::NoPort { took_ns: None, holder: None }));
     assert_eq!((event.life.id, event.life.substate), (None, None));
     assert_eq!(event.life.tuple.unwrap().port(), None);
     assert_eq!(event.life.closer.unwrap().task.pid, 99);
     record.took_ns = 70_000;
     record.life.valid |= valid::CONNECT;
-    assert_eq!(decode(&bytes_of(&record)).unwrap().detail, Detail::NoPort { took_ns: Some(70_000) });
+    let told = Detail::NoPort { took_ns: Some(70_000), holder: None };
+    assert_eq!(decode(&bytes_of(&record)).unwrap().detail, told);
+    // A port that was bound before.
+    record.life.lport = 15_060;
+    let event = decode(&bytes_of(&record)).unwrap();
+    assert_eq!((event.life.tuple.unwrap().port(), event.detail, event.has_holder()), (Some(15_060), told, true));
+}
+
+#[test]
+fn a_bind_that_failed_tells_which_call_and_port() {
+    let mut record: Bind = zeroed();
+    (record.header, record.life) = (header(kind::NO_BIND), life());
+    (record.life.id, record.life.lport, record.life.rport) = (0, 5_060, 0);
+    for (raw, call) in [(call::BIND, Call::Bind), (call::LISTEN, Call::Listen), (9, Call::Unknown(9))] {
+        record.call = raw;
+        let event = decode(&bytes_of(&record)).unwrap();
+        assert_eq!((event.kind(), event.detail), (Kind::NoBind, Detail::NoBind { call, holder: None }));
+        assert_eq!((event.life.id, event.life.tuple.unwrap().port(), event.has_holder()), (None, Some(5_060), true));
+    }
+    // Any port was wanted: there is nobody to be looked for.
+    record.life.lport = 0;
+    assert!(!decode(&bytes_of(&record)).unwrap().has_holder());
 }
 
 #[test]
@@ -168,11 +191,12 @@ proptest! {
 
     /// The same behind a header that is right, so that the fields are reached.
     #[test]
-    fn any_fields_are_an_event(kind in 1u8..8, body in prop::collection::vec(any::<u8>(), 200)) {
+    fn any_fields_are_an_event(kind in 1u8..9, body in prop::collection::vec(any::<u8>(), 200)) {
         let length = match kind {
             kind::BORN | kind::REFUSED => size_of::<Birth>(),
             kind::DIED => size_of::<Death>(),
             kind::NO_PORT | kind::REUSE_DENIED => size_of::<Connect>(),
+            kind::NO_BIND => size_of::<Bind>(),
             _ => size_of::<Touch>(),
         };
         let mut bytes = body[..length].to_vec();

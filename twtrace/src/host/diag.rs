@@ -164,6 +164,65 @@ pub fn dump<T>(
     Err(io::ErrorKind::Interrupted.into())
 }
 
+/// The TCP sockets of the calling thread's namespace at this local port, of both families and in every state: since Linux
+/// 6.8 those too that are bound and no more. The kernel goes through all sockets for it.
+///
+/// # Errors
+/// As [`dump`], but an interrupted dump is no error: what it found is there.
+pub fn at_port(port: u16) -> io::Result<Vec<Entry>> {
+    let mut found = Vec::new();
+    let mut buffer = Vec::with_capacity(PACKET);
+    for (number, id) in [(AF_INET, SocketId::new_v4()), (AF_INET6, SocketId::new_v6())] {
+        let request = InetRequest {
+            family: number,
+            protocol: IPPROTO_TCP,
+            extensions: ExtensionFlags::empty(),
+            states: StateFlags::from_bits_retain(u32::MAX),
+            socket_id: SocketId { source_port: port, cookie: NO_COOKIE, ..id },
+        };
+        let mut see = |entry: &Entry| {
+            if entry.tuple.lport == port {
+                found.push(*entry);
+            }
+        };
+        match family(request, &mut buffer, &mut see) {
+            Err(error) if number == AF_INET6 && error.raw_os_error() == Some(libc::ENOENT) => {}
+            other => drop(other?),
+        }
+    }
+    Ok(found)
+}
+
+/// The socket of the calling thread's namespace that has this connection, or listens where it would come in; the cost is that
+/// of one look-up in the kernel's hash tables.
+///
+/// # Errors
+/// Those of netlink, but that there is none is no error.
+pub fn find(tuple: &Tuple) -> io::Result<Option<Entry>> {
+    let request = InetRequest {
+        family: if tuple.laddr.is_ipv4() { AF_INET } else { AF_INET6 },
+        protocol: IPPROTO_TCP,
+        extensions: ExtensionFlags::empty(),
+        states: StateFlags::all(),
+        socket_id: SocketId {
+            source_port: tuple.lport,
+            destination_port: tuple.rport,
+            source_address: tuple.laddr,
+            destination_address: tuple.raddr,
+            interface_id: 0,
+            cookie: NO_COOKIE,
+        },
+    };
+    let socket = ask(NLM_F_REQUEST, SockDiagMessage::InetRequest(request))?;
+    let mut buffer = Vec::with_capacity(PACKET);
+    receive(&socket, &mut buffer)?;
+    let mut found = None;
+    match packet(&buffer, &mut |entry| found = Some(*entry)) {
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+        other => other.map(|_| found),
+    }
+}
+
 /// One family's sockets. `false`: the dump was interrupted.
 fn family(request: InetRequest, buffer: &mut Vec<u8>, each: &mut dyn FnMut(&Entry)) -> io::Result<bool> {
     let socket = ask(NLM_F_REQUEST | NLM_F_DUMP, SockDiagMessage::InetRequest(request))?;

@@ -9,6 +9,7 @@ pub mod conntrack;
 pub mod containers;
 pub mod counters;
 pub mod diag;
+pub mod holders;
 pub mod ksyms;
 pub mod limits;
 pub mod meminfo;

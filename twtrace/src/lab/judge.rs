@@ -12,7 +12,7 @@ use std::{
 use super::{
     oracle::Looks,
     tally::Tally,
-    want::{End, Is, Turn, Want, WantDenied, WantNoPort, WantRefused, Who},
+    want::{End, Is, Turn, Want, WantDenied, WantNoBind, WantNoPort, WantRefused, Who},
 };
 use crate::model::event::{Cause, Closer, Connection, Detail, Event, Kind, Role, Substate, Tuple};
 
@@ -25,10 +25,12 @@ pub struct Made {
     pub wants: Vec<Want>,
     /// The minisocks that were not made, in order.
     pub refused: Vec<WantRefused>,
-    /// The connect() calls that found no port, in order.
+    /// The connect() calls that failed with EADDRNOTAVAIL, in order.
     pub no_port: Vec<WantNoPort>,
     /// The minisocks that stood in their way, in order.
     pub denied: Vec<WantDenied>,
+    /// The bind() and listen() calls that failed with EADDRINUSE, in order.
+    pub no_bind: Vec<WantNoBind>,
     /// How many denials there were cannot be known: none is asked for.
     pub denied_at_will: bool,
     /// What the sockets themselves said, against what they should have.
@@ -46,10 +48,12 @@ pub struct Made {
 pub struct Knows {
     /// Turns are told when the minisock's timer is next touched, so not of minisocks that live on.
     pub turns_late: bool,
-    /// connect() calls without a port are told.
+    /// connect() calls that fail are told.
     pub no_port: bool,
     /// What stood in their way is told.
     pub reuse_denied: bool,
+    /// bind() and listen() calls that fail are told.
+    pub no_bind: bool,
 }
 
 /// One thing that was compared.
@@ -133,7 +137,8 @@ struct Told<'a> {
 /// Judges a scenario by all that was told of its namespaces.
 #[must_use]
 pub fn judge(made: &Made, events: &[Event], knows: Knows) -> Verdict {
-    let subjects = made.wants.len() + made.refused.len() + made.no_port.len() + made.denied.len() + made.own.len();
+    let calls = made.no_port.len() + made.denied.len() + made.no_bind.len();
+    let subjects = made.wants.len() + made.refused.len() + calls + made.own.len();
     let mut verdict = Verdict { subjects, ..Verdict::default() };
     let ours = |event: &&Event| {
         event.mono_ns <= made.until_ns && event.life.netns.is_some_and(|netns| made.netns.contains(&netns))
@@ -321,14 +326,18 @@ fn closer(of: &dyn Fn(&str) -> String, want: &Want, closer: Option<Closer>, verd
     verdict.is(|| of("the closer's cgroup"), &want.cgroup, closer.map(|closer| closer.cgroup_id).as_ref());
 }
 
-/// Refusals, and connect() calls that failed.
+/// Refusals, and calls that failed.
 fn others(made: &Made, events: &[&Event], knows: Knows, verdict: &mut Verdict) {
     let of_kind = |kind: Kind| events.iter().copied().filter(move |event| event.kind() == kind);
     let refused: Vec<WantRefused> = of_kind(Kind::Refused).filter_map(WantRefused::told).collect();
     in_order("refusals", &made.refused, &refused, WantRefused::holds, verdict);
     if knows.no_port {
         let no_port: Vec<WantNoPort> = of_kind(Kind::NoPort).filter_map(WantNoPort::told).collect();
-        in_order("connects without a port", &made.no_port, &no_port, WantNoPort::holds, verdict);
+        in_order("connects that failed", &made.no_port, &no_port, WantNoPort::holds, verdict);
+    }
+    if knows.no_bind {
+        let no_bind: Vec<WantNoBind> = of_kind(Kind::NoBind).filter_map(WantNoBind::told).collect();
+        in_order("binds that failed", &made.no_bind, &no_bind, WantNoBind::holds, verdict);
     }
     if knows.reuse_denied && !made.denied_at_will {
         let denied: Vec<WantDenied> = of_kind(Kind::ReuseDenied).filter_map(WantDenied::told).collect();

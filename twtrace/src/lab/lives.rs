@@ -51,11 +51,15 @@ pub fn connect(listener: &TcpListener, from: Option<SocketAddr>) -> io::Result<P
 }
 
 /// Connects anew from where an earlier connection came. Its own end may be in LAST_ACK still, and have the port: it is waited
-/// for.
+/// for. `refused` hears of each attempt that failed: EADDRINUSE of bind(), or EADDRNOTAVAIL of connect().
 ///
 /// # Errors
 /// As [`connect`]; EADDRINUSE or EADDRNOTAVAIL if the port does not come free.
-pub fn connect_again(listener: &TcpListener, from: SocketAddr) -> io::Result<Pair> {
+pub fn connect_again(
+    listener: &TcpListener,
+    from: SocketAddr,
+    mut refused: impl FnMut(io::ErrorKind),
+) -> io::Result<Pair> {
     let deadline = Instant::now() + PATIENCE;
     loop {
         match connect(listener, Some(from)) {
@@ -63,6 +67,7 @@ pub fn connect_again(listener: &TcpListener, from: SocketAddr) -> io::Result<Pai
                 if matches!(error.kind(), io::ErrorKind::AddrInUse | io::ErrorKind::AddrNotAvailable)
                     && Instant::now() < deadline =>
             {
+                refused(error.kind());
                 thread::sleep(Duration::from_millis(1));
             }
             other => return other,

@@ -204,6 +204,7 @@ fn knows(plan: &Plan) -> Knows {
         turns_late: plan.is(Capability::Turn, Backend::Tracepoint),
         no_port: plan.backend(Capability::NoPort).is_some(),
         reuse_denied: plan.backend(Capability::ReuseDenied).is_some(),
+        no_bind: plan.backend(Capability::NoBind).is_some(),
     }
 }
 

@@ -15,11 +15,11 @@ use super::{
     lives::{self, Pair},
     oracle,
     segment::{self, Info},
-    want::{End, Is, SOME_TIME, Turn, Want, WantNoPort, Who, between, own_cgroup},
+    want::{End, Is, SOME_TIME, Turn, Want, WantNoBind, WantNoPort, Who, between, own_cgroup},
 };
 use crate::{
     host::{clock::monotonic_ns, netns::Netns},
-    model::event::{Cause, Role, Substate, Tuple},
+    model::event::{Call, Cause, Role, Substate, Tuple},
 };
 
 /// The kernel counts in ticks: its clock may be one behind when a timer is armed (10 ms at HZ 100), and on a machine that
@@ -319,11 +319,23 @@ impl<'a> Stage<'a> {
     /// # Errors
     /// If the listener has no address.
     pub fn no_port(&mut self, listener: &TcpListener) -> io::Result<()> {
-        let to = listener.local_addr()?;
-        let to = SocketAddr::new(to.ip().to_canonical(), to.port());
+        let to = canonical(listener.local_addr()?);
         let (netns, caller) = (self.netns.inum(), Is::Exactly(self.me.clone()));
-        self.made.no_port.push(WantNoPort { netns, to, caller, took_ns: SOME_TIME });
+        self.made.no_port.push(WantNoPort { netns, from: None, to, caller, took_ns: SOME_TIME });
         Ok(())
+    }
+
+    /// Writes down that this thread's connect() from a bound port failed, for the same connection is there.
+    pub fn no_port_bound(&mut self, from: SocketAddr, to: SocketAddr) {
+        let (netns, caller) = (self.netns.inum(), Is::Exactly(self.me.clone()));
+        let (from, to) = (Some(canonical(from)), canonical(to));
+        self.made.no_port.push(WantNoPort { netns, from, to, caller, took_ns: SOME_TIME });
+    }
+
+    /// Writes down that this thread's bind() or listen() found the port taken.
+    pub fn no_bind(&mut self, call: Call, at: SocketAddr) {
+        let (netns, caller) = (self.netns.inum(), Is::Exactly(self.me.clone()));
+        self.made.no_bind.push(WantNoBind { netns, at: canonical(at), call, caller });
     }
 
     /// Where the last life's connection came from, in the family of the listener.
@@ -364,6 +376,11 @@ const FIRST_PORT: u16 = 2000;
 /// arming (`inet_twsk_schedule`, then `inet_twsk_hashdance`: before 6.10) and an interrupt, or whoever runs a virtual
 /// machine, came between the two: 48 ms were seen.
 const TIMEOUT_MS: std::ops::RangeInclusive<u32> = 59_500..=60_020;
+
+/// As twtrace tells addresses: v4-mapped ones are IPv4.
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
 
 /// Waits until an orphan is a minisock, or is plainly going to stay a full socket.
 fn becomes_minisock(tuple: &Tuple, count: u64) -> io::Result<bool> {

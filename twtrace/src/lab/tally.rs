@@ -43,6 +43,9 @@ impl Tally {
         if knows.reuse_denied && !made.denied_at_will {
             tally.add(REST, "reuse_denied", made.denied.len());
         }
+        if knows.no_bind {
+            tally.add(REST, "no_bind", made.no_bind.len());
+        }
         tally
     }
 
@@ -64,6 +67,7 @@ impl Tally {
                 Detail::Died { cause, .. } => tally.add(DIED, cause.word(), 1),
                 Detail::Refused { .. } => tally.add(REST, "refused", 1),
                 Detail::NoPort { .. } => tally.add(REST, "no_port", 1),
+                Detail::NoBind { .. } => tally.add(REST, "no_bind", 1),
                 Detail::ReuseDenied { .. } => tally.add(REST, "reuse_denied", usize::from(!made.denied_at_will)),
             }
         }

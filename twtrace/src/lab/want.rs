@@ -8,7 +8,7 @@ use std::{
     sync::OnceLock,
 };
 
-use crate::model::event::{Cause, Closer, Denial, Detail, Event, Refusal, Role, Substate, Task, Tuple};
+use crate::model::event::{Call, Cause, Closer, Denial, Detail, Event, Refusal, Role, Substate, Task, Tuple};
 
 /// What one value must be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -222,11 +222,13 @@ impl WantRefused {
     }
 }
 
-/// A connect() that must fail for lack of a port, and be told so.
+/// A connect() that must fail with EADDRNOTAVAIL, and be told so.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WantNoPort {
     /// Inode number of its network namespace.
     pub netns: u32,
+    /// Where from, if the port was bound; else no port was left.
+    pub from: Option<SocketAddr>,
     /// Where to.
     pub to: SocketAddr,
     /// Who called it.
@@ -242,19 +244,50 @@ impl WantNoPort {
     /// What an event tells of such a call.
     #[must_use]
     pub fn told(event: &Event) -> Option<Self> {
-        let Detail::NoPort { took_ns } = event.detail else { return None };
+        let Detail::NoPort { took_ns, .. } = event.detail else { return None };
         let tuple = event.life.tuple?;
         let to = SocketAddr::new(tuple.raddr, tuple.rport);
+        let from = tuple.port().map(|port| SocketAddr::new(tuple.laddr, port));
         let caller = caller(event.life.closer);
-        Some(Self { netns: event.life.netns?, to, caller, took_ns: known(took_ns) })
+        Some(Self { netns: event.life.netns?, from, to, caller, took_ns: known(took_ns) })
     }
 
     /// True if what was told is what was wanted.
     #[must_use]
     pub fn holds(&self, told: &Self) -> bool {
-        (self.netns, self.to) == (told.netns, told.to)
+        (self.netns, self.from, self.to) == (told.netns, told.from, told.to)
             && is(&self.caller, &told.caller)
             && is(&self.took_ns, &told.took_ns)
+    }
+}
+
+/// A bind() or listen() that must fail with EADDRINUSE, and be told so.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WantNoBind {
+    /// Inode number of its network namespace.
+    pub netns: u32,
+    /// What it wanted; port 0: any.
+    pub at: SocketAddr,
+    /// Which call.
+    pub call: Call,
+    /// Who called it.
+    pub caller: Is<Who>,
+}
+
+impl WantNoBind {
+    /// What an event tells of such a call.
+    #[must_use]
+    pub fn told(event: &Event) -> Option<Self> {
+        let Detail::NoBind { call, .. } = event.detail else { return None };
+        let tuple = event.life.tuple?;
+        let (at, caller) = (SocketAddr::new(tuple.laddr, tuple.lport), caller(event.life.closer));
+        Some(Self { netns: event.life.netns?, at, call, caller })
+    }
+
+    /// True if what was told is what was wanted.
+    #[must_use]
+    pub fn holds(&self, told: &Self) -> bool {
+        (self.netns, self.at, self.call) == (told.netns, told.at, told.call) && is(&self.caller, &told.caller)
     }
 }
 

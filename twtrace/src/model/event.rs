@@ -7,7 +7,7 @@ use std::{borrow::Cow, fmt, net::IpAddr};
 use serde::Serialize;
 use twtrace_common::record as raw;
 
-use super::name;
+use super::{holder::Holder, name};
 
 /// Defines an enumeration of the boundary: its integers, its JSON words, and a home for integers that are not known.
 macro_rules! vocabulary {
@@ -74,6 +74,8 @@ macro_rules! vocabulary {
         }
     };
 }
+
+pub(super) use vocabulary;
 
 vocabulary! {
     /// What ended a minisock.
@@ -165,10 +167,22 @@ vocabulary! {
         Died = raw::kind::DIED, "died";
         /// The kernel made no minisock.
         Refused = raw::kind::REFUSED, "refused";
-        /// A connect() found no port.
+        /// A connect() failed with EADDRNOTAVAIL.
         NoPort = raw::kind::NO_PORT, "no_port";
         /// A connect() that failed was denied a minisock in its way.
         ReuseDenied = raw::kind::REUSE_DENIED, "reuse_denied";
+        /// A bind() or listen() failed with EADDRINUSE.
+        NoBind = raw::kind::NO_BIND, "no_bind";
+    }
+}
+
+vocabulary! {
+    /// Which system call failed with EADDRINUSE.
+    Call {
+        /// bind(2).
+        Bind = raw::call::BIND, "bind";
+        /// listen(2).
+        Listen = raw::call::LISTEN, "listen";
     }
 }
 
@@ -199,7 +213,8 @@ pub struct Task {
     pub comm: Comm,
 }
 
-/// The task that ran the transition into FIN_WAIT1, the author of a TIME_WAIT; or the caller of a connect() that failed.
+/// The task that ran the transition into FIN_WAIT1, the author of a TIME_WAIT; or the caller of a connect(), bind() or
+/// listen() that failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Closer {
     /// The task.
@@ -215,13 +230,13 @@ pub struct Life {
     pub id: Option<u64>,
     /// Inode number of the network namespace.
     pub netns: Option<u32>,
-    /// The connection; v4-mapped addresses are IPv4 here.
+    /// The connection; v4-mapped addresses are IPv4 here. Of a bind() or listen() the remote end is zero.
     pub tuple: Option<Tuple>,
     /// State of the minisock at the event.
     pub substate: Option<Substate>,
     /// Who opened the connection.
     pub role: Option<Role>,
-    /// Who closed it; of a failed connect(), who called it.
+    /// Who closed it; of a failed connect(), bind() or listen(), who called it.
     pub closer: Option<Closer>,
     /// It was there before twtrace; `None` if that cannot be told.
     pub preexisting: Option<bool>,
@@ -232,7 +247,7 @@ pub struct Life {
 pub struct Tuple {
     /// Local address.
     pub laddr: IpAddr,
-    /// Local port; 0 if a connect() found none.
+    /// Local port; 0 if a connect() or bind() found none.
     pub lport: u16,
     /// Remote address.
     pub raddr: IpAddr,
@@ -316,10 +331,13 @@ pub enum Detail {
         /// The connection that ended without one.
         connection: Connection,
     },
-    /// A connect() found no port.
+    /// A connect() failed with EADDRNOTAVAIL. If the tuple has a local port, that was bound before, and the connection is
+    /// taken; if it has none, no port was left.
     NoPort {
-        /// How long it looked, from SYN_SENT to now, nanoseconds.
+        /// How long it took, from SYN_SENT to now, nanoseconds.
         took_ns: Option<u64>,
+        /// Who has the connection, if the port was bound; found afterwards.
+        holder: Option<Holder>,
     },
     /// A connect() that failed was denied minisocks in its way; the life is that of the first, the closer the caller.
     ReuseDenied {
@@ -329,6 +347,13 @@ pub enum Detail {
         count: u32,
         /// How long the connect() took, from SYN_SENT to now, nanoseconds.
         took_ns: Option<u64>,
+    },
+    /// A bind() or listen() failed with EADDRINUSE; the tuple's local end is what it wanted.
+    NoBind {
+        /// Which of the two.
+        call: Call,
+        /// Who has the port; found afterwards.
+        holder: Option<Holder>,
     },
 }
 
@@ -357,6 +382,23 @@ impl Event {
             Detail::Refused { .. } => Kind::Refused,
             Detail::NoPort { .. } => Kind::NoPort,
             Detail::ReuseDenied { .. } => Kind::ReuseDenied,
+            Detail::NoBind { .. } => Kind::NoBind,
         }
+    }
+
+    /// True if somebody has the port that was asked for, and it is to be found out who.
+    #[must_use]
+    pub fn has_holder(&self) -> bool {
+        let named = self.life.netns.is_some() && self.life.tuple.is_some_and(|tuple| tuple.lport != 0);
+        named && matches!(self.detail, Detail::NoPort { .. } | Detail::NoBind { .. })
+    }
+
+    /// Enters who has the port that was asked for.
+    #[must_use]
+    pub fn held(mut self, by: Option<Holder>) -> Self {
+        if let Detail::NoPort { holder, .. } | Detail::NoBind { holder, .. } = &mut self.detail {
+            *holder = by;
+        }
+        self
     }
 }

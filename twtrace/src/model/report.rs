@@ -49,10 +49,16 @@ pub struct Totals {
     pub died: Vec<(Cause, u64)>,
     /// Births refused by reason; `None` if not watched.
     pub refused: Option<Vec<(Refusal, u64)>>,
-    /// connect() calls that found no port; `None` if not watched.
+    /// connect() calls that failed with EADDRNOTAVAIL; `None` if not watched.
     pub no_port: Option<u64>,
+    /// Those among them whose port was bound before; `None` if not watched.
+    pub no_port_bound: Option<u64>,
     /// Denials by reason, one a connect() and reason; `None` if not watched.
     pub reuse_denied: Option<Vec<(Denial, u64)>>,
+    /// bind() and listen() calls that failed with EADDRINUSE; `None` if not watched.
+    pub no_bind: Option<u64>,
+    /// Ports that somebody has of whom it could not be found out who.
+    pub holders_unknown: u64,
     /// Minisocks alive: seeded + born - died, whole machine, unfiltered.
     pub live: Option<u64>,
     /// Events found in the kernel.

@@ -19,10 +19,14 @@ pub struct Beside {
     pub rearm: bool,
     /// Refusals are watched.
     pub refusal: bool,
-    /// connect() calls without a port are watched.
+    /// connect() calls that fail are watched.
     pub no_port: bool,
     /// What such calls were denied is watched.
     pub reuse_denied: bool,
+    /// bind() and listen() calls that fail are watched.
+    pub no_bind: bool,
+    /// Ports of which it could not be found out who has them.
+    pub holders_unknown: u64,
     /// Minisocks could be listed at the start.
     pub seeded: bool,
     /// Events that the kernel ran no program for, because the same program was running on that CPU.
@@ -57,9 +61,12 @@ pub fn totals(counters: &Counters, beside: &Beside) -> Totals {
             Refusal::ALL.iter().map(|&reason| (reason, counters.refused[usize::from(reason.raw())])).collect()
         }),
         no_port: beside.no_port.then_some(counters.no_port),
+        no_port_bound: beside.no_port.then_some(counters.no_port_bound),
         reuse_denied: beside.reuse_denied.then(|| {
             Denial::ALL.iter().map(|&reason| (reason, counters.reuse_denied[usize::from(reason.raw())])).collect()
         }),
+        no_bind: beside.no_bind.then_some(counters.no_bind),
+        holders_unknown: beside.holders_unknown,
         live: beside.seeded.then(|| (counters.seeded + born).saturating_sub(died)),
         seen: sum(&counters.seen),
         emitted: sum(&counters.emitted),

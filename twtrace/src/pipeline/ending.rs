@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use tokio::signal::unix::Signal;
 
-use super::{Options, Pipeline, RunError};
+use super::{LAST_HOLDERS, Options, Pipeline, RunError, show};
 use crate::{
     host::clock,
     model::{
@@ -38,6 +38,10 @@ impl Pipeline<'_> {
         let mut patience = Patience::new(limit, self.writer.taken(), began.elapsed());
         // A program may still be running on another CPU when its hook is gone; it is done within microseconds.
         std::thread::sleep(Duration::from_millis(2));
+        while self.drain()? > 0 {}
+        for event in self.holders.finish(LAST_HOLDERS) {
+            show(self.sink, &self.shown, &event);
+        }
         let given_up = self.deliver(began, &mut patience, signals).await?;
         let undelivered = if given_up { self.give_up() } else { 0 };
         let now = clock::monotonic_ns();

@@ -2,7 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Asked, Attach, Backend, Capability, Facts, Failure, Hook, Reason, facts::OF_A_DENIAL, hooks};
+use super::{
+    Asked, Attach, Backend, Capability, Facts, Failure, Hook, Reason,
+    facts::{OF_A_DENIAL, OF_A_FAILED_CONNECT},
+    hooks,
+};
 
 /// Why a capability is not loaded that no event of `--events` needs.
 pub const UNASKED: &str = "not loaded: no event in --events needs it";
@@ -152,9 +156,20 @@ fn dependency(facts: &Facts, so_far: &Plan, capability: Capability, backend: Bac
             "refusals by tracepoint need births by tracepoint: a refusal is a close without a birth",
         )),
         (C::Refusal, B::Tracepoint) => no_addresses(),
-        (C::ReuseDenied, B::Tracepoint) => {
-            Some(Reason::NoHook("no tracepoint fires where connect() skips a TIME_WAIT"))
+        (C::NoPort, B::Tracepoint) if facts.unknown_fields.contains(&OF_A_FAILED_CONNECT) => {
+            Some(Reason::NoField(OF_A_FAILED_CONNECT))
         }
+        (C::ReuseDenied, B::Tracepoint) => Some(Reason::NoHook(
+            "no tracepoint fires where connect() rejects a TIME_WAIT; reuse_denied needs fentry or kprobe",
+        )),
+        (C::NoBind, B::Kprobe) => Some(Reason::NoHook(
+            "a kprobe sees the result only on return, and the kernel would skip births and deaths meanwhile; no_bind needs \
+             fentry",
+        )),
+        (C::NoBind, B::Tracepoint) => Some(Reason::NoHook(
+            "no tracepoint fires in bind() or listen(); no_bind needs fentry; for one process, run `strace -f -e \
+             trace=bind,listen -p PID`",
+        )),
         (C::ReuseDenied, _) if so_far.backend(C::NoPort).is_none() => {
             Some(Reason::Needs("a denial is reported with the connect() that failed, which is not watched here"))
         }
@@ -211,7 +226,7 @@ mod tests {
             };
             assert_eq!(plan.backend(capability), Some(wanted), "{capability:?}");
         }
-        assert_eq!(plan.hooks.len(), 12);
+        assert_eq!(plan.hooks.len(), 13);
     }
 
     #[test]
@@ -245,10 +260,12 @@ mod tests {
                 None => break plan,
             }
         };
-        for capability in Capability::ALL.into_iter().filter(|&capability| capability != Capability::ReuseDenied) {
+        let no_tracepoint = [Capability::ReuseDenied, Capability::NoBind];
+        for capability in Capability::ALL.into_iter().filter(|capability| !no_tracepoint.contains(capability)) {
             assert_eq!(plan.backend(capability), Some(Backend::Tracepoint), "{capability:?}");
         }
-        assert_eq!(plan.backend(Capability::ReuseDenied), None);
+        assert!(no_tracepoint.iter().all(|&capability| plan.backend(capability).is_none()));
+        assert!(plan.reasons(Capability::NoBind).unwrap().contains("strace"));
         assert!(matches!(plan.against[&Capability::ReuseDenied][2], (Backend::Tracepoint, Reason::NoHook(_))));
         let against = &plan.against[&Capability::Birth];
         assert_eq!(against.len(), 2);
@@ -331,15 +348,48 @@ mod tests {
             choose(&able(), &Asked { kinds, ..Asked::default() }, &[]).unwrap()
         };
         let plan = of(&[kind::BORN, kind::DIED]);
-        let unasked =
-            [Capability::Turn, Capability::Rearm, Capability::Refusal, Capability::NoPort, Capability::ReuseDenied];
+        let unasked = [
+            Capability::Turn,
+            Capability::Rearm,
+            Capability::Refusal,
+            Capability::NoPort,
+            Capability::ReuseDenied,
+            Capability::NoBind,
+        ];
         assert!(plan.unasked.iter().eq(&unasked), "{:?}", plan.unasked);
         assert!(unasked.iter().all(|&of| plan.backend(of).is_none() && plan.reasons(of).is_some()));
         assert_eq!(plan.hooks.len(), 6, "{:?}", plan.hooks);
+        let plan = of(&[kind::NO_BIND]);
+        assert_eq!(plan.backend(Capability::NoBind), Some(Backend::Fentry));
+        assert!(plan.backend(Capability::NoPort).is_none() && plan.hooks.len() == 7, "{:?}", plan.hooks);
         // A denial is told by the connect() that failed.
         assert!(of(&[kind::REUSE_DENIED]).backend(Capability::NoPort).is_some());
         // Counters alone: all of them.
         assert_eq!(of(&[]), choose(&able(), &Asked::default(), &[]).unwrap());
+    }
+
+    #[test]
+    fn a_failed_bind_is_told_by_fentry_alone_and_the_others_say_why() {
+        let of = |facts: &Facts, backend| choose(facts, &Asked::of(backend), &[]).unwrap();
+        for backend in [Backend::Kprobe, Backend::Tracepoint] {
+            let plan = of(&able(), backend);
+            assert_eq!(plan.backend(Capability::NoBind), None);
+            assert!(plan.reasons(Capability::NoBind).unwrap().contains("no_bind needs fentry"));
+        }
+        let mut facts = able();
+        facts.functions.remove("inet_csk_get_port");
+        let plan = of(&facts, Backend::Fentry);
+        assert_eq!(plan.against[&Capability::NoBind], [(Backend::Fentry, Reason::NoFunction("inet_csk_get_port"))]);
+        assert_eq!(plan.backend(Capability::NoPort), Some(Backend::Fentry));
+    }
+
+    #[test]
+    fn a_transition_tells_a_failed_connect_by_its_hash_or_not_at_all() {
+        let facts = Facts { unknown_fields: vec!["sock.sk_txhash"], ..able() };
+        let plan = choose(&facts, &Asked::of(Backend::Tracepoint), &[]).unwrap();
+        assert_eq!(plan.backend(Capability::NoPort), None);
+        assert_eq!(plan.against[&Capability::NoPort], [(Backend::Tracepoint, Reason::NoField("sock.sk_txhash"))]);
+        assert_eq!(choose(&facts, &Asked::default(), &[]).unwrap().backend(Capability::NoPort), Some(Backend::Fentry));
     }
 
     #[test]

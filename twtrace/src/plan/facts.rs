@@ -34,7 +34,7 @@ impl Facts {
 }
 
 /// Kernel functions that hooks name.
-pub(crate) const FUNCTIONS: [&str; 10] = [
+pub(crate) const FUNCTIONS: [&str; 11] = [
     super::HASHDANCE_SCHEDULE,
     super::HASHDANCE,
     "inet_twsk_kill",
@@ -45,10 +45,14 @@ pub(crate) const FUNCTIONS: [&str; 10] = [
     "inet_hash_connect",
     "inet6_hash_connect",
     "tcp_twsk_unique",
+    "inet_csk_get_port",
 ];
 
 /// Fields by which a denial's reason is told.
 pub(super) const OF_A_DENIAL: [&str; 2] = ["tcp_timewait_sock.tw_ts_recent_stamp", "net.ipv4.sysctl_tcp_tw_reuse"];
+
+/// The field by which the transition to CLOSE tells that connect() found no port.
+pub(super) const OF_A_FAILED_CONNECT: &str = "sock.sk_txhash";
 
 /// Tracepoints that hooks name.
 pub(crate) const TRACEPOINTS: [&str; 4] = ["inet_sock_set_state", "timer_start", "timer_cancel", "timer_expire_entry"];

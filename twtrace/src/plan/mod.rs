@@ -32,15 +32,17 @@ pub enum Capability {
     Conn,
     /// The task that closed a connection.
     Closer,
-    /// A connect() finds no port.
+    /// A connect() fails: no port is left, or the bound one is taken.
     NoPort,
     /// A connect() that fails was denied minisocks in its way.
     ReuseDenied,
+    /// A bind() or listen() finds its port taken.
+    NoBind,
 }
 
 impl Capability {
     /// All of them, in the order in which backends are chosen: later ones may depend on earlier choices.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Birth,
         Self::Death,
         Self::Turn,
@@ -51,6 +53,7 @@ impl Capability {
         Self::Closer,
         Self::NoPort,
         Self::ReuseDenied,
+        Self::NoBind,
     ];
 
     /// The name in every output.
@@ -67,6 +70,7 @@ impl Capability {
             Self::Closer => "closer",
             Self::NoPort => "no_port",
             Self::ReuseDenied => "reuse_denied",
+            Self::NoBind => "no_bind",
         }
     }
 
@@ -82,8 +86,9 @@ impl Capability {
             Self::Refusal => "sockets closed without TIME_WAIT: tcp_max_tw_buckets is full",
             Self::Conn => "role, opener and age of the connection",
             Self::Closer => "the process that closed it",
-            Self::NoPort => "connect() calls that found no free port",
+            Self::NoPort => "connect() that fails with EADDRNOTAVAIL: no port left, or the bound port is taken",
             Self::ReuseDenied => "why a failed connect() could not reuse a TIME_WAIT",
+            Self::NoBind => "bind() or listen() that fails with EADDRINUSE, and who holds the port",
         }
     }
 
@@ -96,6 +101,7 @@ impl Capability {
             // A denial is told by the connect() that failed.
             Self::NoPort => &[kind::NO_PORT, kind::REUSE_DENIED],
             Self::ReuseDenied => &[kind::REUSE_DENIED],
+            Self::NoBind => &[kind::NO_BIND],
             Self::Birth | Self::Death | Self::Cause | Self::Conn | Self::Closer => &[],
         }
     }
@@ -256,6 +262,7 @@ pub fn hooks(capability: Capability, backend: Backend, dance: &'static str) -> V
         (C::NoPort, B::Kprobe | B::Tracepoint) => vec![conn, again],
         (C::ReuseDenied, B::Fentry) => vec![hook("denied_fexit", A::Fexit, "tcp_twsk_unique")],
         (C::ReuseDenied, B::Kprobe) => vec![hook("denied_kprobe", A::Kprobe, "tcp_twsk_unique")],
-        (C::ReuseDenied, B::Tracepoint) => Vec::new(),
+        (C::NoBind, B::Fentry) => vec![hook("no_bind_fexit", A::Fexit, "inet_csk_get_port")],
+        (C::ReuseDenied, B::Tracepoint) | (C::NoBind, B::Kprobe | B::Tracepoint) => Vec::new(),
     }
 }

@@ -54,7 +54,7 @@ pub struct Line {
     pub kind: &'static str,
     /// When there is such a line.
     pub when: &'static str,
-    /// It is about one minisock, or about a connect() that got none: the fields of [`SOCKET`] stand between those of [`HEAD`] and its own.
+    /// It is about one minisock, or about a connect() or bind() that failed: the fields of [`SOCKET`] stand between those of [`HEAD`] and its own.
     pub socket: bool,
     /// Its own fields, in tables that lines share.
     pub own: &'static [&'static [Field]],
@@ -85,15 +85,19 @@ const fn maybe(
 }
 
 const NOT_READ: &str = "not read";
-const NO_CLOSER: &str = "who closed it was not seen";
-const NO_OPENER: &str = "accepted here, or who opened it was not seen";
-const NO_TAKER: &str = "no takeover, or who took it was not seen";
+const NO_CLOSER: &str = "the close was not seen";
+const NO_OPENER: &str = "accepted here, or the connect() was not seen";
+const NO_TAKER: &str = "not a takeover, or the process was not seen";
 const NOT_WATCHED: &str = "not watched";
 const NO_RATE: &str = "the first tick has not come";
 const NO_TIME: &str = "no time has passed";
 const CAUSES: &str = "expired reused reused_bound recycled reset data_reset killed netns tproxy";
 const DENIALS: &str = "no_timestamps too_young disabled fin_wait2";
 const SUBSTATES: &str = "time_wait fin_wait2";
+const HOLDERS: &str = "listener socket time_wait";
+const NO_HOLDER: &str = "no port was wanted in particular, or the holder was not found";
+const NO_PROCESS: &str = "no socket holds the port, or its process was not found";
+const NO_MINISOCK: &str = "no minisock holds the port";
 
 /// What every line begins with.
 pub const HEAD: &[Field] = &[
@@ -110,14 +114,20 @@ pub const SOCKET: &[Field] = &[
         Integer,
         "",
         "stable for this minisock within the run",
-        "its birth was not seen, and it was not seeded; `no_port`: there is none",
+        "the minisock's birth was not seen, and it was not listed at the start; `no_port` and `no_bind`: no minisock",
     ),
     maybe("netns", Integer, "inode number", "its network namespace", NOT_READ),
     maybe("family", Integer, "4 6", "address family; v4-mapped is 4", NOT_READ),
     maybe("laddr", Text, "address", "local address", NOT_READ),
-    maybe("lport", Integer, "port", "local port", "not read; `no_port`: none was found"),
-    maybe("raddr", Text, "address", "remote address", NOT_READ),
-    maybe("rport", Integer, "port", "remote port", NOT_READ),
+    maybe(
+        "lport",
+        Integer,
+        "port",
+        "local port",
+        "not read; `no_port`: no port was left; `no_bind`: bind() asked for any port, and none was left",
+    ),
+    maybe("raddr", Text, "address", "remote address", "not read; `no_bind`: no remote end"),
+    maybe("rport", Integer, "port", "remote port", "not read; `no_bind`: no remote end"),
 ];
 
 const OWNER: &[Field] = &[
@@ -126,32 +136,54 @@ const OWNER: &[Field] = &[
         Text,
         "client server",
         "whether this host opened the connection or accepted it",
-        "not seen being opened",
+        "the opening was not seen",
     ),
     maybe(
         "pid",
         Integer,
         "",
-        "process that closed it (of MPTCP: the MPTCP socket), in the initial pid namespace",
+        "process that closed the connection (of MPTCP: the MPTCP socket), in the initial pid namespace",
         NO_CLOSER,
     ),
-    maybe("comm", Text, "", "name of the thread that closed it", NO_CLOSER),
-    maybe("cgroup_id", Integer, "inode number", "cgroup v2 of the thread that closed it", NO_CLOSER),
+    maybe("comm", Text, "", "name of the thread that closed the connection", NO_CLOSER),
+    maybe("cgroup_id", Integer, "inode number", "cgroup v2 of the thread that closed the connection", NO_CLOSER),
 ];
 
 const CALLER: &[Field] = &[
-    maybe("role", Text, "client server", "always client: this host wanted to open a connection", NOT_READ),
+    maybe("role", Text, "client server", "always client: this host called connect()", NOT_READ),
     maybe("pid", Integer, "", "process that called connect(), in the initial pid namespace", NOT_READ),
     maybe("comm", Text, "", "name of the thread that called connect()", NOT_READ),
     maybe("cgroup_id", Integer, "inode number", "cgroup v2 of the thread that called connect()", NOT_READ),
-    maybe("took_ns", Integer, "ns", "what connect() took until it failed, from SYN_SENT", "its beginning was not seen"),
+    maybe("took_ns", Integer, "ns", "time from SYN_SENT until connect() failed", "the start of connect() was not seen"),
+];
+
+const BINDER: &[Field] = &[
+    maybe("role", Text, "client server", "always null: the port may be for either", "always"),
+    maybe("pid", Integer, "", "process that called bind() or listen(), in the initial pid namespace", NOT_READ),
+    maybe("comm", Text, "", "name of the thread that called bind() or listen()", NOT_READ),
+    maybe("cgroup_id", Integer, "inode number", "cgroup v2 of the thread that called bind() or listen()", NOT_READ),
+    maybe("call", Text, "bind listen", "system call that failed", "not known"),
+];
+
+const HOLDER: &[Field] = &[
+    maybe("held_by", Text, HOLDERS, "what holds the local port, looked up a moment after the call failed", NO_HOLDER),
+    maybe("holder_pid", Integer, "", "process whose socket holds the port, in twtrace's pid namespace", NO_PROCESS),
+    maybe("holder_comm", Text, "", "name of that process's main thread", NO_PROCESS),
+    maybe(
+        "held_ms",
+        Integer,
+        "ms",
+        "how long the minisock has held the port, since its timer was last armed",
+        NO_MINISOCK,
+    ),
+    maybe("expires_in_ms", Integer, "ms", "when the minisock's timer is due; 0: at once", NO_MINISOCK),
 ];
 
 const TIMER: &[Field] = &[maybe(
     "timeout_ms",
     Integer,
     "ms",
-    "what the timer was armed with, true to one tick of the kernel; before 6.10, less by what interrupted the birth",
+    "timeout that the timer was armed with, to one kernel tick; before 6.10, shorter by any interruption of the birth",
     NOT_READ,
 )];
 
@@ -160,13 +192,13 @@ const STATE: &[Field] = &[maybe("substate", Text, SUBSTATES, "state of the minis
 const CONNECTION: &[Field] = &[
     maybe("opener_pid", Integer, "", "process that called connect()", NO_OPENER),
     maybe("opener_comm", Text, "", "name of the thread that called connect()", NO_OPENER),
-    maybe("conn_ns", Integer, "ns", "age of the connection, from SYN_SENT or SYN_RECV", "its beginning was not seen"),
+    maybe("conn_ns", Integer, "ns", "age of the connection, from SYN_SENT or SYN_RECV", "the start was not seen"),
     maybe(
         "connect_ns",
         Integer,
         "ns",
-        "what connect() took, from SYN_SENT to ESTABLISHED: the search for a port and the handshake",
-        "accepted here, opened at both ends at once, or its beginning was not seen",
+        "time from SYN_SENT to ESTABLISHED: port search and handshake",
+        "accepted here, opened at both ends at once, or the start was not seen",
     ),
     maybe("timestamps", Bool, "", "both ends sent TCP timestamps", NOT_READ),
     maybe("bytes_in", Integer, "bytes", "payload received", NOT_READ),
@@ -180,18 +212,27 @@ const COUNTERS: &[Field] = &[
     always("born_fin_wait2", Integer, "", "FIN_WAIT2 minisocks born, after the filters"),
     maybe("turned", Integer, "", "FIN_WAIT2 minisocks that became TIME_WAIT, after the filters", NOT_WATCHED),
     maybe("rearmed", Integer, "", "timers armed anew, after the filters", NOT_WATCHED),
-    always("died", Counts, CAUSES, "ends by cause, after the filters; every cause is there, `?` for not known"),
+    always("died", Counts, CAUSES, "ends by cause, after the filters; every cause is listed, `?`: unknown"),
     maybe("refused", Integer, "", "births refused, after the filters", NOT_WATCHED),
-    maybe("refused_by", Counts, "buckets memory", "the same by reason; `?` for not known", NOT_WATCHED),
-    maybe("no_port", Integer, "", "connect() calls that found no port, after the filters", NOT_WATCHED),
+    maybe("refused_by", Counts, "buckets memory", "refused, by reason; `?`: unknown", NOT_WATCHED),
+    maybe("no_port", Integer, "", "connect() calls that failed with EADDRNOTAVAIL, after the filters", NOT_WATCHED),
+    maybe("no_port_bound", Integer, "", "`no_port` events whose port was bound before connect()", NOT_WATCHED),
     maybe("reuse_denied", Integer, "", "`reuse_denied` events, after the filters", NOT_WATCHED),
-    maybe("reuse_denied_by", Counts, DENIALS, "the same by reason; `?` for not known", NOT_WATCHED),
+    maybe("reuse_denied_by", Counts, DENIALS, "reuse_denied, by reason; `?`: unknown", NOT_WATCHED),
+    maybe(
+        "no_bind",
+        Integer,
+        "",
+        "bind() and listen() calls that failed with EADDRINUSE, after the filters",
+        NOT_WATCHED,
+    ),
+    always("holders_unknown", Integer, "", "`no_port` and `no_bind` events whose port is taken by an unknown holder"),
     maybe("live", Integer, "", "minisocks alive now, on the whole machine, without filters", "not known"),
     always("seen", Integer, "", "events found in the kernel: emitted + filtered + lost"),
     always("emitted", Integer, "", "events sent to twtrace"),
-    always("filtered", Integer, "", "events that the filters left out"),
-    always("lost", Integer, "", "events that found the ring full"),
-    always("trouble", Counts, "", "everything else that was lost or could not be known, by name; zeroes are left out"),
+    always("filtered", Integer, "", "events that the filters excluded"),
+    always("lost", Integer, "", "events dropped because the ring was full"),
+    always("trouble", Counts, "", "other losses and unknowns, by name; zero counts are omitted"),
 ];
 
 /// Every type of line, in the order in which they are likely to come.
@@ -212,13 +253,13 @@ pub const LINES: &[Line] = &[
                 "",
                 "what is watched, by name",
             ),
-            maybe("seeded", Integer, "", "minisocks that were there before, in all namespaces", "could not be listed"),
+            maybe("seeded", Integer, "", "minisocks older than the run, in all namespaces", "could not be listed"),
             always(
                 "namespaces_missed",
                 Integer,
                 "",
-                "network namespaces whose older minisocks could not be listed, at most: one that several processes hide \
-                 counts for each",
+                "upper bound of network namespaces whose older minisocks could not be listed: a namespace that several \
+                 processes hide counts once per process",
             ),
             maybe(
                 "namespaces_missed_why",
@@ -227,7 +268,7 @@ pub const LINES: &[Line] = &[
                 "why those could not be listed, or why there may be more of them",
                 "none is missed, or the reason is not known",
             ),
-            always("self_test", Text, "", "`passed`, or what was wrong"),
+            always("self_test", Text, "", "`passed`, or what failed"),
         ]],
     },
     Line {
@@ -252,7 +293,7 @@ pub const LINES: &[Line] = &[
             &[
                 maybe("cause", Text, CAUSES, "what ended it", "not known"),
                 maybe("life_ns", Integer, "ns", "from birth to now", "its birth was not seen"),
-                maybe("preexisting", Bool, "", "it was there before twtrace", "cannot be told"),
+                maybe("preexisting", Bool, "", "the minisock is older than the run", "unknown"),
                 maybe("taker_pid", Integer, "", "process whose connect() took the tuple", NO_TAKER),
                 maybe("taker_comm", Text, "", "name of the thread whose connect() took the tuple", NO_TAKER),
             ],
@@ -261,30 +302,32 @@ pub const LINES: &[Line] = &[
     },
     Line {
         kind: "refused",
-        when: "The kernel made no minisock, for lack of room.",
+        when: "The kernel made no minisock: tcp_max_tw_buckets was reached, or memory was short.",
         socket: true,
         own: &[
             STATE,
-            &[maybe("timeout_ms", Integer, "ms", "always null: there is no timer", "always")],
+            &[maybe("timeout_ms", Integer, "ms", "always null: no minisock, no timer", "always")],
             OWNER,
             CONNECTION,
             &[
                 maybe("reason", Text, "buckets memory", "tcp_max_tw_buckets was reached, or no memory", "not known"),
-                maybe("used", Integer, "", "minisocks of the namespace then", NOT_READ),
+                maybe("used", Integer, "", "minisocks of the namespace at that moment", NOT_READ),
                 maybe("limit", Integer, "", "tcp_max_tw_buckets of the namespace", NOT_READ),
             ],
         ],
     },
     Line {
         kind: "no_port",
-        when: "A connect() failed because no port was left (EADDRNOTAVAIL; on the tracepoint backend, rarely, ENOMEM).",
+        when: "A connect() failed with EADDRNOTAVAIL. `lport` null: no port was left (on the tracepoint backend, rarely, \
+               ENOMEM). `lport` known: the port was bound before connect(), and the same connection exists already, mostly \
+               as its own TIME_WAIT. The line may follow later ones by a moment, while the holder is looked up.",
         socket: true,
-        own: &[CALLER],
+        own: &[CALLER, HOLDER],
     },
     Line {
         kind: "reuse_denied",
-        when: "A connect() that failed could not take over the minisocks in its way: one line for each reason. Addresses, \
-               ports and `id` are those of the first such minisock.",
+        when: "A failed connect() could not take over the minisocks in its way: one line per reason. Addresses, ports and \
+               `id` are those of the first such minisock.",
         socket: true,
         own: &[
             CALLER,
@@ -293,8 +336,8 @@ pub const LINES: &[Line] = &[
                     "reason",
                     Text,
                     DENIALS,
-                    "no TCP timestamps; tcp_tw_reuse wants it older; tcp_tw_reuse is 0, or 2 and it is no loopback \
-                     connection; the peer has not closed",
+                    "no TCP timestamps; younger than tcp_tw_reuse accepts; tcp_tw_reuse is 0, or 2 on a connection that is \
+                     not loopback; the peer has not closed",
                     "not known",
                 ),
                 always("count", Integer, "", "how many minisocks, for this reason, in this connect()"),
@@ -302,11 +345,18 @@ pub const LINES: &[Line] = &[
         ],
     },
     Line {
+        kind: "no_bind",
+        when: "A bind() or listen() failed with EADDRINUSE (or, rarely, for lack of memory). fentry only. The line may follow \
+               later ones by a moment, while the holder is looked up: at most 20 holders a second.",
+        socket: true,
+        own: &[BINDER, HOLDER],
+    },
+    Line {
         kind: "lost",
-        when: "Something did not make it into the output.",
+        when: "Events or lines are missing from the output.",
         socket: false,
         own: &[&[
-            always("count", Integer, "", "how many events (of lines, if `where` is `output`) since the last such line"),
+            always("count", Integer, "", "missing events (lines, if `where` is `output`) since the last `lost` line"),
             always(
                 "where",
                 Text,
@@ -335,22 +385,22 @@ pub const LINES: &[Line] = &[
                     "by",
                     Object(tables::BY),
                     "",
-                    "the tables, as they are now",
-                    "no `--by`, or not due (`--summary-every`)",
+                    "the tables now",
+                    "`--by` not given, or not due (`--summary-every`)",
                 ),
                 maybe(
                     "self",
                     Object(own::SELF),
                     "",
-                    "what twtrace itself costs, since the last tick",
-                    "no `--self-stats`",
+                    "twtrace's own cost since the last tick",
+                    "`--self-stats` not given",
                 ),
             ],
         ],
     },
     Line {
         kind: "summary",
-        when: "Last, once: the counters, and the kernel's word on them.",
+        when: "Last, once: the counters, and the comparison with the kernel's own.",
         socket: false,
         own: &[
             COUNTERS,
@@ -359,15 +409,21 @@ pub const LINES: &[Line] = &[
                     "reconcile",
                     ListOf(&[
                         always("counter", Text, "", "the kernel's name for it"),
-                        always("kernel", Integer, "", "how far it moved during the run (`sockstat.tw`: its value now)"),
-                        always("twtrace", Integer, "", "what twtrace expects it to be"),
+                        always("kernel", Integer, "", "its increase during the run (`sockstat.tw`: its value now)"),
+                        always("twtrace", Integer, "", "value that twtrace expects"),
                         always("diff", Integer, "", "kernel - twtrace"),
                     ]),
                     "",
                     "the kernel's own counters, in twtrace's own network namespace",
                 ),
-                maybe("exact", Bool, "", "nothing was lost and every difference is 0", "could not be read at rest"),
-                always("duration_ns", Integer, "ns", "how long the run was"),
+                maybe(
+                    "exact",
+                    Bool,
+                    "",
+                    "nothing was lost and every difference is 0",
+                    "the kernel's counters never stood still long enough to compare",
+                ),
+                always("duration_ns", Integer, "ns", "length of the run"),
             ],
         ],
     },

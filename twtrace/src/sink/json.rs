@@ -16,7 +16,8 @@ use super::{
 use crate::model::{
     aggregate::{Aggregates, rate::thousandths},
     buckets::Buckets,
-    event::{Cause, Closer, Comm, Connection, Denial, Detail, Event, Kind, Life, Refusal, Role, Substate, Task},
+    event::{Call, Cause, Closer, Comm, Connection, Denial, Detail, Event, Kind, Life, Refusal, Role, Substate, Task},
+    holder::{HeldBy, Holder},
     report::{Reconciled, Start, Summary, Totals},
 };
 
@@ -79,12 +80,19 @@ impl Sink for JsonSink {
                 let birth = Birth::of(life, None, connection);
                 self.line(kind, mono_ns, Refused { socket, birth, reason, used, limit });
             }
-            Detail::NoPort { took_ns } => {
-                self.line(kind, mono_ns, NoPort { socket, owner: Owner::of(life), took_ns });
+            Detail::NoPort { took_ns, holder } => {
+                let (owner, held) = (Owner::of(life), Held::of(holder));
+                self.line(kind, mono_ns, NoPort { socket, owner, took_ns, held });
             }
             Detail::ReuseDenied { reason, count, took_ns } => {
                 let owner = Owner::of(life);
                 self.line(kind, mono_ns, ReuseDenied { socket, owner, took_ns, reason, count });
+            }
+            Detail::NoBind { call, holder } => {
+                // There is no other end.
+                let socket = Socket { raddr: None, rport: None, ..socket };
+                let (owner, held) = (Owner::of(life), Held::of(holder));
+                self.line(kind, mono_ns, NoBind { socket, owner, call, held });
             }
         }
     }
@@ -291,6 +299,42 @@ struct NoPort {
     #[serde(flatten)]
     owner: Owner,
     took_ns: Option<u64>,
+    #[serde(flatten)]
+    held: Held,
+}
+
+#[derive(Serialize)]
+struct NoBind {
+    #[serde(flatten)]
+    socket: Socket,
+    #[serde(flatten)]
+    owner: Owner,
+    call: Call,
+    #[serde(flatten)]
+    held: Held,
+}
+
+/// Who has the port.
+#[derive(Serialize)]
+struct Held {
+    held_by: Option<HeldBy>,
+    holder_pid: Option<u32>,
+    holder_comm: Option<Word>,
+    held_ms: Option<u64>,
+    expires_in_ms: Option<u64>,
+}
+
+impl Held {
+    fn of(holder: Option<Holder>) -> Self {
+        let (holder_pid, holder_comm) = task(holder.and_then(|holder| holder.task));
+        Self {
+            held_by: holder.map(|holder| holder.by),
+            holder_pid,
+            holder_comm,
+            held_ms: holder.and_then(|holder| holder.held_ms),
+            expires_in_ms: holder.and_then(|holder| holder.expires_in_ms),
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -343,8 +387,11 @@ struct Counters<'a> {
     refused: Option<u64>,
     refused_by: Option<Counts<'a, Refusal>>,
     no_port: Option<u64>,
+    no_port_bound: Option<u64>,
     reuse_denied: Option<u64>,
     reuse_denied_by: Option<Counts<'a, Denial>>,
+    no_bind: Option<u64>,
+    holders_unknown: u64,
     live: Option<u64>,
     seen: u64,
     emitted: u64,
@@ -366,8 +413,11 @@ impl<'a> Counters<'a> {
             refused: refused.map(|counts| counts.iter().map(|(_, count)| count).sum()),
             refused_by: refused.map(|counts| Counts { words: Refusal::ALL, word: Refusal::word, counts }),
             no_port: totals.no_port,
+            no_port_bound: totals.no_port_bound,
             reuse_denied: denied.map(|counts| counts.iter().map(|(_, count)| count).sum()),
             reuse_denied_by: denied.map(|counts| Counts { words: Denial::ALL, word: Denial::word, counts }),
+            no_bind: totals.no_bind,
+            holders_unknown: totals.holders_unknown,
             live: totals.live,
             seen: totals.seen,
             emitted: totals.emitted,

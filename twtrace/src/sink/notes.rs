@@ -105,9 +105,16 @@ pub fn summary(summary: &Summary) -> String {
         block.row(&format!("  {reason}"), count);
     }
     block.row("no port", Known(totals.no_port));
+    if let Some(bound @ 1..) = totals.no_port_bound {
+        block.row("  port bound", bound);
+    }
     block.row("reuse denied", Known(totals.reuse_denied.as_deref().map(sum)));
     for (reason, count) in totals.reuse_denied.iter().flatten().filter(|(_, count)| *count > 0) {
         block.row(&format!("  {reason}"), count);
+    }
+    block.row("no bind", Known(totals.no_bind));
+    if totals.holders_unknown > 0 {
+        block.row("holder unknown", totals.holders_unknown);
     }
     block.row("live", format_args!("{} on this machine, whatever the filters", Known(totals.live)));
     let Totals { seen, emitted, filtered, lost, .. } = totals;

@@ -13,6 +13,7 @@ use super::{
 use crate::model::{
     aggregate::Aggregates,
     event::{Closer, Detail, Event, Life, Tuple},
+    holder::{HeldBy, Holder, Left},
     report::{Start, Summary},
 };
 
@@ -150,7 +151,10 @@ pub fn narrow_line(event: &Event, clock: Clock, zone: &TimeZone) -> String {
     let Event { mono_ns, life, detail, .. } = event;
     let tuple = life.tuple;
     let time = zone.to_datetime(clock.wall(*mono_ns)).time();
-    let remote = format!("{}:{}", Known(tuple.map(|tuple| tuple.raddr)), Known(tuple.map(|tuple| tuple.rport)));
+    let remote = match detail {
+        Detail::NoBind { .. } => "-".to_owned(),
+        _ => format!("{}:{}", Known(tuple.map(|tuple| tuple.raddr)), Known(tuple.map(|tuple| tuple.rport))),
+    };
     format!(
         "{:02}:{:02}:{:02} {:<7} {:>5} {remote:<21} {:<12} {:>8} {}",
         time.hour(),
@@ -160,7 +164,7 @@ pub fn narrow_line(event: &Event, clock: Clock, zone: &TimeZone) -> String {
         PortOf(tuple),
         CauseOf(detail),
         LifeOf(detail),
-        CommOf(life.closer, detail),
+        CommOf(life.closer, detail, tuple),
     )
 }
 
@@ -183,13 +187,13 @@ fn write_line(lines: &mut Vec<u8>, event: &Event, clock: Clock, zone: &TimeZone)
             &event.kind(),
             &Known(tuple.map(|tuple| tuple.laddr)),
             &PortOf(tuple),
-            &Known(tuple.map(|tuple| tuple.raddr)),
-            &Known(tuple.map(|tuple| tuple.rport)),
+            &RemoteOf(detail, tuple.map(|tuple| tuple.raddr)),
+            &RemoteOf(detail, tuple.map(|tuple| tuple.rport)),
             &StateOf(life, detail),
             &CauseOf(detail),
             &LifeOf(detail),
             &pid,
-            &CommOf(life.closer, detail),
+            &CommOf(life.closer, detail, tuple),
         ],
     );
 }
@@ -219,7 +223,7 @@ impl fmt::Display for WallClock<'_> {
     }
 }
 
-/// The local port; `-` if a connect() found none.
+/// The local port; `-` if a connect() or bind() found none.
 struct PortOf(Option<Tuple>);
 
 impl fmt::Display for PortOf {
@@ -231,13 +235,25 @@ impl fmt::Display for PortOf {
     }
 }
 
-/// The minisock's state; `-` for what is about a connect().
+/// The remote address or port; `-` where there is no other end.
+struct RemoteOf<'a, T>(&'a Detail, Option<T>);
+
+impl<T: fmt::Display> fmt::Display for RemoteOf<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.0, &self.1) {
+            (Detail::NoBind { .. }, _) => f.pad("-"),
+            (_, value) => Known(value.as_ref()).fmt(f),
+        }
+    }
+}
+
+/// The minisock's state; `-` for what is about a call that failed.
 struct StateOf<'a>(&'a Life, &'a Detail);
 
 impl fmt::Display for StateOf<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.1 {
-            Detail::NoPort { .. } | Detail::ReuseDenied { .. } => f.pad("-"),
+            Detail::NoPort { .. } | Detail::ReuseDenied { .. } | Detail::NoBind { .. } => f.pad("-"),
             _ => Known(self.0.substate).fmt(f),
         }
     }
@@ -252,6 +268,8 @@ impl fmt::Display for CauseOf<'_> {
             Detail::Died { cause, .. } => cause.fmt(f),
             Detail::Refused { reason, .. } => reason.fmt(f),
             Detail::ReuseDenied { reason, .. } => reason.fmt(f),
+            Detail::NoPort { holder: Some(holder), .. } => holder.by.fmt(f),
+            Detail::NoBind { holder, .. } => Known(holder.map(|holder| holder.by)).fmt(f),
             Detail::Born { .. } | Detail::Turned { .. } | Detail::Rearmed { .. } | Detail::NoPort { .. } => f.pad("-"),
         }
     }
@@ -266,13 +284,15 @@ impl fmt::Display for LifeOf<'_> {
             Detail::Died { life_ns, .. } => Known(life_ns.map(Span)).fmt(f),
             Detail::Turned { after_ns } => Known(after_ns.map(Span)).fmt(f),
             Detail::Born { timeout_ms, .. } | Detail::Rearmed { timeout_ms } => Known(timeout_ms.map(Timeout)).fmt(f),
-            Detail::Refused { .. } | Detail::NoPort { .. } | Detail::ReuseDenied { .. } => f.pad("-"),
+            Detail::Refused { .. } | Detail::NoPort { .. } | Detail::ReuseDenied { .. } | Detail::NoBind { .. } => {
+                f.pad("-")
+            }
         }
     }
 }
 
-/// The closer's name, and who took the tuple; the caller's, and how many minisocks it was denied.
-struct CommOf<'a>(Option<Closer>, &'a Detail);
+/// The closer's name, and who took the tuple; the caller's, and how many minisocks it was denied or who has its port.
+struct CommOf<'a>(Option<Closer>, &'a Detail, Option<Tuple>);
 
 impl fmt::Display for CommOf<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -280,6 +300,24 @@ impl fmt::Display for CommOf<'_> {
         match *self.1 {
             Detail::Died { taker: Some(taker), .. } => write!(f, " by {}", Who(taker)),
             Detail::ReuseDenied { count, .. } => write!(f, " denied {count}"),
+            Detail::NoPort { holder, .. } => match (self.2.and_then(|tuple| tuple.port()), holder) {
+                // The same two ends: it can only be its own.
+                (Some(_), Some(Holder { by: HeldBy::TimeWait, expires_in_ms, .. })) => {
+                    write!(f, " bound port held by its own TIME_WAIT{}", Left(expires_in_ms))
+                }
+                (Some(_), Some(holder)) => write!(f, " bound port {holder}"),
+                (Some(_), None) => f.write_str(" bound port is taken"),
+                (None, _) => Ok(()),
+            },
+            Detail::NoBind { call, holder } => {
+                write!(f, " {call}()")?;
+                match (self.2.map(|tuple| tuple.lport), holder) {
+                    (Some(0), _) => f.write_str(" no port left"),
+                    (Some(_), Some(holder)) => write!(f, " port {holder}"),
+                    (Some(_), None) => f.write_str(" port is taken"),
+                    (None, _) => Ok(()),
+                }
+            }
             _ => Ok(()),
         }
     }

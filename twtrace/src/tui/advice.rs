@@ -60,6 +60,7 @@ pub fn advise(all: &Aggregates, numbers: &Numbers) -> Vec<Note> {
     let mut say = |urgency, text| notes.push(Note { urgency, text });
     overflow(all, numbers, &mut say);
     destinations(all, &mut say);
+    binds(numbers, &mut say);
     listeners(all, &mut say);
     denials(numbers, &mut say);
     losses(all, numbers, &mut say);
@@ -98,6 +99,17 @@ fn overflow(all: &Aggregates, numbers: &Numbers, say: &mut impl FnMut(Urgency, S
     }
 }
 
+fn binds(numbers: &Numbers, say: &mut impl FnMut(Urgency, String)) {
+    if let Some(count @ 1..) = numbers.totals.no_bind {
+        let text = format!(
+            "{} failed with EADDRINUSE; the Events tab names each port and its holder. If TIME_WAIT holds the port, set \
+             SO_REUSEADDR before bind(), in the server that ran before too.",
+            Many(count, "bind() or listen() call"),
+        );
+        say(Urgency::Failing, text);
+    }
+}
+
 fn destinations(all: &Aggregates, say: &mut impl FnMut(Urgency, String)) {
     let mut rows = all.destination_rows();
     rows.sort_by(|a, b| b.fill().unwrap_or(0.0).total_cmp(&a.fill().unwrap_or(0.0)).then(b.no_port.cmp(&a.no_port)));
@@ -109,6 +121,15 @@ fn destinations(all: &Aggregates, say: &mut impl FnMut(Urgency, String)) {
             Known(row.in_use),
             Known(row.available),
             row.time_wait,
+        );
+        say(Urgency::Failing, text);
+    }
+    for row in rows.iter().filter(|row| row.no_port_bound > 0).take(NAMED) {
+        let text = format!(
+            "{} to {} failed with EADDRNOTAVAIL: the bound source port still holds the same connection, mostly as its own \
+             TIME_WAIT. Do not bind a fixed source port, or enable net.ipv4.tcp_timestamps at both ends.",
+            Many(row.no_port_bound.into(), "connect() call"),
+            to(row),
         );
         say(Urgency::Failing, text);
     }

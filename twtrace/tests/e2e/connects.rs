@@ -10,11 +10,14 @@ use rustix::process::Signal;
 use serde_json::Value;
 use twtrace::{
     lab::{
-        lives::{self, sysctl},
+        lives::{self, Pair, sysctl},
         stage::{Family, First, Stage},
         want::{End, Is, SOME_TIME, WantDenied, WantNoPort, between},
     },
-    model::event::{Cause, Denial, Detail, Event, Kind, Tuple},
+    model::{
+        event::{Call, Cause, Denial, Detail, Event, Kind, Tuple},
+        holder::HeldBy,
+    },
 };
 
 use crate::{
@@ -52,6 +55,86 @@ pub fn failed_connects(backend: &str) -> Result<(), String> {
         }
     }
     judge(&made, &events, knows)
+}
+
+/// Who has the port that a call did not get: its own TIME_WAIT, a connection, a listener and a server that was restarted.
+pub fn holders(backend: &str) -> Result<(), String> {
+    let netns = fresh()?;
+    let mut scene = Scene::new(&netns)?;
+    let tracer = Tracer::start(&netns, backend, &[])?;
+    let watched = !tracer.start["capabilities"]["no_bind"]["backend"].is_null();
+    if watched != (backend == "fentry") {
+        return Err(format!("no_bind is watched where it should not be, or is not where it should: {}", tracer.start));
+    }
+    let _open = scene.act(make_held)?;
+    let (made, knows) = (scene.end()?, knows(&tracer.start));
+    let said = tracer.stop(Signal::INT)?;
+    let events = parse::events(&said.lines)?;
+    summary::exact(&said, &events)?;
+    let us = std::process::id();
+    let told: Vec<Held> = events.iter().filter_map(|event| held(event, us)).collect();
+    let (connects, binds) = ([HELD[0], HELD[1]], [HELD[2], HELD[3]]);
+    let wanted = if watched { [connects, binds].concat() } else { connects.to_vec() };
+    if told != wanted || said.summary["holders_unknown"] != 0 {
+        return Err(format!("holders that are told: {told:?}, not {wanted:?}: {}", said.summary));
+    }
+    judge(&made, &events, knows)
+}
+
+/// Kind of the event, what has the port, whether its process is this one, whether its age and its end are known.
+type Held = (Kind, HeldBy, bool, bool);
+
+const HELD: [Held; 4] = [
+    (Kind::NoPort, HeldBy::TimeWait, false, true),
+    (Kind::NoPort, HeldBy::Socket, true, false),
+    (Kind::NoBind, HeldBy::Listener, true, false),
+    (Kind::NoBind, HeldBy::TimeWait, false, true),
+];
+
+fn held(event: &Event, us: u32) -> Option<Held> {
+    let (Detail::NoPort { holder, .. } | Detail::NoBind { holder, .. }) = event.detail else { return None };
+    let Some(holder) = holder else { return Some((event.kind(), HeldBy::Unknown(0), false, false)) };
+    // A minute, and the slack of the kernel's timer.
+    let ages = holder.held_ms.zip(holder.expires_in_ms).is_some_and(|(held, left)| left > 0 && held + left == 60_000);
+    Some((event.kind(), holder.by, holder.task.is_some_and(|task| task.pid == us), ages))
+}
+
+fn make_held(stage: &mut Stage<'_>) -> io::Result<Vec<Pair>> {
+    sysctl("tcp_timestamps", "0")?;
+    let listener = stage.listen(Family::V4)?;
+    let to = listener.local_addr()?;
+    let own = stage.source(Family::V4);
+    let link = stage.connect(&listener, Some(own))?;
+    stage.close(link, First::Client)?;
+    stage.turns()?;
+    expect_none(lives::dial(to, Some(own)))?;
+    stage.no_port_bound(own, to);
+    denied(stage, between(own, to), Denial::NoTimestamps, 1);
+    let open = stage.source(Family::V4);
+    let pair = lives::connect(&listener, Some(open))?;
+    expect_none(lives::dial(to, Some(open)))?;
+    stage.no_port_bound(open, to);
+    expect_in_use(lives::listen(to))?;
+    stage.no_bind(Call::Bind, to);
+    let restarted = stage.listen(Family::V4)?;
+    let at = restarted.local_addr()?;
+    stage.live(&restarted, Family::V4, First::Server)?;
+    stage.turns()?;
+    drop(restarted);
+    let plain = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?;
+    expect_in_use(plain.bind(&at.into()))?;
+    stage.no_bind(Call::Bind, at);
+    // While the listener is there.
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    Ok(vec![pair])
+}
+
+fn expect_in_use<T>(result: io::Result<T>) -> io::Result<()> {
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => Ok(()),
+        Err(error) => Err(error),
+        Ok(_) => Err(io::Error::other("a bind() that should have failed did not")),
+    }
 }
 
 /// Each denial has the id of a life that was told to be born, with that life's tuple.
@@ -129,7 +212,7 @@ fn failed(stage: &mut Stage<'_>, listener: &TcpListener, reason: Denial) -> io::
     let tuple = Tuple { lport: PORTS[0], ..stage.last()?.tuple };
     let (netns, caller) = (stage.netns.inum(), Is::Exactly(stage.me.clone()));
     let to = SocketAddr::new(tuple.raddr, listener.local_addr()?.port());
-    stage.made.no_port.push(WantNoPort { netns, to, caller, took_ns: SOME_TIME });
+    stage.made.no_port.push(WantNoPort { netns, from: None, to, caller, took_ns: SOME_TIME });
     denied(stage, tuple, reason, PORTS.len() as u32);
     Ok(())
 }
@@ -145,6 +228,7 @@ fn from_a_bound_port(stage: &mut Stage<'_>, listener: &TcpListener) -> io::Resul
     let link = stage.connect(listener, Some(from))?;
     stage.close(link, First::Client)?;
     expect_none(lives::dial(listener.local_addr()?, Some(from)))?;
+    stage.no_port_bound(from, listener.local_addr()?);
     let tuple = between(from, listener.local_addr()?);
     denied(stage, tuple, Denial::NoTimestamps, 1);
     Ok(())

@@ -71,7 +71,7 @@ pub fn self_stats() -> Outcome {
 /// `--events`: what no event of these kinds needs is not loaded, is said so, and is not counted; the rest is exact.
 pub fn unasked() -> Outcome {
     const LIVES: usize = 20;
-    const UNASKED: [&str; 5] = ["turn", "rearm", "refusal", "no_port", "reuse_denied"];
+    const UNASKED: [&str; 6] = ["turn", "rearm", "refusal", "no_port", "reuse_denied", "no_bind"];
     let netns = fresh()?;
     let mut scene = Scene::new(&netns)?;
     let tracer = Tracer::start(&netns, "auto", &["--events", "born,died"])?;
@@ -82,7 +82,7 @@ pub fn unasked() -> Outcome {
         }
     }
     let programs = tracer.programs()?;
-    let prefixes = ["refusal", "no_port", "denied", "rearm"];
+    let prefixes = ["refusal", "no_port", "denied", "rearm", "no_bind"];
     if programs.is_empty() || programs.iter().any(|name| prefixes.iter().any(|prefix| name.starts_with(prefix))) {
         return Err(format!("programs that are loaded: {programs:?}"));
     }
@@ -96,7 +96,7 @@ pub fn unasked() -> Outcome {
     if born != LIVES || counted != LIVES as u64 {
         return Err(format!("{born} births told and {counted} counted of {LIVES}: {summary}"));
     }
-    for counter in ["refused", "turned", "rearmed", "no_port", "reuse_denied"] {
+    for counter in ["refused", "turned", "rearmed", "no_port", "no_port_bound", "reuse_denied", "no_bind"] {
         if !summary[counter].is_null() {
             return Err(format!("{counter} is counted and not watched: {summary}"));
         }

@@ -185,7 +185,8 @@ fn mutants_of(events: &[Event], index: usize) -> [Vec<Event>; 3] {
         Detail::Refused { used, limit, connection, .. } => {
             Detail::Refused { reason: Refusal::Memory, used, limit, connection }
         }
-        Detail::NoPort { took_ns } => Detail::ReuseDenied { reason: Denial::Disabled, count: 1, took_ns },
+        Detail::NoPort { took_ns, .. } => Detail::ReuseDenied { reason: Denial::Disabled, count: 1, took_ns },
+        Detail::NoBind { holder, .. } => Detail::NoPort { took_ns: None, holder },
         Detail::ReuseDenied { reason, count, took_ns } => {
             let reason = if reason == Denial::Disabled { Denial::TooYoung } else { Denial::Disabled };
             Detail::ReuseDenied { reason, count, took_ns }

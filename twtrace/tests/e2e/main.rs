@@ -194,6 +194,7 @@ fn trials(offered: &Backends, scale: Scale, guest: bool, tally: &Arc<Mutex<Tally
             ("filters", Box::new(cases::filters)),
             ("containers", Box::new(containers::containers)),
             ("failed_connects", Box::new(connects::failed_connects)),
+            ("holders", Box::new(connects::holders)),
             ("two_and_kill", Box::new(cases::two_and_kill)),
             ("seeds", Box::new(seeds::seeds)),
             ("passive", Box::new(passive::passive)),

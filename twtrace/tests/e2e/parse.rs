@@ -1,13 +1,18 @@
 //! A JSON line back to the event that it was made from, so that the lab's judge can read what a user reads. Strict: a
 //! field too many, one too few, or one of another type is an error.
 
-use std::{collections::BTreeSet, net::IpAddr, str::FromStr};
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    str::FromStr,
+};
 
 use serde_json::Value;
 use twtrace::{
     model::event::{
-        Cause, Closer, Comm, Connection, Denial, Detail, Event, Kind, Life, Refusal, Role, Substate, Task, Tuple,
+        Call, Cause, Closer, Comm, Connection, Denial, Detail, Event, Kind, Life, Refusal, Role, Substate, Task, Tuple,
     },
+    model::holder::{HeldBy, Holder},
     sink::{fields, json::VERSION},
 };
 
@@ -61,6 +66,31 @@ impl Line<'_> {
         }
     }
 
+    /// The local end of what has no remote one.
+    fn local(&self) -> Read<Option<Tuple>> {
+        if !self.0["raddr"].is_null() || !self.0["rport"].is_null() {
+            return Err("a remote end where there is none".to_owned());
+        }
+        let (Some(family), Some(laddr)) = (self.number::<u8>("family")?, self.parsed::<IpAddr>("laddr")?) else {
+            return Ok(None);
+        };
+        let raddr = if family == 4 { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+        let tuple = Tuple { laddr, lport: self.number("lport")?.unwrap_or(0), raddr, rport: 0 };
+        if family == tuple.family() { Ok(Some(tuple)) } else { Err("the family is not that of the address".to_owned()) }
+    }
+
+    fn holder(&self) -> Read<Option<Holder>> {
+        let task = self.task("holder_pid", "holder_comm")?;
+        let (held_ms, expires_in_ms) = (self.number("held_ms")?, self.number("expires_in_ms")?);
+        match self.word("held_by", HeldBy::from_word)? {
+            Some(by) if by == HeldBy::TimeWait && task.is_some() => Err("a process that has a minisock".to_owned()),
+            Some(by) => Ok(Some(Holder { by, task, held_ms, expires_in_ms })),
+            None if task.is_none() && held_ms.is_none() && expires_in_ms.is_none() => Ok(None),
+            None => Err("half of a holder".to_owned()),
+        }
+    }
+
+    /// `portless`: there may be no local port.
     fn tuple(&self, portless: bool) -> Read<Option<Tuple>> {
         let (family, lport) = (self.number::<u8>("family")?, self.number("lport")?);
         let addresses: (Option<IpAddr>, Option<IpAddr>) = (self.parsed("laddr")?, self.parsed("raddr")?);
@@ -70,8 +100,8 @@ impl Line<'_> {
             _ => return Err("half of a connection".to_owned()),
         };
         let tuple = Tuple { laddr, lport: lport.unwrap_or(0), raddr, rport };
-        if lport.is_none() != portless || lport == Some(0) {
-            return Err("lport is null where there is a port, or is not where there is none".to_owned());
+        if lport.is_none() && !portless || lport == Some(0) {
+            return Err("lport is null where there is a port, or is 0".to_owned());
         }
         if family != tuple.family() || laddr.is_ipv4() != raddr.is_ipv4() || laddr != laddr.to_canonical() {
             return Err("the family is not that of the addresses".to_owned());
@@ -114,7 +144,7 @@ fn read(line: &Line<'_>) -> Read<Event> {
     let life = Life {
         id: line.number("id")?,
         netns: line.number("netns")?,
-        tuple: line.tuple(kind == Kind::NoPort)?,
+        tuple: if kind == Kind::NoBind { line.local()? } else { line.tuple(kind == Kind::NoPort)? },
         // Not every type has these, and what is not there reads as null: the shape was looked at.
         substate: line.word("substate", Substate::from_word)?,
         role: line.word("role", Role::from_word)?,
@@ -139,7 +169,11 @@ fn read(line: &Line<'_>) -> Read<Event> {
             connection: line.connection()?,
         },
         Kind::NoPort if life.id.is_some() => return Err("a minisock's id without a minisock".to_owned()),
-        Kind::NoPort => Detail::NoPort { took_ns: line.number("took_ns")? },
+        Kind::NoPort => Detail::NoPort { took_ns: line.number("took_ns")?, holder: line.holder()? },
+        Kind::NoBind => Detail::NoBind {
+            call: line.word("call", Call::from_word)?.unwrap_or(Call::Unknown(0)),
+            holder: line.holder()?,
+        },
         Kind::ReuseDenied => Detail::ReuseDenied {
             reason: line.word("reason", Denial::from_word)?.unwrap_or(Denial::Unknown(0)),
             count: line.number("count")?.ok_or("no count")?,

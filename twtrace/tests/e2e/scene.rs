@@ -103,6 +103,7 @@ pub fn knows(start: &Value) -> Knows {
         turns_late: backend("turn") == "tracepoint",
         no_port: !backend("no_port").is_null(),
         reuse_denied: !backend("reuse_denied").is_null(),
+        no_bind: !backend("no_bind").is_null(),
     }
 }
 

@@ -13,9 +13,11 @@ pub fn exact(said: &Said, events: &[Event]) -> Result<(), String> {
     let born = |substate| count(&|event| event.kind() == Kind::Born && event.life.substate == Some(substate));
     equal(summary, "/born_time_wait", born(Substate::TimeWait))?;
     equal(summary, "/born_fin_wait2", born(Substate::FinWait2))?;
-    for kind in [Kind::Turned, Kind::Rearmed, Kind::Refused, Kind::NoPort, Kind::ReuseDenied] {
+    for kind in [Kind::Turned, Kind::Rearmed, Kind::Refused, Kind::NoPort, Kind::ReuseDenied, Kind::NoBind] {
         equal(summary, &format!("/{kind}"), of_kind(kind))?;
     }
+    let has_port = |event: &Event| event.life.tuple.is_some_and(|tuple| tuple.port().is_some());
+    equal(summary, "/no_port_bound", count(&|event| event.kind() == Kind::NoPort && has_port(event)))?;
     for &cause in Cause::ALL {
         let died = count(&|event| matches!(event.detail, Detail::Died { cause: of, .. } if of == cause));
         equal(summary, &format!("/died/{cause}"), died)?;

@@ -4,7 +4,10 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use twtrace::{
     model::{
-        event::{Cause, Closer, Comm, Connection, Denial, Detail, Event, Life, Refusal, Role, Substate, Task, Tuple},
+        event::{
+            Call, Cause, Closer, Comm, Connection, Denial, Detail, Event, Life, Refusal, Role, Substate, Task, Tuple,
+        },
+        holder::{HeldBy, Holder},
         own::{Own, Runs},
         report::{CapabilityReport, Reconciled, Start, Summary, Totals},
     },
@@ -95,7 +98,7 @@ fn known_details() -> Vec<Detail> {
         },
         Detail::Refused { reason: Refusal::Memory, used: None, limit: Some(5), connection: no_connection() },
     ];
-    details.push(Detail::NoPort { took_ns: Some(1_234_000) });
+    details.push(Detail::NoPort { took_ns: Some(1_234_000), holder: None });
     let counts = [28_232, 2, 1, 14_116];
     let denied = |(&reason, count)| Detail::ReuseDenied { reason, count, took_ns: Some(1_234_000) };
     details.extend(Denial::ALL.iter().zip(counts).map(denied));
@@ -115,8 +118,23 @@ fn unknown_details() -> Vec<Detail> {
         Detail::Died { cause: Cause::Unknown(0), life_ns: None, taker: None },
         Detail::Died { cause: Cause::Unknown(200), life_ns: None, taker: None },
         Detail::Refused { reason: Refusal::Unknown(9), used: None, limit: None, connection: no_connection() },
-        Detail::NoPort { took_ns: None },
+        Detail::NoPort { took_ns: None, holder: None },
         Detail::ReuseDenied { reason: Denial::Unknown(5), count: 0, took_ns: None },
+        Detail::NoBind { call: Call::Unknown(3), holder: None },
+    ]
+}
+
+/// Who has a port: a minisock, a listener, a connection, somebody of whom nothing is known, and nobody who was found.
+fn holders() -> Vec<Option<Holder>> {
+    let minisock = Holder { by: HeldBy::TimeWait, task: None, held_ms: Some(12_300), expires_in_ms: Some(47_700) };
+    let of = |by, task| Holder { by, task, held_ms: None, expires_in_ms: None };
+    vec![
+        Some(minisock),
+        Some(of(HeldBy::Listener, Some(task(1234, "nginx")))),
+        Some(of(HeldBy::Socket, Some(task(4711, "a \"b\"")))),
+        Some(of(HeldBy::Socket, None)),
+        Some(of(HeldBy::Unknown(9), None)),
+        None,
     ]
 }
 
@@ -133,6 +151,12 @@ pub fn all_events() -> Vec<(&'static str, Vec<Event>)> {
     let odd = Life { substate: Some(Substate::Unknown(3)), role: Some(Role::Unknown(7)), ..v4() };
     let portless = Tuple { lport: 0, ..tuple("10.0.0.5", "192.0.2.123") };
     let no_port = Life { id: None, tuple: Some(portless), substate: None, ..v4() };
+    let bound = Life { id: None, substate: None, ..v4() };
+    let no_port_of = |holder| Detail::NoPort { took_ns: Some(12_000), holder };
+    let local = Tuple { raddr: IpAddr::from([0; 4]), rport: 0, ..tuple("127.0.0.1", "0.0.0.0") };
+    let wanted = Life { role: None, tuple: Some(local), ..bound };
+    let any = Life { tuple: Some(Tuple { lport: 0, ..local }), ..wanted };
+    let no_bind_of = |holder| Detail::NoBind { call: Call::Listen, holder };
     let of_before = vec![Detail::Died { cause: Cause::Expired, life_ns: None, taker: None }];
     vec![
         ("v4", events(v4(), known_details())),
@@ -140,7 +164,10 @@ pub fn all_events() -> Vec<(&'static str, Vec<Event>)> {
         ("unknown", events(unknown(), unknown_details())),
         ("known_life_unknown_detail", events(v4(), unknown_details())),
         ("unknown_life_known_detail", events(unknown(), known_details())),
-        ("no_port", events(no_port, vec![Detail::NoPort { took_ns: Some(1_234_000) }])),
+        ("no_port", events(no_port, vec![Detail::NoPort { took_ns: Some(1_234_000), holder: None }])),
+        ("no_port_bound", events(bound, holders().into_iter().map(no_port_of).collect())),
+        ("no_bind", events(wanted, holders().into_iter().map(no_bind_of).collect())),
+        ("no_bind_any", events(any, vec![Detail::NoBind { call: Call::Bind, holder: None }])),
         ("preexisting", events(before, of_before)),
         ("integers_without_a_word", events(odd, unknown_details())),
     ]
@@ -201,7 +228,10 @@ pub fn exact() -> Summary {
             died: died.collect(),
             refused: Some(vec![(Refusal::Buckets, 3), (Refusal::Memory, 0)]),
             no_port: Some(4),
+            no_port_bound: Some(1),
             reuse_denied: Some(Denial::ALL.iter().copied().zip([0, 3, 0, 1]).collect()),
+            no_bind: Some(2),
+            holders_unknown: 1,
             live: Some(6),
             seen: 41,
             emitted: 39,
@@ -260,7 +290,10 @@ pub fn uncompared() -> Summary {
             died: vec![],
             refused: None,
             no_port: None,
+            no_port_bound: None,
             reuse_denied: None,
+            no_bind: None,
+            holders_unknown: 0,
             live: None,
             ..right.totals
         },

@@ -98,7 +98,7 @@ fn second(second: u64) -> Vec<Event> {
     if second == 9 {
         let mut portless = life(0, Role::Client, "192.0.2.10", (0, 5432), closer(4711, "worker", 9002));
         (portless.id, portless.substate) = (None, None);
-        push(portless, Detail::NoPort { took_ns: Some(4_000_000) });
+        push(portless, Detail::NoPort { took_ns: Some(4_000_000), holder: None });
         let orphan = life(9, Role::Client, "2001:db8::1", (30_900, 8443), closer(99, "curl", 1));
         push(Life { substate: Some(Substate::FinWait2), ..orphan }, born(1_500, 45, true));
     }

@@ -36,7 +36,7 @@ fn without_filters_everything_goes_through() {
     assert_eq!(spec(""), FilterSpec::default());
     let knob = knob("");
     let all = 1 << kind::BORN | 1 << kind::TURNED | 1 << kind::REARMED | 1 << kind::DIED | 1 << kind::REFUSED;
-    let all = all | 1 << kind::NO_PORT | 1 << kind::REUSE_DENIED;
+    let all = all | 1 << kind::NO_PORT | 1 << kind::REUSE_DENIED | 1 << kind::NO_BIND;
     assert_eq!((knob.kinds, knob.causes, knob.family, knob.role), (all, 0, 0, 0));
     assert_eq!((knob.lport, knob.rport, knob.port), (0, 0, 0));
     let Filter { netns_len, pid_len, cgroup_len, comm_len, laddr_len, raddr_len, .. } = knob;

@@ -4,7 +4,7 @@ use super::*;
 use crate::{
     host::counters::KernelCounters,
     lab::{oracle::Look, want::SOME_TIME},
-    model::event::{Comm, Connection, Denial, Life, Refusal, Role, Task},
+    model::event::{Call, Comm, Connection, Denial, Life, Refusal, Role, Task},
     selftest::TwCounts,
 };
 
@@ -113,7 +113,7 @@ fn made() -> Made {
     }
 }
 
-const ALL: Knows = Knows { turns_late: false, no_port: true, reuse_denied: true };
+const ALL: Knows = Knows { turns_late: false, no_port: true, reuse_denied: true, no_bind: true };
 
 fn differences(made: &Made, events: &[Event]) -> Vec<String> {
     judge(made, events, ALL).differences.into_iter().map(|difference| difference.what).collect()
@@ -189,21 +189,41 @@ fn what_connect_took_is_known_of_what_was_opened_here_alone() {
 #[test]
 fn how_long_a_failed_connect_took_is_known() {
     let to = std::net::SocketAddr::from((Ipv4Addr::LOCALHOST, 80));
+    let from = std::net::SocketAddr::from((tuple(4).laddr, tuple(4).lport));
     let caller = Is::Exactly(Who::told(task()));
     let (reason, count) = (Denial::TooYoung, 2);
     let made = Made {
         netns: vec![NETNS],
-        no_port: vec![WantNoPort { netns: NETNS, to, caller: caller.clone(), took_ns: SOME_TIME }],
+        no_port: vec![WantNoPort { netns: NETNS, from: Some(from), to, caller: caller.clone(), took_ns: SOME_TIME }],
         denied: vec![WantDenied { netns: NETNS, tuple: tuple(5), reason, count, caller, took_ns: SOME_TIME }],
         until_ns: 100,
         ..Made::default()
     };
     let differ = |took_ns| {
-        let events =
-            [event(1, 4, Detail::NoPort { took_ns }), event(2, 5, Detail::ReuseDenied { reason, count, took_ns })];
+        let events = [
+            event(1, 4, Detail::NoPort { took_ns, holder: None }),
+            event(2, 5, Detail::ReuseDenied { reason, count, took_ns }),
+        ];
         judge(&made, &events, ALL).differ
     };
     assert_eq!([Some(1), Some(0), None].map(differ), [0, 2, 2]);
+}
+
+#[test]
+fn the_port_of_a_failed_call_counts_and_so_does_which_call_it_was() {
+    let at = std::net::SocketAddr::from((tuple(4).laddr, tuple(4).lport));
+    let caller = Is::Exactly(Who::told(task()));
+    let made = Made {
+        netns: vec![NETNS],
+        no_bind: vec![WantNoBind { netns: NETNS, at, call: Call::Listen, caller }],
+        until_ns: 100,
+        ..Made::default()
+    };
+    let differ = |id, call| judge(&made, &[event(1, id, Detail::NoBind { call, holder: None })], ALL).differ;
+    assert_eq!([differ(4, Call::Listen), differ(4, Call::Bind), differ(5, Call::Listen)], [0, 1, 1]);
+    assert_eq!(judge(&made, &[], ALL).differ, 1);
+    // Where it is not watched nothing can be told.
+    assert_eq!(judge(&made, &[], Knows { no_bind: false, ..ALL }).differ, 0);
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 mod closing;
 mod owners;
+mod refused;
 mod segments;
 mod storms;
 mod takeover;
@@ -138,6 +139,24 @@ pub const ALL: &[Scenario] = &[
             "a range of 10 ports: the eleventh connect() fails, and says so",
             OWNED,
             takeover::exhaustion,
+        )
+    },
+    Scenario {
+        needs: &[Capability::Conn, Capability::Closer, Capability::NoPort],
+        ..quick(
+            "no-port-bound",
+            "connect() from a bound port: its own TIME_WAIT is in the way, or its connection; a RST, close() or timeout is not",
+            OWNED,
+            refused::no_port_bound,
+        )
+    },
+    Scenario {
+        needs: &[Capability::Conn, Capability::Closer, Capability::NoBind],
+        ..quick(
+            "no-bind",
+            "bind() and listen() that TIME_WAIT, a listener or a full range refuse; with SO_REUSEADDR it succeeds",
+            OWNED,
+            refused::no_bind,
         )
     },
     quick("ipv6", "the same lives, IPv6 addresses", CAUSED, closing::ipv6),

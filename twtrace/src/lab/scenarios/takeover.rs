@@ -16,7 +16,7 @@ use super::super::{
 };
 use crate::{
     host::netns,
-    model::event::{Cause, Denial, Tuple},
+    model::event::{Call, Cause, Denial, Tuple},
 };
 
 /// connect() that chooses its port takes a TIME_WAIT that is old enough: the only port there is.
@@ -154,7 +154,12 @@ pub(super) fn recycled(stage: &mut Stage<'_>, listener: &TcpListener, family: Fa
     let from = stage.source(family);
     let link = stage.connect(listener, Some(from))?;
     stage.close(link, First::Server)?;
-    lives::abort_both(lives::connect_again(listener, from)?)?;
+    let to = listener.local_addr()?;
+    let refused = |error| match error {
+        ErrorKind::AddrInUse => stage.no_bind(Call::Bind, from),
+        _ => stage.no_port_bound(from, to),
+    };
+    lives::abort_both(lives::connect_again(listener, from, refused)?)?;
     stage.last()?.end = End::of(Cause::Recycled);
     Ok(())
 }

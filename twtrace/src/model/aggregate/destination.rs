@@ -43,6 +43,8 @@ pub struct Destination {
     pub timestamps: (u64, u64),
     /// Ports held by full sockets, at the last look.
     pub held: Held,
+    /// connect() calls from a bound port that failed, for the same connection was there.
+    pub no_port_bound: u32,
     connects: Recent,
     trend: Trend,
     /// A row that was evicted may have been this one.
@@ -99,12 +101,13 @@ impl Destination {
     pub(super) fn reset(&mut self) {
         self.born.reset();
         self.trend.reset();
-        (self.refused, self.no_port, self.timestamps) = (0, 0, (0, 0));
+        (self.refused, self.no_port, self.no_port_bound, self.timestamps) = (0, 0, 0, (0, 0));
     }
 
     /// True if nothing is known of it that would be missed.
     pub(super) fn is_idle(&self) -> bool {
-        self.in_use() == 0 && self.born.count == 0 && self.refused == 0 && self.no_port == 0
+        let failed = self.refused + self.no_port + u64::from(self.no_port_bound);
+        self.in_use() == 0 && self.born.count == 0 && failed == 0
     }
 }
 
@@ -171,6 +174,8 @@ pub struct DestinationRow {
     pub refused: u64,
     /// connect() calls that found no port.
     pub no_port: u64,
+    /// connect() calls from a bound port that failed, for the same connection was there.
+    pub no_port_bound: u32,
     /// Half of the connect() calls of the last seconds took no longer, nanoseconds.
     pub connect_p50_ns: Option<u64>,
     /// 99 % of them took no longer, nanoseconds.
@@ -231,6 +236,7 @@ impl DestinationRow {
             forecast: exhausted_in_s.map(Forecast::word),
             refused: row.refused,
             no_port: row.no_port,
+            no_port_bound: row.no_port_bound,
             connect_p50_ns: connects.map(|(p50, _)| p50),
             connect_p99_ns: connects.map(|(_, p99)| p99),
             with_timestamps: row.timestamps.0,

@@ -233,13 +233,19 @@ impl Aggregates {
                     destination.refused(connection);
                 }
             }
+            Detail::NoPort { .. } if life.tuple.is_some_and(|tuple| tuple.port().is_some()) => {
+                self.owned(life, |owner| owner.no_port += 1);
+                if let Some(destination) = self.destination(place.and_then(|place| place.destination)) {
+                    destination.no_port_bound += 1;
+                }
+            }
             Detail::NoPort { .. } => {
                 self.owned(life, |owner| owner.no_port += 1);
                 if let Some(destination) = self.destination(place.and_then(|place| place.destination)) {
                     destination.no_port += 1;
                 }
             }
-            Detail::ReuseDenied { .. } => {}
+            Detail::ReuseDenied { .. } | Detail::NoBind { .. } => {}
         }
     }
 

@@ -8,7 +8,7 @@ use twtrace_common::{
 
 use super::*;
 use crate::model::{
-    event::{Cause, Comm, Connection, Refusal, Task},
+    event::{Call, Cause, Comm, Connection, Refusal, Task},
     occupancy::{Destination as To, Held},
 };
 
@@ -310,7 +310,8 @@ fn any_event() -> impl Strategy<Value = Event> {
             taker: None
         }),
         Just(Detail::Refused { reason: Refusal::Buckets, used: None, limit: None, connection: connection() }),
-        Just(Detail::NoPort { took_ns: None }),
+        Just(Detail::NoPort { took_ns: None, holder: None }),
+        Just(Detail::NoBind { call: Call::Bind, holder: None }),
     ];
     (role, substate, detail, 0..4_u16, 0..4_u16, any::<bool>(), any::<bool>()).prop_map(
         |(role, substate, detail, lport, rport, has_tuple, has_closer)| {

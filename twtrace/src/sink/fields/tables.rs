@@ -63,6 +63,12 @@ const BORN: Field = always("born", Integer, "", "births");
 const BORN_PER_S: Field = maybe("born_per_s", Number, "1/s", "births since the last table", NO_RATE);
 const REFUSED: Field = always("refused", Integer, "", "births refused");
 const NO_PORTS: Field = always("no_port", Integer, "", "connect() calls that found no port");
+const NO_PORTS_BOUND: Field = always(
+    "no_port_bound",
+    Integer,
+    "",
+    "connect() calls from a bound port that failed with EADDRNOTAVAIL: the same connection exists already",
+);
 
 const PORT: &[Field] = &[
     always(
@@ -127,6 +133,7 @@ const DESTINATION: &[Field] = &[
     ),
     REFUSED,
     NO_PORTS,
+    NO_PORTS_BOUND,
     maybe(
         "connect_p50_ns",
         Integer,

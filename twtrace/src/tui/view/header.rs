@@ -86,6 +86,9 @@ fn flow<'a>(state: &State, theme: &Theme) -> Line<'a> {
         alarm("no port", totals.no_port, theme),
         alarm("lost", Some(totals.lost), theme),
     ];
+    if let Some(1..) = totals.no_bind {
+        spans.insert(3, alarm("no bind", totals.no_bind, theme));
+    }
     let apart: i64 = numbers.reconcile.iter().map(|row| row.diff.abs()).sum();
     // The kernel's counters are those of one namespace, which may not be the one that is shown.
     let elsewhere = state.aggregates.wanted().one_namespace().is_some_and(|netns| netns != state.about.own_netns);
