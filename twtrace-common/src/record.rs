@@ -188,7 +188,8 @@ pub struct Life {
     pub role: u8,
     /// Bits of [`flag`].
     pub flags: u8,
-    /// The task that ran the transition into FIN_WAIT1, or called connect(): thread group id.
+    /// The task that ran the transition into FIN_WAIT1 (of MPTCP: that closed the MPTCP socket), or called connect(): thread
+    /// group id.
     pub closer_pid: u32,
     /// Its command name.
     pub closer_comm: [u8; COMM_LEN],

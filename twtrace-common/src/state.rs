@@ -14,7 +14,7 @@ pub struct Conn {
     pub cgroup_id: u64,
     /// Who called connect(); 0: not seen, or accepted.
     pub opener_pid: u32,
-    /// Who ran the transition into FIN_WAIT1; 0: not seen.
+    /// Who ran the transition into FIN_WAIT1, or held the MPTCP socket for which a worker did; 0: not seen.
     pub closer_pid: u32,
     /// Command name of the opener.
     pub opener_comm: [u8; COMM_LEN],
@@ -105,6 +105,21 @@ pub struct Denied {
     pub pad: [u8; 7],
 }
 
+/// The task that acted last on an MPTCP socket: called connect(), shutdown() or close(); value of map `OWNERS`, keyed by the
+/// address of its `struct sock`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Owner {
+    /// Its cgroup v2 id.
+    pub cgroup_id: u64,
+    /// Its thread group id.
+    pub pid: u32,
+    /// Its command name.
+    pub comm: [u8; COMM_LEN],
+    /// Zero.
+    pub pad: [u8; 4],
+}
+
 /// A service whose connections the peer closes first; key of map `PASSIVE`, whose value is how many, a `u64`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -124,6 +139,7 @@ const _: () = {
     assert!(size::<Conn>() == 72);
     assert!(size::<Alive>() == 56);
     assert!(size::<Closing>() == 16);
+    assert!(size::<Owner>() == 32);
     assert!(size::<Service>() == 4);
     assert!(size::<Denied>() == 8 + DENIALS * 14 + 8);
 };

@@ -19,7 +19,7 @@ use crate::{
     kernel::{self, Object as _, Of, Typed},
     knobs::knob,
     maps::{CLOSING, CONNS, bump},
-    passive,
+    mptcp, passive,
     plain::clear,
     refusal,
 };
@@ -72,11 +72,12 @@ fn transition(ctx: &BtfTracePointContext) {
         LAST_ACK => knob!(DUTIES.passive) == 1,
         _ => false,
     };
-    if old == new || !matters {
+    let sock = Typed(ctx.arg::<*const u8>(0));
+    if kernel::is_mptcp_sock(sock) {
+        mptcp::moved(sock.address(), new);
         return;
     }
-    let sock = Typed(ctx.arg::<*const u8>(0));
-    if !kernel::is_tcp_sock(sock) {
+    if old == new || !matters || !kernel::is_tcp_sock(sock) {
         return;
     }
     let sk = sock.address();
@@ -99,6 +100,9 @@ fn opened(sk: u64) {
     (conn.start_ns, conn.role, conn.has_opener) = (now(), role::CLIENT, 1);
     conn.state = SYN_SENT as u8;
     conn.opener_pid = kernel::current(&mut conn.opener_comm);
+    if mptcp::is_worker(&conn.opener_comm) {
+        mptcp::opener(sk, conn);
+    }
     follow(sk, conn);
 }
 
@@ -130,21 +134,24 @@ fn established(sk: u64) {
 fn closed(sk: u64) {
     if let Some(conn) = CONNS.get_ptr_mut(sk) {
         // SAFETY: the entry belongs to this socket, whose lock is held at every transition.
-        closer(unsafe { &mut *conn });
+        closer(sk, unsafe { &mut *conn });
     } else {
         let mut conn = MaybeUninit::<Conn>::uninit();
         let conn = clear(&mut conn);
-        closer(conn);
+        closer(sk, conn);
         follow(sk, conn);
     }
 }
 
 #[inline(always)]
-fn closer(conn: &mut Conn) {
+fn closer(sk: u64, conn: &mut Conn) {
     conn.closer_pid = kernel::current(&mut conn.closer_comm);
     conn.cgroup_id = kernel::current_cgroup();
     conn.under = filter::is_under() as u8;
     (conn.has_closer, conn.state) = (1, FIN_WAIT1 as u8);
+    if mptcp::is_worker(&conn.closer_comm) {
+        mptcp::closer(sk, conn);
+    }
 }
 
 #[inline(always)]

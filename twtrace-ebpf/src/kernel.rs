@@ -24,8 +24,10 @@ use crate::{
 
 const AF_INET: u16 = 2;
 const AF_INET6: u16 = 10;
-/// IPPROTO_TCP: MPTCP's own sockets (262), SCTP and DCCP share the hooks.
+/// IPPROTO_TCP: MPTCP's own sockets, SCTP and DCCP share the hooks.
 pub const IPPROTO_TCP: u16 = 6;
+/// IPPROTO_MPTCP.
+const IPPROTO_MPTCP: u16 = 262;
 
 /// A kernel object whose fields can be read at offsets from BTF.
 pub trait Object: Copy {
@@ -193,6 +195,12 @@ pub fn is_tcp_minisock(tw: impl Object) -> bool {
 #[inline(always)]
 pub fn is_tcp_sock(sk: impl Object) -> bool {
     sk.get::<u16>(&knobs::SK_PROTOCOL) == Some(IPPROTO_TCP)
+}
+
+/// True of an MPTCP socket, not of the TCP sockets below it.
+#[inline(always)]
+pub fn is_mptcp_sock(sk: impl Object) -> bool {
+    sk.get::<u16>(&knobs::SK_PROTOCOL) == Some(IPPROTO_MPTCP)
 }
 
 #[inline(always)]

@@ -17,6 +17,7 @@ mod filter;
 mod kernel;
 mod knobs;
 mod maps;
+mod mptcp;
 mod passive;
 mod plain;
 mod rearm;

@@ -8,7 +8,7 @@ use aya_ebpf::{
 use twtrace_common::{
     counter::Counters,
     knob::{FILTER_VALUES, LiveKnobs, PortSet},
-    state::{Alive, Closing, Conn, Denied, Service},
+    state::{Alive, Closing, Conn, Denied, Owner, Service},
 };
 
 use crate::{
@@ -57,6 +57,10 @@ pub static ENTERING: HashMap<u64, u32> = HashMap::with_max_entries(4_096, 0);
 /// What a connect() was denied, by address of its socket: see [`crate::connect`].
 #[map]
 pub static DENIED: LruHashMap<u64, Denied> = LruHashMap::with_max_entries(4_096, 0);
+
+/// Who holds an MPTCP socket, by its address: see [`crate::mptcp`]. The kernel forgets the oldest.
+#[map]
+pub static OWNERS: LruHashMap<u64, Owner> = LruHashMap::with_max_entries(4_096, 0);
 
 /// How many connections of each service the peer closed first: see [`crate::passive`]. Entries stay.
 #[map]

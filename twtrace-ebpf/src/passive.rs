@@ -10,8 +10,10 @@ use twtrace_common::{
 
 use crate::{
     filter,
-    kernel::{self, Of, Typed},
+    kernel::{self, Object as _, Of, Typed},
+    knobs::knob,
     maps::{self, BPF_NOEXIST, PASSIVE, bump, count},
+    mptcp,
     plain::clear,
 };
 
@@ -28,6 +30,15 @@ pub fn closed(sock: Typed, conn: &Conn) {
     life.role = conn.role;
     life.closer_pid = kernel::current(&mut life.closer_comm);
     life.cgroup_id = kernel::current_cgroup();
+    // Whose it is matters to filters alone.
+    if knob!(FILTER.any) == 1 && mptcp::is_worker(&life.closer_comm) {
+        let owner = mptcp::owner(sock.address());
+        if !owner.is_null() {
+            // SAFETY: a map value, which stays mapped.
+            let owner = unsafe { &*owner };
+            (life.closer_pid, life.closer_comm, life.cgroup_id) = (owner.pid, owner.comm, owner.cgroup_id);
+        }
+    }
     life.valid |= valid::CLOSER;
     if filter::is_under() {
         life.valid |= valid::UNDER;

@@ -5,7 +5,7 @@ use core::mem::MaybeUninit;
 
 use twtrace_common::{
     record::{Birth, Connect, Death, Life, Touch},
-    state::{Alive, Closing, Conn, Denied},
+    state::{Alive, Closing, Conn, Denied, Owner},
 };
 
 /// A type that may be all zeroes.
@@ -32,6 +32,8 @@ unsafe impl Plain for Conn {}
 unsafe impl Plain for Denied {}
 // SAFETY: as above.
 unsafe impl Plain for Closing {}
+// SAFETY: as above.
+unsafe impl Plain for Owner {}
 
 /// Zeroes a place and hands it back as a value.
 #[inline(always)]

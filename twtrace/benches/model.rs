@@ -117,6 +117,7 @@ fn main() -> ExitCode {
         died_per_s: None,
         reconcile: &[],
         buckets: None,
+        comparing: false,
         own: None,
         report: true,
     };

@@ -1,5 +1,6 @@
 //! The run itself: from the ring through the decoder into the sink, until somebody or something ends it.
 
+mod ending;
 mod feed;
 mod meter;
 mod options;
@@ -26,17 +27,13 @@ use crate::{
     host::{Host, buckets::Watch, clock},
     model::{
         event::Event,
-        reconcile::{Look, Rest, reconcile},
-        report::{Start, Summary, Totals},
+        reconcile::{Compared, Look, Suspicion},
+        report::{Start, Totals},
         totals::{Beside, totals},
     },
     plan::Capability,
     reconcile::{LookError, Scope},
-    sink::{
-        BATCH_BYTES, Batch, Clock, Loss, Sink, Steer, Tick, Writer,
-        notes::remark,
-        writer::{End, GRACE},
-    },
+    sink::{Batch, Clock, Loss, Sink, Steer, Tick, Writer, notes::remark},
     source::Source,
     tracer::Tracer,
     tui::update::Input,
@@ -67,6 +64,14 @@ pub enum RunError {
     /// The output could not be written.
     #[error("writing the output: {0}")]
     Output(#[source] io::Error),
+    /// The reader of the output stopped reading, so that not all of it could be delivered.
+    #[error("{lines} lines were not delivered: nobody read for {}", waited.as_secs())]
+    Undelivered {
+        /// Lines, and events that never became lines.
+        lines: u64,
+        /// How long the reader had taken nothing.
+        waited: Duration,
+    },
 }
 
 /// One run.
@@ -83,6 +88,7 @@ pub struct Pipeline<'a> {
     reported: bool,
     buckets: Option<Watch>,
     ticks: u32,
+    suspicion: Suspicion,
     feed: Option<Feed>,
     inputs: Option<mpsc::Receiver<Input>>,
     shown: Shown,
@@ -115,6 +121,7 @@ impl<'a> Pipeline<'a> {
             reported: false,
             buckets: None,
             ticks: 0,
+            suspicion: Suspicion::default(),
             feed: None,
             inputs: None,
             shown: Shown::default(),
@@ -158,7 +165,7 @@ impl<'a> Pipeline<'a> {
         let began_ns = self.tracer.early.first().map_or(now_ns, |event| event.mono_ns.min(now_ns));
         let live_since = began.checked_sub(Duration::from_nanos(now_ns - began_ns)).unwrap_or(began);
         // Before anything is said: whoever reads the first line may answer it with a signal.
-        let signals = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+        let mut signals = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
         let (first, _) = scope.look(self.tracer)?;
         ready()?;
         self.shown.clone_from(&options.shown);
@@ -173,7 +180,7 @@ impl<'a> Pipeline<'a> {
         }
         self.flush();
         self.last = Some((live_since, 0, 0));
-        self.serve(options, signals, scope, &first).await?;
+        self.serve(options, &mut signals, scope, &first).await?;
         if !self.reported && self.feed.is_some() && !self.sink.is_live() && !self.writer.is_closed() {
             // Shorter than the time between two tables: better one at the end than none.
             self.drain()?;
@@ -181,13 +188,13 @@ impl<'a> Pipeline<'a> {
             self.tell(options, scope, &first)?;
         }
         let look = scope.look(self.tracer)?;
-        self.finish(&first, look, began)
+        self.finish(&first, look, began, options, &mut signals).await
     }
 
     async fn serve(
         &mut self,
         options: &Options,
-        (mut interrupt, mut terminate): (Signal, Signal),
+        (interrupt, terminate): &mut (Signal, Signal),
         scope: &Scope,
         first: &Look,
     ) -> Result<(), RunError> {
@@ -316,8 +323,11 @@ impl<'a> Pipeline<'a> {
         if report && let (Some(feed), Some(all)) = (&mut self.feed, self.sink.aggregates()) {
             feed.tick(all, self.tracer, now)?;
         }
-        let reconcile =
-            if self.sink.is_live() { scope.compare(self.tracer, first, self.beside.refusal)? } else { Vec::new() };
+        let Compared { rows: reconcile, comparing } = if self.sink.is_live() {
+            scope.compare(self.tracer, first, self.beside.refusal, &mut self.suspicion)?
+        } else {
+            Compared::default()
+        };
         let counters = self.tracer.counters()?;
         self.sink.set_clock(Clock { offset_ns: clock::wall_offset_ns().into() });
         self.tell_losses(now, &counters);
@@ -341,6 +351,7 @@ impl<'a> Pipeline<'a> {
             born_per_s: rates.map(|rates| rates.0),
             died_per_s: rates.map(|rates| rates.1),
             reconcile: &reconcile,
+            comparing,
             report,
         };
         self.sink.tick(now, &tick);
@@ -356,64 +367,6 @@ impl<'a> Pipeline<'a> {
         if self.beside.garbage > self.garbage_told {
             self.sink.lost(now, Loss::Decode, self.beside.garbage - self.garbage_told);
             self.garbage_told = self.beside.garbage;
-        }
-    }
-
-    /// Stops the programs, takes what they left, and says the summary.
-    fn finish(mut self, first: &Look, (last, rest): (Look, Rest), began: Instant) -> Result<(), RunError> {
-        self.audit()?;
-        self.beside.missed_runs = self.tracer.missed_runs()?;
-        self.tracer.detach();
-        let mut progress = Instant::now();
-        // A program may still be running on another CPU when its hook is gone; it is done within microseconds.
-        std::thread::sleep(Duration::from_millis(2));
-        loop {
-            let count = self.drain()?;
-            if self.sink.pending() > BATCH_BYTES || count == 0 {
-                self.flush();
-            }
-            if self.waiting.is_none() && count == 0 {
-                break;
-            }
-            if self.waiting.is_none() {
-                progress = Instant::now();
-            } else if progress.elapsed() > GRACE || self.writer.is_closed() {
-                break;
-            } else {
-                std::thread::sleep(Duration::from_millis(2));
-            }
-        }
-        let mut undelivered = 0;
-        if let Some(batch) = self.waiting.take() {
-            self.writer.send(batch);
-            // What is still in the ring will be read by nobody.
-            undelivered = self.tracer.ring.drain(usize::MAX, &mut |_| {}) as u64;
-        }
-        let now = clock::monotonic_ns();
-        let counters = self.tracer.counters()?;
-        self.tell_losses(now, &counters);
-        self.beside.sink_dropped = self.writer.tally().dropped + undelivered;
-        let totals = totals(&counters, &self.beside);
-        let refusal = self.beside.refusal;
-        let reconcile = reconcile(first, &last, self.tracer.tw_counts, refusal);
-        let differs = reconcile.iter().any(|row| row.diff != 0);
-        let loss = totals.lost > 0 || !totals.trouble.is_empty();
-        let exact = match rest {
-            _ if loss => Some(false),
-            Rest::Still => Some(!differs),
-            Rest::Moving => None,
-        };
-        let duration_ns = u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX);
-        self.sink.summary(now, &Summary { totals, reconcile, exact, duration_ns });
-        let notes = self.sink.notes();
-        // A reader that does not read is waited for once, not here again.
-        let (_, end) = self.writer.finish_within(self.sink.take(), GRACE.saturating_sub(progress.elapsed()));
-        if !matches!(end, End::Closed) && !notes.is_empty() {
-            remark(&notes);
-        }
-        match end {
-            End::Flushed | End::Closed | End::Stuck => Ok(()),
-            End::Failed(error) => Err(RunError::Output(error)),
         }
     }
 }

@@ -5,15 +5,14 @@ use std::{io, sync::Arc, thread, time::Duration};
 use crate::{
     bpf::BpfError,
     host::{Host, HostError, counters::KernelCounters, netns::Netns},
-    model::{
-        reconcile::{Look, Rest, between, reconcile},
-        report::Reconciled,
-    },
+    model::reconcile::{Compared, Look, Rest, Suspicion, between, reconcile},
     tracer::Tracer,
 };
 
 /// Tries to find a moment of rest.
 const ATTEMPTS: usize = 60;
+/// The same in the middle of a run, where events wait meanwhile.
+const BRIEFLY: usize = 3;
 /// Between two readings that must agree: longer than an event needs from the kernel's counter to the programs'.
 const GAP: Duration = Duration::from_millis(3);
 
@@ -62,9 +61,13 @@ impl Scope {
     /// # Errors
     /// If one of the two cannot be read.
     pub fn look(&self, tracer: &Tracer) -> Result<(Look, Rest), LookError> {
+        self.at_rest(tracer, ATTEMPTS)
+    }
+
+    fn at_rest(&self, tracer: &Tracer, attempts: usize) -> Result<(Look, Rest), LookError> {
         let take = || -> Result<Look, LookError> { Ok(Look { own: tracer.counters()?.own, kernel: self.read()? }) };
         let mut last = take()?;
-        for _ in 0..ATTEMPTS {
+        for _ in 0..attempts {
             thread::sleep(GAP);
             let now = take()?;
             if now == last {
@@ -76,16 +79,29 @@ impl Scope {
     }
 
     /// Both sides while traffic goes on: twtrace's own counters are read before and after the kernel's, so what is under
-    /// way is no difference.
+    /// way is no difference; and if one is left, or was before, a moment of rest is looked for.
     ///
     /// # Errors
     /// If one of the two cannot be read.
-    pub fn compare(&self, tracer: &Tracer, first: &Look, refusal: bool) -> Result<Vec<Reconciled>, LookError> {
+    pub fn compare(
+        &self,
+        tracer: &Tracer,
+        first: &Look,
+        refusal: bool,
+        suspicion: &mut Suspicion,
+    ) -> Result<Compared, LookError> {
         let before = tracer.counters()?.own;
         let kernel = self.read()?;
         let after = tracer.counters()?.own;
         let rows = |own| reconcile(first, &Look { own, kernel }, tracer.tw_counts, refusal);
-        Ok(between(rows(before), &rows(after)))
+        let moving = between(rows(before), &rows(after));
+        if !suspicion.is_open() && moving.iter().all(|row| row.diff == 0) {
+            return Ok(suspicion.weigh(moving, Rest::Moving));
+        }
+        Ok(match self.at_rest(tracer, BRIEFLY)? {
+            (look, Rest::Still) => suspicion.weigh(reconcile(first, &look, tracer.tw_counts, refusal), Rest::Still),
+            (_, Rest::Moving) => suspicion.weigh(moving, Rest::Moving),
+        })
     }
 }
 

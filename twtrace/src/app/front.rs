@@ -128,6 +128,7 @@ pub(super) fn options(asked: &Run) -> Options {
     }
     Options {
         duration: asked.duration,
+        drain_for: asked.drain_for,
         interval,
         tables_every,
         self_stats: asked.self_stats,

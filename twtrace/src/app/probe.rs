@@ -11,6 +11,7 @@ use crate::{
     host::{Host, netns::Netns},
     model::report::CapabilityReport,
     plan::{Backend, Capability, Plan},
+    sink::escape,
     tracer::{Attempt, Tracer},
 };
 
@@ -57,7 +58,7 @@ pub(super) fn probe(host: &Host, verbose: u8, asked: &Probe) -> Result<Exit, Exi
         unknown_fields: &tracer.unknown_fields,
     };
     let text = match asked.format {
-        Format::Json => serde_json::to_string(&report).map_or_else(|error| error.to_string(), |line| line + "\n"),
+        Format::Json => escape::to_string(&report).map_or_else(|error| error.to_string(), |line| line + "\n"),
         Format::Text => table(&report, &tracer.plan),
     };
     let mut exit = Exit::answer(text);

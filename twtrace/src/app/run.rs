@@ -1,6 +1,6 @@
 //! `twtrace run`.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use tokio::io::{Interest, unix::AsyncFd};
 use twtrace_common::knob::Filter;
@@ -26,7 +26,11 @@ use crate::{
     pipeline::{Feed, Pipeline, RunError},
     plan::{Capability, Plan},
     reconcile::Scope,
-    sink::{Writer, notes::remark},
+    sink::{
+        Writer,
+        human::{Many, Plain},
+        notes::remark,
+    },
     tracer::{Attempt, Tracer},
 };
 
@@ -108,9 +112,20 @@ async fn trace(host: &Host, verbose: u8, asked: &Run) -> Result<Exit, Exit> {
     }
     result.map_err(|error| match error {
         RunError::Output(error) => Exit::unwritten(&error),
+        RunError::Undelivered { lines, waited } => undelivered(lines, waited),
         error => internal("run", &error),
     })?;
     Ok(Exit::answer(String::new()))
+}
+
+/// The end of a run whose reader stopped reading.
+fn undelivered(lines: u64, waited: Duration) -> Exit {
+    let why = match waited.as_secs() {
+        0 => format!("{} not delivered: the reader is too slow", Many(lines, "line")),
+        seconds => format!("{} not delivered: nothing was read for {}", Many(lines, "line"), Many(seconds, "second")),
+    };
+    let remedy = "write to a file, skip events with --events or filters, or wait longer with --drain-for 1m";
+    Exit::error(Code::Undelivered, Complaint::new("standard output", why, remedy))
 }
 
 fn settings(host: &Host, asked: &Run, scope: &Scope) -> Result<Settings, Exit> {
@@ -174,7 +189,11 @@ impl log::Log for ToStderr {
     }
 
     fn log(&self, record: &log::Record<'_>) {
-        remark(&format!("twtrace: {}: {}\n", record.level().as_str().to_ascii_lowercase(), record.args()));
+        remark(&format!(
+            "twtrace: {}: {}\n",
+            record.level().as_str().to_ascii_lowercase(),
+            Plain(&record.args().to_string())
+        ));
     }
 
     fn flush(&self) {}

@@ -21,7 +21,7 @@ Examples:
   twtrace lab --quick                              check twtrace against this kernel
 
 Exit codes: 0 success, 1 lab found a difference or doctor a warning, 2 doctor found failing connections, \
-64 wrong usage, 69 this kernel cannot be watched, 70 other error, 77 missing privilege.";
+64 wrong usage, 69 this kernel cannot be watched, 70 other error, 75 nobody read the output to its end, 77 missing privilege.";
 
 const RUN_EXAMPLES: &str = "\
 Values of one filter are alternatives; different filters add up: --lport 443 --pid 7,9 selects local port 443 and \
@@ -216,6 +216,9 @@ pub(super) struct RunArgs {
     /// Stop after this time: 500ms, 30s, 5m, 1h, or seconds [default: at Ctrl-C]
     #[arg(short, long, value_name = "TIME", help_heading = "Output")]
     pub duration: Option<String>,
+    /// Wait for a slow reader of the output at the end; give up after this time without progress: 0s to 24h
+    #[arg(long, value_name = "TIME", default_value = "10s", help_heading = "Output")]
+    pub drain_for: String,
     /// Write events, and read the counters, this often: 10ms to 1h
     #[arg(short, long, value_name = "TIME", default_value = "1s", help_heading = "Output")]
     pub interval: String,

@@ -24,6 +24,8 @@ pub enum Code {
     Unsupported = 69,
     /// Anything else (EX_SOFTWARE).
     Internal = 70,
+    /// `twtrace run`: the reader of the output stopped reading, and lines were given up (EX_TEMPFAIL).
+    Undelivered = 75,
     /// The privileges are missing (EX_NOPERM).
     Privilege = 77,
 }

@@ -41,10 +41,10 @@ impl CommName {
         self.0[..name(&self.0)] == comm.0[..name(&comm.0)]
     }
 
-    /// The name, safe for a terminal.
+    /// The name, as [`Comm::name`].
     #[must_use]
-    pub fn printable(&self) -> String {
-        Comm(self.0).printable()
+    pub fn name(&self) -> String {
+        Comm(self.0).name().into_owned()
     }
 }
 

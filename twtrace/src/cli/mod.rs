@@ -94,6 +94,8 @@ pub struct Run {
     pub self_stats: bool,
     /// When to stop; `None`: when told to.
     pub duration: Option<Duration>,
+    /// How long a reader that takes nothing is waited for at the end.
+    pub drain_for: Duration,
     /// How often to flush, and to read the counters.
     pub interval: Duration,
     /// How to watch.
@@ -380,6 +382,7 @@ impl Run {
             ascii: args.ascii,
             self_stats: args.self_stats,
             duration: duration.transpose()?,
+            drain_for: time("--drain-for", &args.drain_for, 0, 24 * HOUR, "10s")?,
             interval: time("--interval", &args.interval, 10, HOUR, "1s").map_err(words::interface)?,
             hooks: args.hooks.into(),
             demo: args.demo,

@@ -40,7 +40,7 @@ fn a_birth_tells_what_is_valid_and_nothing_else() {
     let event = decode(&bytes_of(&record)).unwrap();
     assert_eq!((event.mono_ns, event.kind(), event.self_test), (42, Kind::Born, false));
     assert_eq!(event.life.tuple.unwrap().laddr.to_string(), "10.0.0.1");
-    assert_eq!(event.life.closer.unwrap().task.comm.printable(), "nginx");
+    assert_eq!(event.life.closer.unwrap().task.comm.name(), "nginx");
     assert_eq!(event.life.preexisting, Some(false));
     let Detail::Born { timeout_ms, connection } = event.detail else { panic!("{event:?}") };
     // The peer's FIN was counted as a byte.

@@ -14,7 +14,7 @@ use super::{
     finding::{Evidence, Finding, Missed, Severity, Story, Verdict},
     table::{self, Table},
 };
-use crate::sink::human::Plain;
+use crate::sink::{escape, human::Plain};
 
 /// One look, as `--format json` writes it: one object in one line.
 #[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
@@ -133,7 +133,7 @@ impl Report {
     /// # Errors
     /// Never: all of it can be written as JSON.
     pub fn json(&self) -> serde_json::Result<String> {
-        serde_json::to_string(self)
+        escape::to_string(self)
     }
 }
 

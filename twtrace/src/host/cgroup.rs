@@ -11,7 +11,10 @@ use std::{
     io,
     os::{
         fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
-        unix::fs::{DirEntryExt as _, MetadataExt as _},
+        unix::{
+            ffi::OsStrExt as _,
+            fs::{DirEntryExt as _, MetadataExt as _},
+        },
     },
     path::{Path, PathBuf},
 };
@@ -19,6 +22,7 @@ use std::{
 use rustix::fs::statfs;
 
 use super::Host;
+use crate::model::name;
 
 /// Where the tree is mounted, below the root; the second on machines that have both versions.
 pub const MOUNTS: [&str; 2] = ["sys/fs/cgroup", "sys/fs/cgroup/unified"];
@@ -64,7 +68,7 @@ pub fn paths(root: &Path) -> HashMap<u64, String> {
             if found.len() >= MOST || !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
                 continue;
             }
-            let path = format!("{path}/{}", entry.file_name().to_string_lossy());
+            let path = format!("{path}/{}", name::text(entry.file_name().as_bytes()));
             found.insert(entry.ino(), path.clone());
             open.push((entry.path(), path));
         }
@@ -109,13 +113,13 @@ pub fn path_of(root: &Path, id: u64) -> io::Result<Option<String>> {
     // SAFETY: the call above has just opened it, and nobody else knows of it.
     let directory = unsafe { OwnedFd::from_raw_fd(descriptor) };
     let link = fs::read_link(format!("/proc/self/fd/{}", directory.as_raw_fd()))?;
-    let link = link.to_string_lossy();
-    if link.ends_with(" (deleted)") {
+    if link.as_os_str().as_bytes().ends_with(b" (deleted)") {
         return Ok(None);
     }
-    let path = link.strip_prefix(&*root.to_string_lossy()).filter(|path| path.is_empty() || path.starts_with('/'));
-    let path = path.ok_or_else(|| io::Error::other(format!("{link} is not below {}", root.display())))?;
-    Ok(Some(if path.is_empty() { "/" } else { path }.to_owned()))
+    let elsewhere = |_| io::Error::other(format!("{} is not below {}", link.display(), root.display()));
+    let below = link.strip_prefix(root).map_err(elsewhere)?;
+    let path: String = below.iter().map(|part| format!("/{}", name::text(part.as_bytes()))).collect();
+    Ok(Some(if path.is_empty() { "/".to_owned() } else { path }))
 }
 
 #[cfg(test)]

@@ -36,7 +36,10 @@ use std::{
 use btf::KernelTypes;
 use ksyms::KernelSymbols;
 
-use crate::plan::{FUNCTIONS, Facts, TRACEPOINTS};
+use crate::{
+    model::name,
+    plan::{FUNCTIONS, Facts, TRACEPOINTS},
+};
 
 /// A file of this machine could not be read or understood.
 #[derive(Debug, thiserror::Error)]
@@ -134,7 +137,5 @@ pub fn release_memory() {
 }
 
 pub(crate) fn read(path: &Path) -> Result<String, HostError> {
-    fs::read(path)
-        .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
-        .map_err(|source| HostError::Read { path: path.to_owned(), source })
+    fs::read(path).map(name::file).map_err(|source| HostError::Read { path: path.to_owned(), source })
 }

@@ -15,6 +15,7 @@ use crate::{
     sink::{
         Clock,
         clock::Stamp,
+        escape,
         json::{Line, VERSION},
     },
 };
@@ -157,7 +158,7 @@ fn line(kind: &'static str, body: &impl Serialize) -> String {
     let mono_ns = clock::monotonic_ns();
     let wall = Clock { offset_ns: clock::wall_offset_ns().into() }.wall(mono_ns);
     // Strings, numbers and maps with string keys: nothing here that JSON could not hold.
-    serde_json::to_string(&Line { v: VERSION, kind, ts: Stamp(wall), mono_ns, body })
+    escape::to_string(&Line { v: VERSION, kind, ts: Stamp(wall), mono_ns, body })
         .map_or_else(|error| format!("{{\"error\":\"{error}\"}}\n"), |line| line + "\n")
 }
 

@@ -81,7 +81,7 @@ impl Who {
     /// A told task.
     #[must_use]
     pub fn told(task: Task) -> Self {
-        Self { pid: knows_pids().then_some(task.pid), comm: task.comm.printable() }
+        Self { pid: knows_pids().then_some(task.pid), comm: task.comm.name().into_owned() }
     }
 }
 

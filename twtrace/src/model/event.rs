@@ -2,10 +2,12 @@
 //!
 //! `None` means that the kernel did not say or could not be asked; it is never shown as zero.
 
-use std::{fmt, net::IpAddr};
+use std::{borrow::Cow, fmt, net::IpAddr};
 
 use serde::Serialize;
 use twtrace_common::record as raw;
+
+use super::name;
 
 /// Defines an enumeration of the boundary: its integers, its JSON words, and a home for integers that are not known.
 macro_rules! vocabulary {
@@ -175,20 +177,16 @@ vocabulary! {
 pub struct Comm(pub [u8; twtrace_common::COMM_LEN]);
 
 impl Comm {
-    /// The name, with bytes that are no UTF-8 or would steer a terminal replaced by `?`.
+    /// The name as [`name::text`], which may hold what steers a terminal: not for the eye.
     #[must_use]
-    pub fn printable(&self) -> String {
-        let end = self.0.iter().position(|&byte| byte == 0).unwrap_or(self.0.len());
-        String::from_utf8_lossy(&self.0[..end])
-            .chars()
-            .map(|c| if c.is_control() || c == char::REPLACEMENT_CHARACTER { '?' } else { c })
-            .collect()
+    pub fn name(&self) -> Cow<'_, str> {
+        name::text(self.0.split(|&byte| byte == 0).next().unwrap_or_default())
     }
 }
 
 impl fmt::Debug for Comm {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?}", self.printable())
+        write!(f, "{:?}", self.name())
     }
 }
 

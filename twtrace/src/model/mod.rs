@@ -4,6 +4,7 @@ pub mod aggregate;
 pub mod buckets;
 pub mod cgroup;
 pub mod event;
+pub mod name;
 pub mod occupancy;
 pub mod own;
 pub mod reconcile;

@@ -62,6 +62,81 @@ pub fn between(before: Vec<Reconciled>, after: &[Reconciled]) -> Vec<Reconciled>
     rows
 }
 
+/// Differences in the middle of a run, as they come and go. An event reaches the kernel's counter and twtrace's one after the
+/// other; what comes between them looks like a difference, and is none. One is told when it has held over two looks at rest.
+#[derive(Clone, Debug, Default)]
+pub struct Suspicion {
+    rows: Vec<Suspect>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Suspect {
+    counter: &'static str,
+    /// -1 or 1: which of the two counts more.
+    sign: i64,
+    /// Looks at rest that have shown it.
+    looks: u32,
+}
+
+/// How many looks at rest a difference has to hold.
+const HOLDS: u32 = 2;
+
+/// A comparison in the middle of a run.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Compared {
+    /// What is sure: a difference that has not held yet is not in it.
+    pub rows: Vec<Reconciled>,
+    /// There may be a difference beside it.
+    pub comparing: bool,
+}
+
+impl Suspicion {
+    /// True if a difference was seen that no look at rest has taken back.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        !self.rows.is_empty()
+    }
+
+    /// Takes one comparison, made at rest or not.
+    #[must_use]
+    pub fn weigh(&mut self, mut rows: Vec<Reconciled>, rest: Rest) -> Compared {
+        let mut comparing = false;
+        for row in &mut rows {
+            let suspect = self.suspect(row, rest);
+            let holds = suspect.is_some_and(|suspect| suspect.looks >= HOLDS && suspect.sign == row.diff.signum());
+            if suspect.is_some() && !holds {
+                comparing = true;
+                (row.twtrace, row.diff) = (row.kernel, 0);
+            }
+        }
+        Compared { rows, comparing }
+    }
+
+    /// What is held against a row after this look.
+    fn suspect(&mut self, row: &Reconciled, rest: Rest) -> Option<Suspect> {
+        let sign = row.diff.signum();
+        let known = self.rows.iter_mut().find(|suspect| suspect.counter == row.counter);
+        match (known, rest) {
+            (None, _) if sign == 0 => None,
+            (None, _) => {
+                let suspect = Suspect { counter: row.counter, sign, looks: u32::from(rest == Rest::Still) };
+                self.rows.push(suspect);
+                Some(suspect)
+            }
+            (Some(suspect), Rest::Moving) => Some(*suspect),
+            (Some(_), Rest::Still) if sign == 0 => {
+                self.rows.retain(|suspect| suspect.counter != row.counter);
+                None
+            }
+            (Some(suspect), Rest::Still) => {
+                suspect.looks = if suspect.sign == sign { suspect.looks.saturating_add(1) } else { 1 };
+                suspect.sign = sign;
+                Some(*suspect)
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -74,6 +149,60 @@ mod tests {
         assert_eq!(told(2, 1), Some((1, 9)));
         assert_eq!(told(-3, -5), Some((-3, 13)));
         assert_eq!(told(0, -5), Some((0, 10)));
+    }
+
+    /// What is shown after each of these looks: the difference, and whether there may be another.
+    fn shown(looks: &[(i64, Rest)]) -> Vec<(i64, bool)> {
+        let mut suspicion = Suspicion::default();
+        let row = |diff| Reconciled { counter: "TW", kernel: 10, twtrace: 10 - diff, diff };
+        looks
+            .iter()
+            .map(|&(diff, rest)| {
+                let Compared { rows, comparing } = suspicion.weigh(vec![row(diff), row_of("sockstat.tw")], rest);
+                assert_eq!(rows[0].diff, rows[0].kernel - rows[0].twtrace);
+                assert_eq!(rows[1], row_of("sockstat.tw"));
+                (rows[0].diff, comparing)
+            })
+            .collect()
+    }
+
+    fn row_of(counter: &'static str) -> Reconciled {
+        Reconciled { counter, kernel: 3, twtrace: 3, diff: 0 }
+    }
+
+    #[test]
+    fn a_difference_that_comes_and_goes_is_never_shown() {
+        use Rest::{Moving, Still};
+        let flicker = [(0, Moving), (1, Moving), (0, Moving), (-2, Moving), (0, Still), (0, Moving)];
+        let none = (0, false);
+        let maybe = (0, true);
+        assert_eq!(shown(&flicker), [none, maybe, maybe, maybe, none, none]);
+        // Once at rest, and gone at the next: an event that took its time.
+        assert_eq!(
+            shown(&[(1, Still), (0, Still), (1, Still), (-1, Still), (0, Still)]),
+            [maybe, none, maybe, maybe, none]
+        );
+    }
+
+    #[test]
+    fn a_difference_that_holds_over_two_looks_at_rest_is_shown() {
+        use Rest::{Moving, Still};
+        assert_eq!(shown(&[(1, Still), (1, Still), (1, Still)]), [(0, true), (1, false), (1, false)]);
+        assert_eq!(
+            shown(&[(-5, Moving), (-5, Still), (-4, Moving), (-5, Still)]),
+            [(0, true), (0, true), (0, true), (-5, false)]
+        );
+        // It stays on the screen under load, and goes at a look at rest that takes it back.
+        assert_eq!(
+            shown(&[(2, Still), (2, Still), (3, Moving), (0, Moving), (0, Still)]),
+            [(0, true), (2, false), (3, false), (0, true), (0, false)]
+        );
+    }
+
+    #[test]
+    fn never_at_rest_is_never_sure() {
+        assert_eq!(shown(&[(7, Rest::Moving); 5]), [(0, true); 5]);
+        assert_eq!(shown(&[(0, Rest::Moving); 5]), [(0, false); 5]);
     }
 
     fn look(tw: u64, tw_recycled: u64, overflow: u64, sockstat_tw: u64, own: [u64; 5]) -> Look {

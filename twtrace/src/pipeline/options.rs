@@ -9,6 +9,8 @@ use crate::model::event::{Cause, Detail, Event, Kind};
 pub struct Options {
     /// When to end by itself.
     pub duration: Option<Duration>,
+    /// How long a reader that takes nothing is waited for at the end.
+    pub drain_for: Duration,
     /// How often counters are told.
     pub interval: Duration,
     /// Tables come with every so many of them; at least one.

@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 
 use unicode_width::UnicodeWidthStr as _;
 
-use super::human::{Known, Span};
+use super::human::{Known, Plain, Span};
 use crate::model::{
     aggregate::{CgroupName, DestinationRow, OwnerRow, PortRow, ProcessName, trend::Forecast},
     event::{Cause, Comm},
@@ -203,7 +203,7 @@ impl Row for OwnerRow<ProcessName> {
     const SORTED_BY: usize = 3;
     const COLUMNS: &'static [Column<Self>] = owner_columns![
         number("PID", 7, 0, |row| row.who.pid.to_string(), |a, b| a.who.pid.cmp(&b.who.pid)),
-        words("COMM", COMM_WIDTH, 0, |row| row.who.comm.clone(), |a, b| a.who.comm.cmp(&b.who.comm))
+        words("COMM", COMM_WIDTH, 0, |row| Plain(&row.who.comm).to_string(), |a, b| a.who.comm.cmp(&b.who.comm))
     ];
 }
 
@@ -225,11 +225,11 @@ fn unit(row: &OwnerRow<CgroupName>) -> String {
         return name.clone();
     }
     let none = || row.who.path.as_ref().map_or("?", |_| "-").to_owned();
-    row.who.unit.clone().unwrap_or_else(none)
+    row.who.unit.as_deref().map_or_else(none, |unit| Plain(unit).to_string())
 }
 
 fn cgroup(row: &OwnerRow<CgroupName>) -> String {
-    row.who.path.clone().unwrap_or_else(|| format!("? ({})", row.who.cgroup_id))
+    row.who.path.as_deref().map_or_else(|| format!("? ({})", row.who.cgroup_id), |path| Plain(path).to_string())
 }
 
 /// The table as text: a heading, and one line a row, each column as wide as its widest value.

@@ -128,7 +128,13 @@ const OWNER: &[Field] = &[
         "whether this host opened the connection or accepted it",
         "not seen being opened",
     ),
-    maybe("pid", Integer, "", "process that closed it, in the initial pid namespace", NO_CLOSER),
+    maybe(
+        "pid",
+        Integer,
+        "",
+        "process that closed it (of MPTCP: the MPTCP socket), in the initial pid namespace",
+        NO_CLOSER,
+    ),
     maybe("comm", Text, "", "name of the thread that closed it", NO_CLOSER),
     maybe("cgroup_id", Integer, "inode number", "cgroup v2 of the thread that closed it", NO_CLOSER),
 ];

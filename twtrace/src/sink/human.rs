@@ -2,7 +2,10 @@
 
 use std::fmt;
 
-use crate::model::event::{Comm, Task};
+use crate::model::{
+    event::{Comm, Task},
+    name::is_hidden,
+};
 
 /// A value, or `?` where the kernel did not say. Honours the width of its place.
 pub(crate) struct Known<T>(pub Option<T>);
@@ -23,25 +26,26 @@ impl fmt::Display for Name {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match plain(&self.0) {
             Some(name) => f.pad(name),
-            None => f.pad(&self.0.printable()),
+            None => f.pad(&Plain(&self.0.name()).to_string()),
         }
     }
 }
 
-/// The name itself if all of it is printable ASCII, which spares the copy that [`Comm::printable`] makes.
+/// The name itself if all of it is printable ASCII, which spares a copy.
 pub(super) fn plain(comm: &Comm) -> Option<&str> {
     let name = comm.0.split(|&byte| byte == 0).next()?;
     let printable = name.iter().all(|byte| matches!(byte, b' '..=b'~'));
     if printable { std::str::from_utf8(name).ok() } else { None }
 }
 
-/// Text that holds what somebody else wrote: it stays on its line and does not steer the terminal.
+/// Text that holds what somebody else wrote: it stays on its line, in its order, and does not steer the terminal. What is
+/// hidden is shown as `\u{202e}`.
 pub(crate) struct Plain<'a>(pub &'a str);
 
 impl fmt::Display for Plain<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for c in self.0.chars() {
-            if c.is_control() { write!(f, "{}", c.escape_default())? } else { fmt::Write::write_char(f, c)? }
+            if is_hidden(c) { write!(f, "{}", c.escape_default())? } else { fmt::Write::write_char(f, c)? }
         }
         Ok(())
     }
@@ -148,9 +152,11 @@ mod tests {
             Name(Comm(comm)).to_string()
         };
         assert_eq!(name(b"kworker/0:1\0old"), "kworker/0:1");
-        assert_eq!(name(b"a\x1b[31mb\n"), "a?[31mb?");
+        assert_eq!(name(b"a\x1b[31mb\n"), r"a\u{1b}[31mb\n");
+        assert_eq!(name("\u{202e}abc\u{2028}".as_bytes()), r"\u{202e}abc\u{2028}");
+        assert_eq!(name("e\u{301}x\u{200b}".as_bytes()), "e\u{301}x\\u{200b}");
         assert_eq!(name("größe".as_bytes()), "größe");
-        assert_eq!(name(b"\xff16 bytes, no nu"), "?16 bytes, no nu");
+        assert_eq!(name(b"\xff16 bytes, no nu"), r"(not UTF-8) \xff16 bytes, no nu");
         assert_eq!(name(b""), "");
     }
 }

@@ -9,6 +9,7 @@ use super::{
     Batch, Clock, Loss, Sink, Tick,
     by::{By, Reporter},
     clock::Stamp,
+    escape,
     human::plain,
     own::SelfStats,
 };
@@ -45,7 +46,7 @@ impl JsonSink {
     fn line(&mut self, kind: &'static str, mono_ns: u64, body: impl Serialize) {
         let line = Line { v: VERSION, kind, ts: Stamp(self.clock.wall(mono_ns)), mono_ns, body };
         let begin = self.lines.len();
-        match serde_json::to_writer(&mut self.lines, &line) {
+        match escape::to_writer(&mut self.lines, &line) {
             Ok(()) => self.lines.push(b'\n'),
             // Memory takes whatever is written to it, and every key is a string, so this does not happen. Should it
             // ever, half a line is worse than none.
@@ -399,14 +400,14 @@ fn as_map<S: Serializer>(counts: &[(&'static str, u64)], serializer: S) -> Resul
     serializer.collect_map(counts.iter().copied())
 }
 
-/// A command name, copied only if it has to be cleaned.
+/// A command name, copied only if it is no UTF-8.
 struct Word(Comm);
 
 impl Serialize for Word {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match plain(&self.0) {
             Some(name) => serializer.serialize_str(name),
-            None => serializer.serialize_str(&self.0.printable()),
+            None => serializer.serialize_str(&self.0.name()),
         }
     }
 }

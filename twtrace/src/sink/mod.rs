@@ -15,6 +15,7 @@ use crate::tui::update::Input;
 pub mod by;
 pub mod clock;
 pub mod columns;
+pub mod escape;
 pub mod events_doc;
 pub mod fields;
 pub(crate) mod human;
@@ -73,6 +74,8 @@ pub struct Tick<'a> {
     pub reconcile: &'a [Reconciled],
     /// The network namespace whose buckets are the fullest; `None` if it is not known, or nobody shows it.
     pub buckets: Option<&'a Buckets>,
+    /// There may be a difference that `reconcile` does not show yet, for it has not held long enough.
+    pub comparing: bool,
     /// What twtrace itself costs, if that is measured.
     pub own: Option<&'a Own>,
     /// The tables are due, if there are any.

@@ -1,5 +1,11 @@
 //! The thread that owns the output. Whoever formats never waits for whoever reads: a batch that finds the queue full is
 //! dropped, and its lines are counted. At any time, lines in = written + dropped + under way.
+//!
+//! At the end somebody has to say how long the reader is waited for: see [`Patience`] and [`Writer::give_up`]. What is given
+//! up is given up at a line's end, and the last batch, which holds the summary, still finds room in a pipe.
+
+mod output;
+mod patience;
 
 use std::{
     fs::File,
@@ -7,21 +13,30 @@ use std::{
     os::fd::AsFd,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
         mpsc::{self, Receiver, RecvTimeoutError, SyncSender, TrySendError},
     },
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tokio::sync::watch;
 
 use super::BATCH_BYTES;
+pub use output::Output;
+use output::{Descriptor, Opaque};
+pub use patience::Patience;
 
 /// Batches that may wait for the reader, of [`BATCH_BYTES`] each: where batches are larger, fewer may wait.
 pub const QUEUE_BATCHES: usize = 64;
-/// How long [`Writer::finish`] waits for the reader.
+/// How long [`Writer::finish`] waits for a reader that takes nothing.
 pub const GRACE: Duration = Duration::from_secs(2);
+/// Between two looks of the thread at a full output: so long it may take to notice that it is given up.
+const GLANCE: Duration = Duration::from_millis(50);
+/// Room that standard error needs at the end, bytes.
+const REMARKS: usize = 16 * 1024;
+/// How long the thread is waited for once the output is given up: it is done at once, unless a write holds it.
+const PARTING: Duration = Duration::from_millis(500);
 
 /// Whole lines.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -110,6 +125,10 @@ pub struct Writer {
 struct Fate {
     written: AtomicU64,
     discarded: AtomicU64,
+    /// Bytes that the reader took, as far as that can be known; those written, where it cannot.
+    taken: AtomicU64,
+    /// Nothing more is to be written but the last batch, and that without waiting.
+    given_up: AtomicBool,
     /// Bytes of the batches that it is done with.
     bytes_done: AtomicU64,
 }
@@ -121,7 +140,8 @@ impl Writer {
     ///
     /// If there is no room for one more descriptor or thread.
     pub fn stdout() -> io::Result<Self> {
-        Self::spawn(File::from(io::stdout().as_fd().try_clone_to_owned()?))
+        let stdout = File::from(io::stdout().as_fd().try_clone_to_owned()?);
+        Self::with_output(Descriptor::new(stdout), QUEUE_BATCHES)
     }
 
     /// A writer to anything.
@@ -139,20 +159,27 @@ impl Writer {
     ///
     /// If there is no room for one more thread.
     pub fn with_queue(out: impl Write + Send + 'static, batches: usize) -> io::Result<Self> {
+        Self::with_output(Opaque(out), batches)
+    }
+
+    /// A writer to an output that knows how much room it has.
+    ///
+    /// # Errors
+    ///
+    /// If there is no room for one more thread.
+    pub fn with_output(out: impl Output + 'static, batches: usize) -> io::Result<Self> {
         let (queue, from_queue) = mpsc::sync_channel(batches);
         // The last batch has a way of its own: it holds the summary, and must not find the queue full.
         let (last, from_last) = mpsc::sync_channel(1);
         let (end, ended) = mpsc::sync_channel(1);
         let (close, closed) = watch::channel(false);
         let fate = Arc::new(Fate::default());
-        let mut worker = Worker { out, fate: Arc::clone(&fate), close, failure: None };
+        let mut worker = Worker { out, fate: Arc::clone(&fate), bytes: 0, close, failure: None };
         thread::Builder::new().name("twtrace-writer".to_owned()).spawn(move || {
             while let Ok(batch) = from_queue.recv() {
                 worker.put(&batch);
             }
-            if let Ok(batch) = from_last.try_recv() {
-                worker.put(&batch);
-            }
+            worker.put_last(&from_last.try_recv().unwrap_or_default());
             // Nobody is there to hear it if the time limit is over.
             let _ = end.send(worker.failure);
         })?;
@@ -163,8 +190,7 @@ impl Writer {
     /// Hands over a batch. Never waits: if there is no room, its lines are dropped and counted.
     pub fn send(&mut self, batch: Batch) {
         if let Err(batch) = self.try_send(batch) {
-            self.lines_in += batch.lines;
-            self.refused += batch.lines;
+            self.drop_batch(&batch);
         }
     }
 
@@ -193,6 +219,12 @@ impl Writer {
         Ok(())
     }
 
+    /// Counts a batch as given up.
+    pub fn drop_batch(&mut self, batch: &Batch) {
+        self.lines_in += batch.lines;
+        self.refused += batch.lines;
+    }
+
     /// What became of the lines so far.
     #[must_use]
     pub fn tally(&self) -> Tally {
@@ -200,10 +232,10 @@ impl Writer {
         Tally { lines_in: self.lines_in, written: self.fate.written.load(Relaxed), dropped }
     }
 
-    /// True from the first failed write on: nothing more will be written.
+    /// True from the first failed write on, or once the thread has ended: nothing more will be written.
     #[must_use]
     pub fn is_closed(&self) -> bool {
-        *self.closed.borrow()
+        *self.closed.borrow() || self.closed.has_changed().is_err()
     }
 
     /// Ends when [`Writer::is_closed`] becomes true.
@@ -215,26 +247,96 @@ impl Writer {
         }
     }
 
-    /// Writes what waits, then `last`, and ends; waits for the reader no longer than [`GRACE`].
-    pub fn finish(self, last: Batch) -> (Tally, End) {
-        self.finish_within(last, GRACE)
+    /// Bytes that the reader took so far, as far as that can be known: for [`Patience`].
+    #[must_use]
+    pub fn taken(&self) -> u64 {
+        self.fate.taken.load(Relaxed)
     }
 
-    /// As [`Writer::finish`], with another limit.
-    pub fn finish_within(mut self, last: Batch, limit: Duration) -> (Tally, End) {
+    /// True if nothing is under way.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.fate.bytes_done.load(Relaxed) == self.bytes_in
+    }
+
+    /// Writes nothing more, but for the last batch if that needs no waiting. What is under way is dropped, from the end of
+    /// a line on, and counted.
+    pub fn give_up(&mut self) {
+        self.fate.given_up.store(true, Relaxed);
+        let since = Instant::now();
+        while !self.is_idle() && !self.is_closed() && since.elapsed() < PARTING {
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// No batch comes but `last`, which is written when all others are.
+    pub fn finish(mut self, last: Batch) -> Ending {
         self.lines_in += last.lines;
         let _ = self.last.try_send(last);
+        let Self { ended, fate, lines_in, queue, .. } = self;
         // The thread reads `last` once the queue is closed.
-        drop(self.queue);
-        let end = match self.ended.recv_timeout(limit) {
-            Ok(None) => End::Flushed,
-            Ok(Some(error)) if error.kind() == ErrorKind::BrokenPipe => End::Closed,
-            Ok(Some(error)) => End::Failed(error),
-            Err(RecvTimeoutError::Timeout) => End::Stuck,
-            Err(RecvTimeoutError::Disconnected) => End::Failed(io::Error::other("the writer's thread broke down")),
+        drop(queue);
+        Ending { ended, fate, lines_in }
+    }
+
+    /// As [`Writer::finish`], and waits until that is done, or the reader has taken nothing for so long.
+    pub fn finish_within(self, last: Batch, limit: Duration) -> (Tally, End) {
+        let (mut patience, began) = (Patience::new(limit, self.taken(), Duration::ZERO), Instant::now());
+        let mut ending = self.finish(last);
+        loop {
+            if let Some(end) = ending.wait(Duration::from_millis(1)) {
+                return (ending.tally(), end);
+            }
+            if patience.is_over(ending.taken(), began.elapsed()) {
+                return ending.give_up();
+            }
+        }
+    }
+}
+
+/// A writer that is about to end.
+pub struct Ending {
+    ended: Receiver<Option<io::Error>>,
+    fate: Arc<Fate>,
+    lines_in: u64,
+}
+
+impl Ending {
+    /// Waits this long. Returns how the output ended, if it has.
+    pub fn wait(&mut self, limit: Duration) -> Option<End> {
+        match self.ended.recv_timeout(limit) {
+            Ok(None) => Some(End::Flushed),
+            Ok(Some(error)) if error.kind() == ErrorKind::BrokenPipe => Some(End::Closed),
+            Ok(Some(error)) => Some(End::Failed(error)),
+            Err(RecvTimeoutError::Timeout) => None,
+            Err(RecvTimeoutError::Disconnected) => {
+                Some(End::Failed(io::Error::other("the writer's thread broke down")))
+            }
+        }
+    }
+
+    /// As [`Writer::taken`].
+    #[must_use]
+    pub fn taken(&self) -> u64 {
+        self.fate.taken.load(Relaxed)
+    }
+
+    /// As [`Writer::give_up`], for all that is left.
+    pub fn give_up(mut self) -> (Tally, End) {
+        self.fate.given_up.store(true, Relaxed);
+        let end = match self.wait(PARTING) {
+            Some(End::Flushed) if self.tally().dropped > 0 => End::Stuck,
+            Some(end) => end,
+            None => End::Stuck,
         };
+        (self.tally(), end)
+    }
+
+    /// What became of the lines; what is not written yet counts as dropped.
+    #[must_use]
+    pub fn tally(&self) -> Tally {
         let written = self.fate.written.load(Relaxed);
-        (Tally { lines_in: self.lines_in, written, dropped: self.lines_in.saturating_sub(written) }, end)
+        Tally { lines_in: self.lines_in, written, dropped: self.lines_in.saturating_sub(written) }
     }
 }
 
@@ -242,32 +344,72 @@ impl Writer {
 struct Worker<W> {
     out: W,
     fate: Arc<Fate>,
+    /// Written so far.
+    bytes: u64,
     close: watch::Sender<bool>,
     failure: Option<io::Error>,
 }
 
-impl<W: Write> Worker<W> {
-    /// Writes a batch; after a failure, counts it instead, so that the sums hold.
+impl<W: Output> Worker<W> {
+    /// Writes a batch; after a failure, or once it is given up, counts it instead, so that the sums hold.
     fn put(&mut self, batch: &Batch) {
         let mut rest = batch.bytes.as_slice();
+        self.try_write(&mut rest);
+        self.done(batch, rest);
+    }
+
+    /// Writes the last batch. If the reader is given up, and its pipe is full, the pipe is made wider: should it be read one
+    /// day, the end is there.
+    fn put_last(&mut self, batch: &Batch) {
+        let mut rest = batch.bytes.as_slice();
+        self.try_write(&mut rest);
+        let size = rest.len();
+        if size > 0 && self.failure.is_none() && (self.out.room(size, Duration::ZERO) >= size || self.out.widen(size)) {
+            self.fate.given_up.store(false, Relaxed);
+            self.try_write(&mut rest);
+        }
+        self.done(batch, rest);
+        // What is said now is said on standard error, which may be the same pipe (`2>&1 | less`).
+        if self.out.room(REMARKS, Duration::ZERO) < REMARKS {
+            self.out.widen(REMARKS);
+        }
+    }
+
+    fn try_write(&mut self, rest: &mut &[u8]) {
         if self.failure.is_none()
-            && let Err(error) = self.write(&mut rest)
+            && let Err(error) = self.write(rest)
         {
             self.failure = Some(error);
             self.close.send_replace(true);
         }
-        self.fate.discarded.fetch_add(newlines(rest), Relaxed);
+    }
+
+    fn done(&self, batch: &Batch, unwritten: &[u8]) {
+        self.fate.discarded.fetch_add(newlines(unwritten), Relaxed);
         self.fate.bytes_done.fetch_add(batch.bytes.len() as u64, Relaxed);
     }
 
-    /// `write_all`, which leaves in `rest` what was not written.
+    /// `write_all`, which leaves in `rest` what was not written. As much is written at once as there is room for, in whole
+    /// lines, so that whoever gives up leaves no half of a line behind.
     fn write(&mut self, rest: &mut &[u8]) -> io::Result<()> {
         while !rest.is_empty() {
-            match self.out.write(rest) {
+            if self.fate.given_up.load(Relaxed) {
+                return Ok(());
+            }
+            let line = memchr::memchr(b'\n', rest).map_or(rest.len(), |end| end + 1);
+            let room = self.out.room(line, GLANCE);
+            self.note_taken();
+            if room == 0 {
+                continue;
+            }
+            let fits = &rest[..room.min(rest.len())];
+            let lines = memchr::memrchr(b'\n', fits).map_or(fits.len(), |end| end + 1);
+            match self.out.write(&fits[..lines]) {
                 Ok(0) => return Err(ErrorKind::WriteZero.into()),
                 Ok(n) => {
                     let (done, left) = rest.split_at(n.min(rest.len()));
                     self.fate.written.fetch_add(newlines(done), Relaxed);
+                    self.bytes += done.len() as u64;
                     *rest = left;
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
@@ -275,8 +417,13 @@ impl<W: Write> Worker<W> {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => thread::sleep(Duration::from_millis(2)),
                 Err(error) => return Err(error),
             }
+            self.note_taken();
         }
         self.out.flush()
+    }
+
+    fn note_taken(&self) {
+        self.fate.taken.store(self.bytes.saturating_sub(self.out.unread()), Relaxed);
     }
 }
 

@@ -7,7 +7,7 @@ use crate::{
         event::{Denial, Refusal},
     },
     sink::{
-        human::{Known, Many},
+        human::{Known, Many, Plain},
         trouble,
     },
 };
@@ -86,7 +86,7 @@ fn overflow(all: &Aggregates, numbers: &Numbers, say: &mut impl FnMut(Urgency, S
             .iter()
             .filter(|row| row.refused > 0)
             .take(3)
-            .map(|row| format!("{} ({}): {}", row.who.comm, row.who.pid, row.refused))
+            .map(|row| format!("{} ({}): {}", Plain(&row.who.comm), row.who.pid, row.refused))
             .collect();
         let whose = if whose.is_empty() { String::new() } else { format!(" Closed by {}.", whose.join(", ")) };
         let why = match reason {

@@ -76,7 +76,7 @@ impl Identity for OwnerRow<ProcessName> {
 /// That of its row.
 impl Identity for Process {
     fn id(&self) -> Id {
-        process(self.pid, &self.comm.printable())
+        process(self.pid, &self.comm.name())
     }
 }
 

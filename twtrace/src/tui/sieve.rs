@@ -151,8 +151,7 @@ impl Sieve {
     /// The verdict on a process: by id and name.
     #[must_use]
     pub fn process(&self, row: &OwnerRow<ProcessName>) -> bool {
-        one_of(&self.spec.pid, |pid| row.who.pid == *pid)
-            && one_of(&self.spec.comm, |comm| comm.printable() == row.who.comm)
+        one_of(&self.spec.pid, |pid| row.who.pid == *pid) && one_of(&self.spec.comm, |comm| comm.name() == row.who.comm)
     }
 
     /// The verdict on a cgroup.

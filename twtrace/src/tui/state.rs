@@ -121,6 +121,8 @@ pub struct Numbers {
     pub died_per_s: Option<f64>,
     /// The kernel's word on them.
     pub reconcile: Vec<Reconciled>,
+    /// There may be a difference that has not held long enough to be shown.
+    pub comparing: bool,
     /// Minisocks alive that the filters of the command line let through.
     pub live: Live,
     /// The namespace whose buckets are the fullest.
@@ -235,6 +237,7 @@ impl State {
             born_per_s: tick.born_per_s,
             died_per_s: tick.died_per_s,
             reconcile: tick.reconcile.to_vec(),
+            comparing: tick.comparing,
             live: self.aggregates.live(),
             buckets: tick.buckets.cloned(),
             own: tick.own.cloned(),

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     model::aggregate::{PortKey, Process},
-    sink::text,
+    sink::{escape, text},
 };
 
 /// What comes in from the terminal.
@@ -238,7 +238,8 @@ fn write(state: &mut State) -> Option<Effect> {
         state.message = Some("only tables can be written; for events, run with --format json".to_owned());
         return None;
     };
-    let mut text = rows.json().to_string();
+    // Rows are numbers and words: none is refused.
+    let mut text = escape::to_string(&rows.json()).unwrap_or_default();
     text.push('\n');
     Some(Effect::Write(rows.name(), text))
 }

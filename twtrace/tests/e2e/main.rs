@@ -14,6 +14,7 @@ mod manners;
 mod occupancy;
 mod parse;
 mod passive;
+mod readers;
 mod scene;
 mod scope;
 mod screen;
@@ -221,6 +222,9 @@ fn trials(offered: &Backends, scale: Scale, guest: bool, tally: &Arc<Mutex<Tally
         ("special_btf", manners::special_btf),
         ("container_netns", containers::container_netns),
         ("closed_pipe", manners::closed_pipe),
+        ("stopped_reader", readers::stopped_reader),
+        ("slow_reader", readers::slow_reader),
+        ("hostile_names", readers::hostile_names),
         ("endings", manners::endings),
         ("demo", manners::demo),
         ("probe", manners::probe),

@@ -64,6 +64,7 @@ fn without_options() {
             ascii: false,
             self_stats: false,
             duration: None,
+            drain_for: Duration::from_secs(10),
             interval: Duration::from_secs(1),
             hooks: cli::Hooks { backend: Backend::Auto, btf: None },
             demo: false,

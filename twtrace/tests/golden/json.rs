@@ -67,6 +67,7 @@ fn reports() -> String {
             died_per_s,
             reconcile: &[],
             buckets: born_per_s.map(|_: f64| &buckets),
+            comparing: false,
             own: Some(&own),
             report: true,
         };

@@ -185,6 +185,7 @@ pub fn play(sink: &mut dyn Sink, seconds: u64) {
             died_per_s: rate(|detail| matches!(detail, Detail::Died { .. })),
             reconcile: &reconcile,
             buckets: Some(&buckets),
+            comparing: false,
             own: None,
             report: true,
         };

@@ -103,6 +103,7 @@ fn remarks_are_no_lines() {
             died_per_s: None,
             reconcile: &[],
             buckets: None,
+            comparing: false,
             own: None,
             report: true,
         },
@@ -124,6 +125,7 @@ fn what_it_costs_is_a_remark() {
             died_per_s,
             reconcile: &[],
             buckets: None,
+            comparing: false,
             own: Some(&own),
             report: true,
         };

@@ -118,6 +118,47 @@ fn every_tab_at_120x30() {
     }
 }
 
+/// A difference is an alarm only once it has held; before that the header says that it is being looked into.
+#[test]
+fn a_difference_that_may_be_none_is_no_alarm() {
+    let mut rig = Rig::played((120, 30));
+    assert!(rig.screen().contains("kernel: diff 0"), "{}", rig.screen());
+    rig.0.numbers.comparing = true;
+    let screen = rig.screen();
+    assert!(screen.contains("kernel: comparing") && !screen.contains("diff"), "{screen}");
+    if let Some(row) = rig.0.numbers.reconcile.first_mut() {
+        row.diff = 3;
+    }
+    assert!(rig.screen().contains("kernel: DIFF 3!"), "{}", rig.screen());
+}
+
+#[test]
+fn names_do_not_turn_the_screen_round() {
+    let mut rig = Rig::with((140, 30), |about| about.host = "web\u{202e}-1".to_owned());
+    stream::play(&mut rig, stream::SECONDS);
+    for event in rig.0.log.shown().copied().collect::<Vec<_>>() {
+        let mut event = event;
+        if let Some(closer) = &mut event.life.closer {
+            closer.task.comm = fixture::comm("\u{202e}ab\u{2028}\u{9b}");
+        }
+        rig.0.aggregates.event(&event);
+        rig.0.event(&event);
+    }
+    rig.0.aggregates.cgroup_names(vec![(
+        9001,
+        Some(twtrace::model::cgroup::Named { path: "/a\u{200f}b\u{1b}.service".to_owned(), name: None }),
+    )]);
+    for keys in ["1", "2", "3", "o", "4", "5"] {
+        rig.press(keys);
+        rig.0.refresh();
+        let screen = rig.screen();
+        assert!(!screen.chars().any(|c| c != '\n' && twtrace::model::name::is_hidden(c)), "{screen:?}");
+        assert!(screen.contains(r"web\u{202e}-1"), "{screen}");
+    }
+    rig.press("3o");
+    assert!(rig.screen().contains(r"\u{202e}ab\u{2028}"), "{}", rig.screen());
+}
+
 #[test]
 fn the_smallest_terminal_and_a_large_one() {
     for size in [(80, 24), (200, 60)] {

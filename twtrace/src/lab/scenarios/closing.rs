@@ -15,7 +15,7 @@ use super::super::{
     oracle,
     segment::{self, Hears, Kind, Segment},
     stage::{Family, First, Link, Outcome, PATIENCE, Stage, Stop, TICKS, await_minisocks},
-    want::{End, Is, Turn, Want, between},
+    want::{End, Is, Turn, Want, Who, between, own_cgroup},
 };
 use crate::model::event::{Cause, Role, Substate};
 
@@ -166,8 +166,8 @@ fn await_state(wanted: &[(crate::model::event::Tuple, Substate)]) -> io::Result<
     }
 }
 
-/// What a subflow's ends are told to be; who closes it is the kernel's choice.
-fn subflow(stage: &Stage<'_>, tuple: crate::model::event::Tuple, role: Role) -> Want {
+/// What one end of a subflow is reported as: a worker of the kernel closes it, for whoever closed the MPTCP socket.
+fn subflow(stage: &Stage<'_>, tuple: crate::model::event::Tuple, role: Role, closer: Who) -> Want {
     Want {
         netns: stage.netns.inum(),
         tuple,
@@ -176,8 +176,8 @@ fn subflow(stage: &Stage<'_>, tuple: crate::model::event::Tuple, role: Role) -> 
         born: Is::Anything,
         turn: Turn::IfFinWait2,
         rearmed: Is::Anything,
-        closer: Is::Anything,
-        cgroup: Is::Anything,
+        closer: Is::Exactly(closer),
+        cgroup: own_cgroup(),
         opener: if role == Role::Client { Is::Exactly(stage.me.clone()) } else { Is::Unknown },
         conn_ns: Is::Within(1..=u64::MAX),
         bytes_in: Is::Anything,
@@ -189,7 +189,8 @@ fn subflow(stage: &Stage<'_>, tuple: crate::model::event::Tuple, role: Role) -> 
     }
 }
 
-/// MPTCP: as many lives as the kernel lists minisocks, though two sockets report every transition.
+/// MPTCP: as many lives as the kernel lists minisocks, though two sockets report every transition; the closer is who closed
+/// the MPTCP socket, be it the one who opened it or another process.
 pub fn mptcp(stage: &mut Stage<'_>) -> Outcome {
     let socket = || Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::MPTCP));
     let not_here = |error: io::Error| Stop::NotHere(format!("socket(.., IPPROTO_MPTCP): {error}"));
@@ -197,39 +198,52 @@ pub fn mptcp(stage: &mut Stage<'_>) -> Outcome {
     listening.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into())?;
     listening.listen(16)?;
     let listener = TcpListener::from(listening);
-    let client = socket().map_err(not_here)?;
-    client.connect(&listener.local_addr()?.into())?;
-    let client = TcpStream::from(client);
-    client.set_read_timeout(Some(PATIENCE))?;
-    let (mut server, _) = listener.accept()?;
-    server.set_read_timeout(Some(PATIENCE))?;
-    let mut pair = Pair { client, server: server.try_clone()? };
-    lives::send(&mut pair.client, &mut server, 100)?;
-    let (here, there) = (pair.client.local_addr()?, server.local_addr()?);
-    drop(pair);
-    lives::expect_end(&mut server)?;
-    drop(server);
+    let mut hand = stage.hands.pop().ok_or_else(|| io::Error::other("no helper process"))?;
+    let mut ends = Vec::new();
+    for is_passed_on in [false, true] {
+        let client = socket().map_err(not_here)?;
+        client.connect(&listener.local_addr()?.into())?;
+        let client = TcpStream::from(client);
+        client.set_read_timeout(Some(PATIENCE))?;
+        let (mut server, _) = listener.accept()?;
+        server.set_read_timeout(Some(PATIENCE))?;
+        let mut pair = Pair { client, server: server.try_clone()? };
+        lives::send(&mut pair.client, &mut server, 100)?;
+        let (here, there) = (pair.client.local_addr()?, server.local_addr()?);
+        let closer = if is_passed_on { hand.who() } else { stage.me.clone() };
+        if is_passed_on {
+            hand.hold(pair.client)?;
+            hand.close()?;
+            drop(pair.server);
+        } else {
+            drop(pair);
+        }
+        lives::expect_end(&mut server)?;
+        drop(server);
+        ends.push((between(here, there), Role::Client, closer));
+        ends.push((between(there, here), Role::Server, stage.me.clone()));
+    }
     // The workers of both sockets close the subflow; which end is first, or both, is theirs to choose. What is listed has
     // to stay as it is for a while.
     let deadline = Instant::now() + PATIENCE;
     let mut listed = diag::minisocks()?;
     let mut since = Instant::now();
-    while (listed.is_empty() || since.elapsed() < Duration::from_secs(1)) && Instant::now() < deadline {
+    while (listed.len() < 2 || since.elapsed() < Duration::from_secs(1)) && Instant::now() < deadline {
         thread::sleep(Duration::from_millis(20));
         let now = diag::minisocks()?;
         if now != listed {
             (listed, since) = (now, Instant::now());
         }
     }
-    let ends = [(between(here, there), Role::Client), (between(there, here), Role::Server)];
-    for (tuple, role) in ends {
-        if listed.iter().any(|(listed, _)| *listed == tuple) {
-            let want = subflow(stage, tuple, role);
-            stage.write(want);
-        }
+    let is_listed = |tuple| listed.iter().any(|(listed, _)| *listed == tuple);
+    for ends in ends.chunks(2) {
+        let some = ends.iter().any(|(tuple, ..)| is_listed(*tuple));
+        stage.check("a minisock of the subflow, by sock_diag", true, some);
     }
-    let some = |count: usize| if count > 0 { "some" } else { "none" };
-    stage.check("minisocks of the subflow, by sock_diag", "some", some(listed.len()));
+    for (tuple, role, closer) in ends.into_iter().filter(|(tuple, ..)| is_listed(*tuple)) {
+        let want = subflow(stage, tuple, role, closer);
+        stage.write(want);
+    }
     Ok(())
 }
 

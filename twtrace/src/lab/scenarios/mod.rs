@@ -142,7 +142,7 @@ pub const ALL: &[Scenario] = &[
     },
     quick("ipv6", "the same lives, IPv6 addresses", CAUSED, closing::ipv6),
     quick("v4-mapped", "IPv6 sockets, IPv4 connections", CAUSED, closing::v4_mapped),
-    quick("mptcp", "one life a minisock, though two sockets report", OWNED, closing::mptcp),
+    with_hand("mptcp", "one life a minisock; the closer is who closed the MPTCP socket", closing::mptcp),
     with_hand("fork", "the closer is the child that had the socket too", owners::fork),
     with_hand("passed-fd", "the closer is the process that was given the descriptor", owners::passed_fd),
     with_hand("exit-close", "the closer is the process that died", owners::exit_close),

@@ -284,10 +284,7 @@ impl Aggregates {
 
     /// Where cgroups are, and what their containers are called; `None` for one that is gone.
     pub fn cgroup_names(&mut self, names: Vec<(u64, Option<Named>)>) {
-        // A directory's name may hold what steers a terminal, and so may a container's.
-        let printable = |text: String| text.chars().map(|c| if c.is_control() { '?' } else { c }).collect();
         for (id, named) in names {
-            let named = named.map(|Named { path, name }| Named { path: printable(path), name: name.map(printable) });
             // Whoever was known once keeps the name when it is gone.
             let known = self.names.entry(id).or_default();
             if named.is_some() {
@@ -391,7 +388,7 @@ impl Aggregates {
     /// The processes, in no order.
     #[must_use]
     pub fn process_rows(&self) -> Vec<OwnerRow<ProcessName>> {
-        let name = |process: &Process| ProcessName { pid: process.pid, comm: process.comm.printable() };
+        let name = |process: &Process| ProcessName { pid: process.pid, comm: process.comm.name().into_owned() };
         self.processes.iter().map(|(process, row)| row.row(name(process))).collect()
     }
 

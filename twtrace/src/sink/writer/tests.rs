@@ -2,7 +2,7 @@
 
 use std::{
     pin::pin,
-    sync::Mutex,
+    sync::{Condvar, Mutex},
     task::{Context, Poll, Waker},
 };
 
@@ -78,7 +78,7 @@ fn a_full_queue_drops_and_counts_each_line() -> io::Result<()> {
     assert_eq!(writer.tally(), Tally { lines_in: 20, written: 0, dropped: 7 });
     assert!(!writer.is_closed());
     drop(go);
-    let (tally, end) = writer.finish(batch(100..101));
+    let (tally, end) = writer.finish_within(batch(100..101), GRACE);
     assert_eq!(tally, Tally { lines_in: 21, written: 14, dropped: 7 });
     assert!(matches!(end, End::Flushed));
     let wanted: Vec<u8> = [batch(0..13), batch(100..101)].iter().flat_map(|batch| batch.bytes.clone()).collect();
@@ -93,7 +93,7 @@ fn who_wants_to_wait_gets_the_batch_back() -> io::Result<()> {
     assert_eq!(writer.try_send(batch(12..15)), Err(batch(12..15)));
     assert_eq!(writer.tally(), Tally { lines_in: 12, written: 0, dropped: 0 });
     drop(go);
-    let (tally, _) = writer.finish(batch(12..15));
+    let (tally, _) = writer.finish_within(batch(12..15), GRACE);
     assert_eq!(tally, Tally { lines_in: 15, written: 15, dropped: 0 });
     assert_eq!(memory.bytes(), batch(0..15).bytes);
     Ok(())
@@ -108,7 +108,7 @@ fn large_batches_do_not_pile_up() -> io::Result<()> {
     assert!(writer.try_send(large()).is_err());
     assert_eq!(writer.try_send(batch(0..1)), Ok(()));
     drop(go);
-    let (tally, _) = writer.finish(Batch::default());
+    let (tally, _) = writer.finish_within(Batch::default(), GRACE);
     assert_eq!((tally.lines_in, tally.dropped), (10 + 5 * BATCH_BYTES as u64 + 1, 0));
     let mut idle = Writer::with_queue(Memory::default(), 1)?;
     assert_eq!(idle.try_send(large()), Ok(()), "nothing else is under way");
@@ -120,7 +120,7 @@ fn the_last_batch_needs_no_room_in_the_queue() -> io::Result<()> {
     let (mut writer, memory, go) = held(1)?;
     writer.send(batch(10..20));
     drop(go);
-    let (tally, _) = writer.finish(batch(20..21));
+    let (tally, _) = writer.finish_within(batch(20..21), GRACE);
     assert_eq!(tally, Tally { lines_in: 21, written: 21, dropped: 0 });
     assert_eq!(memory.bytes(), batch(0..21).bytes);
     Ok(())
@@ -183,7 +183,7 @@ fn a_closed_pipe_ends_quietly_and_tells_who_waits() -> io::Result<()> {
     assert!(writer.is_closed());
     // Who waits for room is not to wait for a closed pipe.
     assert_eq!(writer.try_send(batch(10..20)), Ok(()));
-    let (tally, end) = writer.finish(batch(20..21));
+    let (tally, end) = writer.finish_within(batch(20..21), GRACE);
     assert!(matches!(end, End::Closed), "{end:?}");
     // Five bytes are two whole lines and half a line.
     assert_eq!(memory.bytes(), b"0\n1\n2");
@@ -197,7 +197,7 @@ fn a_real_pipe_closes_as_quietly() -> io::Result<()> {
     let mut writer = Writer::spawn(pipe)?;
     drop(reader);
     writer.send(batch(0..3));
-    let (tally, end) = writer.finish(batch(3..4));
+    let (tally, end) = writer.finish_within(batch(3..4), GRACE);
     assert!(matches!(end, End::Closed), "{end:?}");
     assert_eq!(tally, Tally { lines_in: 4, written: 0, dropped: 4 });
     Ok(())
@@ -207,9 +207,190 @@ fn a_real_pipe_closes_as_quietly() -> io::Result<()> {
 fn a_full_disk_is_an_error() -> io::Result<()> {
     let (out, _) = failing(4, ErrorKind::StorageFull);
     let writer = Writer::spawn(out)?;
-    let (tally, end) = writer.finish(batch(0..3));
+    let (tally, end) = writer.finish_within(batch(0..3), GRACE);
     assert!(matches!(&end, End::Failed(error) if error.kind() == ErrorKind::StorageFull), "{end:?}");
     assert_eq!(tally, Tally { lines_in: 3, written: 2, dropped: 1 });
+    Ok(())
+}
+
+/// A pipe of so many bytes, and who reads it. It never waits by itself, so a test is as slow as its reader.
+#[derive(Clone)]
+struct Pipe(Arc<(Mutex<InPipe>, Condvar)>);
+
+struct InPipe {
+    room: usize,
+    holds: Vec<u8>,
+    read: Vec<u8>,
+    is_wide: bool,
+}
+
+impl Pipe {
+    fn of(room: usize) -> Self {
+        let inside = InPipe { room, holds: Vec::new(), read: Vec::new(), is_wide: false };
+        Self(Arc::new((Mutex::new(inside), Condvar::new())))
+    }
+
+    fn with<T>(&self, act: impl FnOnce(&mut InPipe) -> T) -> T {
+        let result = act(&mut self.0.0.lock().unwrap());
+        self.0.1.notify_all();
+        result
+    }
+
+    /// Reads up to this many bytes.
+    fn read(&self, most: usize) -> usize {
+        self.with(|pipe| {
+            let most = most.min(pipe.holds.len());
+            let read: Vec<u8> = pipe.holds.drain(..most).collect();
+            pipe.read.extend(read);
+            most
+        })
+    }
+
+    /// Waits until the thread has filled it, as far as whole lines do.
+    fn is_full(&self, line: usize) {
+        let inside = self.0.0.lock().unwrap();
+        drop(self.0.1.wait_while(inside, |pipe| pipe.holds.len() + line <= pipe.room).unwrap());
+    }
+
+    /// All that was read, and all that is there to be read.
+    fn all(&self) -> Vec<u8> {
+        self.with(|pipe| [pipe.read.as_slice(), &pipe.holds].concat())
+    }
+}
+
+impl Write for Pipe {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.with(|pipe| {
+            assert!(pipe.holds.len() + bytes.len() <= pipe.room, "a write that would wait");
+            pipe.holds.extend_from_slice(bytes);
+        });
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Output for Pipe {
+    fn room(&mut self, least: usize, limit: Duration) -> usize {
+        let inside = self.0.0.lock().unwrap();
+        let lacks = |pipe: &mut InPipe| pipe.room - pipe.holds.len() < least;
+        let (pipe, _) = self.0.1.wait_timeout_while(inside, limit.min(Duration::from_millis(1)), lacks).unwrap();
+        let room = pipe.room - pipe.holds.len();
+        if room < least { 0 } else { room }
+    }
+
+    fn unread(&self) -> u64 {
+        self.with(|pipe| pipe.holds.len() as u64)
+    }
+
+    fn widen(&mut self, bytes: usize) -> bool {
+        self.with(|pipe| {
+            pipe.room += bytes;
+            pipe.is_wide = true;
+        });
+        true
+    }
+}
+
+/// Lines `from..to` of ten bytes each.
+fn lines(numbers: std::ops::Range<u64>) -> Batch {
+    numbers.map(|n| format!("{n:09}\n")).collect::<String>().into_bytes().into()
+}
+
+/// Waits for a reader, who says at each look whether he read; the clock goes on by a second a look. `None`: he was given up.
+fn drained(writer: &Writer, mut reads: impl FnMut(u64) -> bool) -> Option<u64> {
+    let mut patience = Patience::new(Duration::from_secs(10), writer.taken(), Duration::ZERO);
+    for second in 0.. {
+        let taken = writer.taken();
+        if writer.is_idle() {
+            return Some(second);
+        }
+        // The thread sees what was read at its next look; the clock of the test waits for that.
+        while reads(second) && writer.taken() == taken && !writer.is_idle() {
+            thread::yield_now();
+        }
+        if patience.is_over(writer.taken(), Duration::from_secs(second)) {
+            return None;
+        }
+    }
+    None
+}
+
+#[test]
+fn a_slow_reader_gets_every_line_and_the_summary() -> io::Result<()> {
+    let pipe = Pipe::of(64);
+    let mut writer = Writer::with_output(pipe.clone(), 8)?;
+    for tens in 0..5 {
+        writer.send(lines(tens * 10..tens * 10 + 10));
+    }
+    // Ten bytes each four seconds.
+    let mut read = None;
+    let seconds = drained(&writer, |second| {
+        // The thread may not have written yet.
+        if second % 4 == 0 && read != Some(second) && pipe.read(10) > 0 {
+            read = Some(second);
+        }
+        second % 4 == 0
+    });
+    assert!(seconds.is_some_and(|seconds| seconds > 100), "{seconds:?}");
+    let (tally, end) = (writer.tally(), finished(writer, &pipe, lines(50..51)));
+    assert_eq!((tally.written, tally.dropped), (50, 0));
+    assert!(matches!(end, End::Flushed), "{end:?}");
+    assert_eq!(pipe.all(), lines(0..51).bytes);
+    Ok(())
+}
+
+/// Ends, while somebody reads.
+fn finished(writer: Writer, pipe: &Pipe, last: Batch) -> End {
+    let mut ending = writer.finish(last);
+    loop {
+        if let Some(end) = ending.wait(Duration::from_millis(1)) {
+            return end;
+        }
+        pipe.read(10);
+    }
+}
+
+#[test]
+fn a_reader_that_never_reads_leaves_whole_lines_and_the_summary() -> io::Result<()> {
+    // Six lines and a half fit.
+    let pipe = Pipe::of(65);
+    let mut writer = Writer::with_output(pipe.clone(), 8)?;
+    writer.send(lines(0..10));
+    writer.send(lines(10..20));
+    pipe.is_full(10);
+    assert_eq!(drained(&writer, |_| false), None);
+    writer.give_up();
+    assert_eq!(writer.tally(), Tally { lines_in: 20, written: 6, dropped: 14 });
+    writer.drop_batch(&lines(20..23));
+    let mut ending = writer.finish(lines(99..100));
+    let end = loop {
+        if let Some(end) = ending.wait(Duration::from_millis(1)) {
+            break end;
+        }
+    };
+    assert!(matches!(end, End::Flushed), "{end:?}");
+    assert_eq!(ending.tally(), Tally { lines_in: 24, written: 7, dropped: 17 });
+    assert!(pipe.with(|pipe| pipe.is_wide));
+    assert_eq!(pipe.all(), [lines(0..6).bytes, lines(99..100).bytes].concat());
+    Ok(())
+}
+
+#[test]
+fn a_reader_that_stops_before_the_summary_gets_it_all_the_same() -> io::Result<()> {
+    let pipe = Pipe::of(65);
+    let mut writer = Writer::with_output(pipe.clone(), 8)?;
+    writer.send(lines(0..6));
+    pipe.is_full(10);
+    while !writer.is_idle() {
+        thread::yield_now();
+    }
+    let (tally, end) = writer.finish_within(lines(6..7), Duration::ZERO);
+    assert!(matches!(end, End::Flushed), "{end:?}");
+    assert_eq!(tally, Tally { lines_in: 7, written: 7, dropped: 0 });
+    assert_eq!(pipe.all(), lines(0..7).bytes);
     Ok(())
 }
 
@@ -231,7 +412,7 @@ fn a_broken_thread_is_noticed() -> io::Result<()> {
     let mut writer = Writer::spawn(Panicking)?;
     writer.send(batch(0..2));
     tokio::runtime::Builder::new_current_thread().build()?.block_on(writer.closed());
-    let (tally, end) = writer.finish(batch(2..3));
+    let (tally, end) = writer.finish_within(batch(2..3), GRACE);
     assert!(matches!(end, End::Failed(_)), "{end:?}");
     assert_eq!(tally, Tally { lines_in: 3, written: 0, dropped: 3 });
     Ok(())
@@ -240,8 +421,13 @@ fn a_broken_thread_is_noticed() -> io::Result<()> {
 #[test]
 fn an_output_that_takes_nothing_fails() -> io::Result<()> {
     let mut nothing = [0_u8; 0];
-    let mut worker =
-        Worker { out: &mut nothing[..], fate: Arc::default(), close: watch::channel(false).0, failure: None };
+    let mut worker = Worker {
+        out: Opaque(&mut nothing[..]),
+        fate: Arc::default(),
+        bytes: 0,
+        close: watch::channel(false).0,
+        failure: None,
+    };
     worker.put(&batch(0..3));
     assert_eq!(worker.failure.map(|error| error.kind()), Some(ErrorKind::WriteZero));
     assert_eq!(worker.fate.discarded.load(Relaxed), 3);
@@ -252,7 +438,7 @@ fn an_output_that_takes_nothing_fails() -> io::Result<()> {
 fn nothing_is_nothing() -> io::Result<()> {
     let mut writer = Writer::spawn(Memory::default())?;
     writer.send(Batch::default());
-    let (tally, end) = writer.finish(Batch::default());
+    let (tally, end) = writer.finish_within(Batch::default(), GRACE);
     assert!(matches!(end, End::Flushed));
     assert_eq!(tally, Tally::default());
     Ok(())
@@ -260,6 +446,33 @@ fn nothing_is_nothing() -> io::Result<()> {
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Wherever a reader stops, what stands in the pipe are whole lines, and all others are counted.
+    #[test]
+    fn a_pipe_is_cut_at_a_lines_end(
+        sizes in prop::collection::vec(0..20_u64, 0..10),
+        room in 10..400_usize,
+        reads in prop::collection::vec(0..100_usize, 0..5),
+    ) {
+        let pipe = Pipe::of(room);
+        let mut writer = Writer::with_output(pipe.clone(), 16)?;
+        let mut next = 0;
+        for size in sizes {
+            writer.send(lines(next..next + size));
+            next += size;
+        }
+        for most in reads {
+            pipe.read(most);
+        }
+        writer.give_up();
+        let tally = writer.tally();
+        prop_assert_eq!(tally.lines_in, tally.written + tally.dropped);
+        let (tally, _) = writer.finish_within(lines(999..1000), Duration::ZERO);
+        prop_assert_eq!(tally.lines_in, tally.written + tally.dropped);
+        let all = pipe.all();
+        prop_assert_eq!(newlines(&all), tally.written);
+        prop_assert_eq!(&all, &[lines(0..tally.written - 1).bytes, lines(999..1000).bytes].concat());
+    }
 
     /// Whatever the output does: lines in = written + dropped, and what is written is in order and without gaps but for
     /// whole batches.
@@ -280,7 +493,7 @@ proptest! {
             let Tally { lines_in, written, dropped } = writer.tally();
             prop_assert!(lines_in == next && written + dropped <= lines_in);
         }
-        let (tally, _) = writer.finish(batch(next..next + 1));
+        let (tally, _) = writer.finish_within(batch(next..next + 1), GRACE);
         prop_assert_eq!(tally.lines_in, next + 1);
         prop_assert_eq!(tally.lines_in, tally.written + tally.dropped);
         let bytes = memory.bytes();

@@ -5,7 +5,7 @@ use ratatui::text::{Line, Span};
 use super::theme::Theme;
 use crate::{
     model::aggregate::{Port, Side, Target, port::causes, times::Times},
-    sink::human::{Known, Span as Length},
+    sink::human::{Known, Name, Span as Length},
     tui::state::{Detail, State},
 };
 
@@ -19,7 +19,7 @@ pub(super) fn title(state: &State, detail: &Detail) -> String {
         Detail::Histograms(key) => format!("Port {} ({}): histograms", key.port, key.side.word()),
         Detail::Fields(_) => format!("{}: all columns of the row", state.tab.title()),
         Detail::OfProcess(process) => {
-            format!("Process {} ({}): destinations of its connections", process.pid, process.comm.printable())
+            format!("Process {} ({}): destinations of its connections", Name(process.comm), process.pid)
         }
         Detail::OfCgroup(id) => format!("Cgroup {id}: destinations of its connections"),
     }

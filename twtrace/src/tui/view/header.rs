@@ -9,7 +9,10 @@ use ratatui::{
 
 use super::theme::Theme;
 use crate::{
-    sink::{human::Known, whose},
+    sink::{
+        human::{Known, Plain},
+        whose,
+    },
     tui::state::State,
 };
 
@@ -37,7 +40,8 @@ fn about<'a>(state: &State, theme: &Theme, width: u16) -> Line<'a> {
     let backend = by_backend.into_iter().max_by_key(|(_, count)| *count).map_or("?", |(name, _)| name);
     let up = state.now_ns.saturating_sub(state.began_ns) / 1_000_000_000;
     let end = format!(" up {}:{:02}:{:02}", up / 3600, up / 60 % 60, up % 60);
-    let text = format!("twtrace {} on {}, kernel {kernel}, {backend}", env!("CARGO_PKG_VERSION"), state.about.host);
+    let host = Plain(&state.about.host);
+    let text = format!("twtrace {} on {host}, kernel {kernel}, {backend}", env!("CARGO_PKG_VERSION"));
     let room = usize::from(width).saturating_sub(end.len());
     let text: String = text.chars().take(room).collect();
     let gap = room - text.chars().count();
@@ -88,6 +92,7 @@ fn flow<'a>(state: &State, theme: &Theme) -> Line<'a> {
     let whose = if elsewhere { "kernel (own namespace)" } else { "kernel" };
     spans.push(match numbers.reconcile.as_slice() {
         [] => Span::styled(format!("{whose}: ?  "), theme.quiet),
+        _ if apart == 0 && numbers.comparing => Span::styled(format!("{whose}: comparing  "), theme.quiet),
         _ if apart == 0 => Span::styled(format!("{whose}: diff 0  "), theme.good),
         // The notes say of what.
         _ => Span::styled(format!("{whose}: DIFF {apart}!  "), theme.bad),

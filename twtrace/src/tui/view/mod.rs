@@ -18,7 +18,7 @@ use super::{
     keys::KEYS,
     state::{State, Tab},
 };
-use crate::sink::text;
+use crate::sink::{human::Plain, text};
 use theme::Theme;
 
 /// The smallest terminal that holds the view.
@@ -179,7 +179,7 @@ fn footer<'a>(state: &State, theme: &Theme) -> Line<'a> {
         ]);
     }
     if let Some(message) = &state.message {
-        return Line::from(Span::styled(message.clone(), theme.warning));
+        return Line::from(Span::styled(Plain(message).to_string(), theme.warning));
     }
     let mut text = String::from("q quit  ? keys  Enter details  s sort  / filter  p hold");
     if state.about.filtered {

@@ -1,0 +1,196 @@
+//! Who reads the output: slowly, not at all, or on a terminal that somebody's name could steer.
+
+use std::{
+    collections::BTreeSet,
+    ffi::CStr,
+    io::{BufRead as _, BufReader, Read as _},
+    process::{Child, ChildStdout},
+    thread,
+    time::{Duration, Instant},
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use twtrace::{
+    host::netns::Netns,
+    lab::stage::{Family, First},
+    model::name,
+};
+
+use crate::{
+    scene::{Scene, fresh},
+    tracer::{PATIENCE, spawn},
+};
+
+type Outcome = Result<(), String>;
+
+/// Lives whose lines fill a pipe of 64 KiB twice over, and leave much.
+const LIVES: usize = 400;
+
+/// A `twtrace run` whose first line was read, and no other.
+struct Run {
+    child: Child,
+    out: BufReader<ChildStdout>,
+    first: String,
+}
+
+impl Run {
+    fn start(netns: &Netns, format: &str, more: &[&str]) -> Result<Self, String> {
+        let args = ["run", "--netns", "self", "--format", format];
+        let mut child = spawn(netns, &[&args, more].concat(), |_| {})?;
+        let mut out = BufReader::new(child.stdout.take().ok_or("no stdout")?);
+        let mut first = String::new();
+        out.read_line(&mut first).map_err(|error| error.to_string())?;
+        Ok(Self { child, out, first })
+    }
+
+    fn stop(&self) -> Outcome {
+        kill_process(Pid::from_child(&self.child), Signal::TERM).map_err(|error| error.to_string())
+    }
+
+    /// Waits for its end. Exit code, standard error.
+    fn ended(&mut self) -> Result<(i32, String), String> {
+        let deadline = Instant::now() + PATIENCE;
+        let status = loop {
+            if let Some(status) = self.child.try_wait().map_err(|error| error.to_string())? {
+                break status;
+            }
+            if Instant::now() > deadline {
+                let _ = self.child.kill();
+                return Err("it does not end".to_owned());
+            }
+            thread::sleep(Duration::from_millis(20));
+        };
+        let mut errors = String::new();
+        let err = self.child.stderr.as_mut().ok_or("no stderr")?;
+        err.read_to_string(&mut errors).map_err(|error| error.to_string())?;
+        Ok((status.code().ok_or_else(|| format!("it ended with {status}"))?, errors))
+    }
+
+    /// All that stands in the pipe and will come, and the first line; a page at a time, with pauses.
+    fn rest(&mut self, pause: Duration) -> Result<Vec<u8>, String> {
+        let mut all = self.first.clone().into_bytes();
+        let mut page = [0; 4096];
+        loop {
+            match self.out.read(&mut page).map_err(|error| error.to_string())? {
+                0 => return Ok(all),
+                n => all.extend_from_slice(&page[..n]),
+            }
+            thread::sleep(pause);
+        }
+    }
+}
+
+/// Lines of JSON, all of them whole.
+fn lines(bytes: &[u8]) -> Result<Vec<Value>, String> {
+    let text = std::str::from_utf8(bytes).map_err(|error| error.to_string())?;
+    if !text.ends_with('\n') {
+        return Err(format!("the last line is cut: {:?}", text.lines().last()));
+    }
+    text.lines().map(|line| serde_json::from_str(line).map_err(|error| format!("{error}: {line}"))).collect()
+}
+
+fn of_type(lines: &[Value], kind: &str) -> usize {
+    lines.iter().filter(|line| line["type"] == kind).count()
+}
+
+fn make_lives(netns: &Netns) -> Outcome {
+    let mut scene = Scene::new(netns)?;
+    let listener = scene.listen()?;
+    scene.live(&listener, First::Client, LIVES)
+}
+
+/// A reader that stops: whole lines, a summary that counts what is missing, and an exit code of its own.
+pub fn stopped_reader() -> Outcome {
+    let netns = fresh()?;
+    let mut run = Run::start(&netns, "json", &["--drain-for", "1s"])?;
+    make_lives(&netns)?;
+    run.stop()?;
+    let (code, errors) = run.ended()?;
+    if code != 75 || !errors.contains("not delivered") {
+        return Err(format!("exit {code}: {errors}"));
+    }
+    let lines = lines(&run.rest(Duration::ZERO)?)?;
+    let summary = lines.last().filter(|line| line["type"] == "summary").ok_or("no summary")?;
+    let dropped = summary["trouble"]["sink_dropped"].as_u64().unwrap_or(0);
+    let lost = lines.iter().find(|line| line["type"] == "lost" && line["where"] == "output");
+    if dropped == 0 || summary["exact"] != false || lost.is_none_or(|line| line["count"] != dropped) {
+        return Err(format!("not counted: {lost:?}, {summary}"));
+    }
+    if !errors.contains(&format!("{dropped} lines not delivered")) {
+        return Err(format!("{dropped} were dropped, and it says: {errors}"));
+    }
+    let (born, lives) = (of_type(&lines, "born"), summary["born_time_wait"].as_u64().unwrap_or(0));
+    if born >= LIVES || lives + summary["born_fin_wait2"].as_u64().unwrap_or(0) != LIVES as u64 {
+        return Err(format!("{born} lines of {LIVES}: {summary}"));
+    }
+    Ok(())
+}
+
+/// A reader that takes longer than `--drain-for` in all, but never stops: every line, and no complaint.
+pub fn slow_reader() -> Outcome {
+    let netns = fresh()?;
+    let mut run = Run::start(&netns, "json", &["--drain-for", "1s"])?;
+    make_lives(&netns)?;
+    run.stop()?;
+    let all = run.rest(Duration::from_millis(50))?;
+    let (code, errors) = run.ended()?;
+    let lines = lines(&all)?;
+    let last = lines.last().cloned().unwrap_or_default();
+    if code != 0 || of_type(&lines, "born") != LIVES || last["type"] != "summary" {
+        return Err(format!("exit {code}, {} lines: {last}; {errors}", of_type(&lines, "born")));
+    }
+    Ok(())
+}
+
+/// Names of threads that would steer a terminal, turn the line round, or are no UTF-8.
+const NAMES: [&CStr; 8] = [
+    c"\x1b[31mred\x1b[0m",
+    c"a\nb\rc\td",
+    c"\xff\xfe\x80bad",
+    c"\xfe\xff\x80bad",
+    c"???bad",
+    c"\xe2\x80\xaeabc",
+    c"\xe2\x80\xa8ls",
+    c"\xc2\x9b31mC1",
+];
+
+/// Hostile names: a line of text each, with nothing hidden in it; in JSON as many names as there are, and nothing hidden.
+pub fn hostile_names() -> Outcome {
+    for format in ["json", "text"] {
+        let netns = fresh()?;
+        let mut run = Run::start(&netns, format, &["--events", "born"])?;
+        let mut scene = Scene::new(&netns)?;
+        let listener = scene.listen()?;
+        for name in NAMES {
+            scene.act(|stage| {
+                let _ = rustix::thread::set_name(name);
+                stage.live(&listener, Family::V4, First::Client).map(|_| ())
+            })?;
+        }
+        run.stop()?;
+        let all = run.rest(Duration::ZERO)?;
+        let (code, errors) = run.ended()?;
+        let text = std::str::from_utf8(&all).map_err(|error| error.to_string())?;
+        if code != 0 || text.chars().any(|c| c != '\n' && name::is_hidden(c)) {
+            return Err(format!("exit {code}: {errors}; {text:?}"));
+        }
+        let born = match format {
+            "json" => {
+                let lines = lines(&all)?;
+                let comms = lines.iter().filter(|line| line["type"] == "born").filter_map(|line| line["comm"].as_str());
+                let told: BTreeSet<_> = comms.map(str::to_owned).collect();
+                let made: BTreeSet<_> = NAMES.iter().map(|name| name::text(name.to_bytes()).into_owned()).collect();
+                if told != made {
+                    return Err(format!("{told:?} instead of {made:?}"));
+                }
+                told.len()
+            }
+            _ => text.lines().filter(|line| line.contains(" born ")).count(),
+        };
+        if born != NAMES.len() {
+            return Err(format!("{born} lines of {}: {text}", NAMES.len()));
+        }
+    }
+    Ok(())
+}
