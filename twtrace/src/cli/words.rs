@@ -13,7 +13,7 @@ use crate::{doctor::checks, lab::scenarios::Scenario};
 const OTHER_NAMES: [(&str, &str); 3] = [("--sport", "--lport"), ("--dport", "--rport"), ("--json", "--format json")];
 
 /// Options whose value is a time.
-const TIMES: [&str; 4] = ["--duration", "--interval", "--watch", "--summary-every"];
+const TIMES: [&str; 5] = ["--duration", "--interval", "--watch", "--summary-every", "--drain-for"];
 
 /// Words, and what to write instead.
 type Advice = (&'static [&'static str], &'static str);
@@ -113,6 +113,7 @@ const VALUES: &[Advice] = &[
     (&["--by"], "port,dest"),
     (&["--duration"], "30s"),
     (&["--interval"], "1s"),
+    (&["--drain-for"], "10s"),
     (&["--watch", "--summary-every"], "5s"),
     (&["--top"], "10"),
     (&["--btf"], "/sys/kernel/btf/vmlinux"),
