@@ -119,8 +119,10 @@ pub struct Owner {
     pub pid: u32,
     /// Its command name.
     pub comm: [u8; COMM_LEN],
+    /// 1 if it was in one of the cgroups of map `CGROUPS`, or below.
+    pub under: u8,
     /// Zero.
-    pub pad: [u8; 4],
+    pub pad: [u8; 3],
 }
 
 /// A service whose connections the peer closes first; key of map `PASSIVE`, whose value is how many, a `u64`.

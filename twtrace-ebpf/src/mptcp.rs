@@ -8,6 +8,7 @@
 use twtrace_common::state::{Conn, Owner};
 
 use crate::{
+    filter,
     kernel::{self, Object as _, Raw},
     knobs,
     maps::OWNERS,
@@ -39,6 +40,7 @@ fn note(sk: u64) {
     let owner = clear(&mut owner);
     owner.pid = kernel::current(&mut owner.comm);
     owner.cgroup_id = kernel::current_cgroup();
+    owner.under = filter::is_under() as u8;
     // The last reference to a file may be dropped by a worker too: then whoever acted before stays.
     if !is_worker(&owner.comm) {
         // No room: the worker will be reported, as it is without this.
@@ -73,6 +75,7 @@ pub fn closer(sk: u64, conn: &mut Conn) {
         // SAFETY: a map value, which stays mapped.
         let owner = unsafe { &*owner };
         (conn.closer_pid, conn.closer_comm, conn.cgroup_id) = (owner.pid, owner.comm, owner.cgroup_id);
+        conn.under = owner.under;
     }
 }
 
