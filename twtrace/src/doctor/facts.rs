@@ -1,12 +1,15 @@
 //! What was read, before anybody judges it.
 
 use std::{
+    cmp::Reverse,
     collections::{BTreeMap, HashMap, HashSet},
     fmt,
     net::IpAddr,
     ops::RangeInclusive,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
+
+use jiff::{Timestamp, tz::TimeZone};
 
 use super::{
     finding::{Evidence, Missed},
@@ -14,26 +17,29 @@ use super::{
 };
 use crate::{
     host::{
-        conntrack::{Conntrack, Stats},
-        counters::{Snmp, Sockstat},
-        openers::Remote,
+        conntrack::{Conntrack, Stats, nat::Ports},
+        counters::{Snmp, Sockstat, TcpLimits},
+        nginx::Nginx,
+        openers::{Came, Remote, fresh::Fresh},
         processes::Census,
         slab::Slab,
-        sockets::{Listener, Sockets},
+        sockets::{Ends, Listener, Sample, Sockets},
         sysctl_files::SysctlFiles,
     },
     model::occupancy::choosable,
 };
 
 /// The sysctls of a namespace that somebody judges, below /proc/sys.
-pub const SYSCTLS: [&str; 14] = [
+pub const SYSCTLS: [&str; 16] = [
     "net/core/somaxconn",
     "net/ipv4/ip_local_port_step_width",
     "net/ipv4/tcp_abort_on_overflow",
     "net/ipv4/tcp_fin_timeout",
     "net/ipv4/tcp_max_syn_backlog",
     "net/ipv4/tcp_max_tw_buckets",
+    "net/ipv4/tcp_orphan_retries",
     "net/ipv4/tcp_rfc1337",
+    "net/ipv4/tcp_syn_retries",
     "net/ipv4/tcp_synack_retries",
     "net/ipv4/tcp_syncookies",
     "net/ipv4/tcp_timestamps",
@@ -71,6 +77,12 @@ pub struct Machine {
     pub census: Census,
     /// What sets sysctls at boot.
     pub files: SysctlFiles,
+    /// Command lines of processes that listen, words parted by blanks.
+    pub commands: HashMap<u32, String>,
+    /// What bounds TCP in all namespaces together.
+    pub tcp: TcpLimits,
+    /// What the nginxes are configured with; read only if somebody opens short connections.
+    pub nginxes: Vec<Nginx>,
 }
 
 impl Machine {
@@ -78,6 +90,24 @@ impl Machine {
     #[must_use]
     pub fn owner(&self, inode: u32) -> Option<Owner<'_>> {
         self.named(*self.census.owners.get(&inode)?)
+    }
+
+    /// The processes that have these sockets with how many of them each has, the most first; `None` for those of which no
+    /// process is known.
+    #[must_use]
+    pub fn owners<'a>(&self, samples: impl IntoIterator<Item = &'a Sample>) -> Vec<(Option<Owner<'_>>, u64)> {
+        let mut counts: BTreeMap<Option<u32>, u64> = BTreeMap::new();
+        for sample in samples {
+            *counts.entry(self.census.owners.get(&sample.inode).copied()).or_default() += 1;
+        }
+        let mut owners: BTreeMap<Option<u32>, (Option<Owner<'_>>, u64)> = BTreeMap::new();
+        for (pid, count) in counts {
+            let owner = pid.and_then(|pid| self.named(pid));
+            owners.entry(owner.map(|owner| owner.pid)).or_insert((owner, 0)).1 += count;
+        }
+        let mut owners: Vec<_> = owners.into_values().collect();
+        owners.sort_by_key(|(owner, count)| (Reverse(*count), owner.map(|owner| owner.pid)));
+        owners
     }
 
     /// A process with its name.
@@ -136,14 +166,26 @@ pub struct Namespace {
     pub sockstat: Option<Sockstat>,
     /// Its sockets, between the looks.
     pub sockets: Sockets,
-    /// Processes that open connections to busy services, whose sockets were gone before they could be found otherwise.
+    /// Processes that were seen to open short connections, by the service that these go to.
     pub openers: HashMap<Remote, u32>,
+    /// Connections that came while sockets were listed again and again, by the service that they go to.
+    pub came: HashMap<Remote, Came>,
+    /// How often they were listed; 0 if there was no reason to.
+    pub looks: u32,
+    /// Processes of this namespace whose sockets came and went meanwhile.
+    pub changing: Vec<u32>,
+    /// When its sockets were listed, by the wall.
+    pub at: Option<SystemTime>,
+    /// Processes that get new sockets, as seen in a sample: only where connections are reset by their own end.
+    pub fresh: HashMap<u32, Fresh>,
     /// Slots of the hash of connections (`net.ipv4.tcp_ehash_entries`), since Linux 6.1.
     pub hash_slots: Option<u64>,
     /// Connection tracking, if it is there, at the second look.
     pub conntrack: Option<Conntrack>,
     /// Its counts at the first look.
     pub tracked_before: Option<Stats>,
+    /// The ports that source NAT has given out, if any was ever refused here and the table can be read.
+    pub nat: Option<Ports>,
 }
 
 impl Namespace {
@@ -163,9 +205,15 @@ impl Namespace {
             sockstat: None,
             sockets: Sockets::default(),
             openers: HashMap::new(),
+            came: HashMap::new(),
+            looks: 0,
+            changing: Vec::new(),
+            at: None,
+            fresh: HashMap::new(),
             hash_slots: None,
             conntrack: None,
             tracked_before: None,
+            nat: None,
         }
     }
 
@@ -242,11 +290,52 @@ impl Namespace {
         format!("{source}, two looks {:.1} s apart", self.window.as_secs_f64())
     }
 
-    /// The process that opens connections to a service, by one of its sockets there or by those that came and went.
+    /// The process that opens connections to a service: the one that was seen to open short ones, or else the owner of one
+    /// of the sockets that are open.
     #[must_use]
     pub fn opener<'a>(&self, machine: &'a Machine, remote: Remote, inode: Option<u32>) -> Option<Owner<'a>> {
-        let by_socket = inode.and_then(|inode| machine.owner(inode));
-        by_socket.or_else(|| machine.named(*self.openers.get(&remote)?))
+        let seen = self.openers.get(&remote).and_then(|pid| machine.named(*pid));
+        seen.or_else(|| machine.owner(inode?))
+    }
+
+    /// TIME_WAITs begun, as evidence: their rate or, where none begins at the moment, how many are younger than ten seconds.
+    /// A rate of 0 is not told beside those: it would deny what was just counted.
+    #[must_use]
+    pub fn begun(&self, ends: &Ends) -> Evidence {
+        let rate = ends.per_s(self.opens_per_s());
+        if rate > 0.0 || ends.recent == 0 {
+            return Evidence::new("TIME_WAITs begun", rate, "1/s", "sock_diag: the age of each");
+        }
+        Evidence::new("TIME_WAITs begun in the last 10 s", ends.recent, "sockets", "sock_diag: the age of each")
+    }
+
+    /// Whether TIME_WAITs have stopped to begin, though some are left. `ports`: those that connect() may choose from, of
+    /// connections that were opened here; while all of them are held, or all buckets are taken, none can begin, and nothing
+    /// has ended.
+    #[must_use]
+    pub fn ended(&self, ends: &Ends, ports: Option<u64>) -> Option<Ended> {
+        let is_stuck = ports.is_some_and(|ports| ends.in_range >= ports);
+        if ends.time_wait == 0 || is_stuck || self.moved("TcpExt", "TCPTimeWaitOverflow").is_some_and(|count| count > 0)
+        {
+            return None;
+        }
+        let age_ms = u64::from(self.time_wait_ms().saturating_sub(ends.last_left_ms));
+        // Ten times as long as from one to the next, if they had come evenly.
+        let usual_ms = u64::from(self.time_wait_ms()).saturating_mul(10) / ends.time_wait;
+        (age_ms >= usual_ms.max(1000)).then(|| Ended {
+            since: Duration::from_millis(age_ms),
+            gone_in: Duration::from_millis(ends.last_left_ms.into()) + TIMER_SLACK,
+        })
+    }
+
+    /// When the last of them is gone: `gone by 10:41:40 UTC`.
+    #[must_use]
+    pub fn gone_by(&self, ended: Ended) -> String {
+        let at = self.at.and_then(|at| at.checked_add(ended.gone_in)).and_then(|at| Timestamp::try_from(at).ok());
+        match at {
+            Some(at) => format!("gone by {} UTC", at.to_zoned(TimeZone::UTC).strftime("%H:%M:%S")),
+            None => format!("gone in {} s", ended.gone_in.as_secs()),
+        }
     }
 
     /// Ports that connect() may choose towards one destination.
@@ -261,6 +350,19 @@ impl Namespace {
     pub fn time_wait_ms(&self) -> u32 {
         time_wait_ms(self.sysctl("ipv4/tcp_tw_timeout"))
     }
+}
+
+/// How late the timer of a TIME_WAIT may be: it stands in a slot of the timer wheel, of which those a minute ahead are up to
+/// 5.12 s wide (kernel/time/timer.c, level 3 at HZ=100).
+const TIMER_SLACK: Duration = Duration::from_millis(5120);
+
+/// No more TIME_WAITs begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ended {
+    /// How long ago the last one began.
+    pub since: Duration,
+    /// Until the last one is gone, with the slack of its timer.
+    pub gone_in: Duration,
 }
 
 /// TCP_TIMEWAIT_LEN, 60 s (include/net/tcp.h), unless a vendor's kernel has `tcp_tw_timeout`, in seconds.
@@ -288,4 +390,43 @@ pub struct Trace {
     pub left_out: u64,
     /// Lines that are none of twtrace's.
     pub strange: u64,
+    /// What the births of connections that were opened there tell, by service.
+    pub services: HashMap<Remote, Traced>,
+}
+
+/// Births of TIME_WAIT at the end that opened, towards one service, as a trace told them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Traced {
+    /// How many.
+    pub births: u64,
+    /// From the connection's beginning to the birth, nanoseconds, and of how many births that is known.
+    pub life_ns: (u128, u64),
+    /// Bytes of the streams, both directions, and of how many births they are known.
+    pub bytes: (u128, u64),
+    /// How many were opened by whom, by name and process id.
+    pub openers: BTreeMap<(String, u32), u64>,
+}
+
+impl Traced {
+    /// Mean life of a connection.
+    #[must_use]
+    pub fn mean_life(&self) -> Option<Duration> {
+        let (sum, count) = self.life_ns;
+        let mean = sum.checked_div(count.into())?;
+        Some(Duration::from_nanos(u64::try_from(mean).unwrap_or(u64::MAX)))
+    }
+
+    /// Bytes of a connection, on average.
+    #[must_use]
+    pub fn mean_bytes(&self) -> Option<f64> {
+        let (sum, count) = self.bytes;
+        (count > 0).then(|| sum as f64 / count as f64)
+    }
+
+    /// Who opened most of them: name and process id.
+    #[must_use]
+    pub fn opener(&self) -> Option<Owner<'_>> {
+        let ((comm, pid), _) = self.openers.iter().max_by_key(|(_, count)| **count)?;
+        Some(Owner { comm, pid: *pid })
+    }
 }

@@ -2,11 +2,12 @@
 //! is said.
 
 mod places;
+mod watch;
 
 use std::{
     collections::{HashMap, HashSet},
     io, thread,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use super::{
@@ -17,14 +18,14 @@ use crate::{
     doctor::finding::Missed,
     host::{
         Host,
-        conntrack::{self, Stats},
-        counters::{Snmp, Sockstat},
+        conntrack::{self, Stats, nat},
+        counters::{Snmp, Sockstat, TcpLimits},
         meminfo,
         netns::{self, Netns},
         occupancy,
-        openers::{self, Remote},
+        openers::fresh,
         processes, slab,
-        sockets::{self, Ends, Frame, Sockets},
+        sockets::{self, Frame, Sockets},
         sysctl_files,
     },
     sink::human::Many,
@@ -34,14 +35,16 @@ use crate::{
 pub const WINDOW: Duration = Duration::from_millis(500);
 /// How long descriptors may be looked through.
 const CENSUS: Duration = Duration::from_millis(400);
-/// How long whoever opens short connections may be looked for.
-const OPENERS: Duration = Duration::from_millis(600);
-/// TIME_WAITs begun in a second that make a service busy.
-const BUSY: u64 = 10;
-/// The most services whose clients are looked for.
-const SERVICES: usize = 16;
-/// The most sockets whose owner is looked for: listeners, and one of each destination.
-const OWNERS: usize = 4096;
+/// How long the table of tracked connections may be read, in each namespace whose NAT refused one.
+const NAT: Duration = Duration::from_millis(300);
+/// How long those who get new sockets may be looked for where connections are reset.
+const RESETTERS: Duration = Duration::from_millis(250);
+/// The counter of connections that their own end reset.
+const ABORTS: &str = "TCPAbortOnData";
+/// The most sockets whose owner is looked for: listeners, one of each destination, and samples of each state.
+const OWNERS: usize = 1 << 16;
+/// The most command lines that are read.
+const COMMANDS: usize = 1024;
 
 /// Which namespaces are looked into.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,14 +92,16 @@ impl<'a> Gatherer<'a> {
                 Err(error) => missed.push(unseen(netns.inum(), &error)),
             }
         }
-        let machine = machine(self.host, seen.iter().map(|(.., look)| &look.sockets), &mut missed);
-        let until = Instant::now() + OPENERS;
+        let mut machine = machine(self.host, seen.iter().map(|(.., look)| &look.sockets), &mut missed);
+        self.watch(&mut seen, &mut machine, &mut missed);
+        let until = Instant::now() + RESETTERS;
         for (_, netns, look) in &mut seen {
-            let wanted = busy(&look.sockets, &machine);
             let left = until.saturating_duration_since(Instant::now());
-            if !wanted.is_empty() && !left.is_zero() {
-                let find = || openers::find(self.host, &wanted, &machine.census.processes, left);
-                look.openers = netns.run(find).unwrap_or_default();
+            let before = self.last.get(&netns.inum()).and_then(|(_, before, _)| before.get("TcpExt", ABORTS));
+            let is_reset = || Ok(counters(self.host)?.get("TcpExt", ABORTS) > before);
+            if before.is_some() && !left.is_zero() && netns.run(is_reset).unwrap_or(false) {
+                let listeners = look.sockets.listeners.iter().map(|listener| listener.inode).collect();
+                look.fresh = fresh::fresh(self.host, netns.inum(), &listeners, &machine.census.processes, left);
             }
         }
         let oldest = self.last.values().map(|(at, ..)| at.elapsed()).max().unwrap_or_default();
@@ -121,7 +126,10 @@ impl<'a> Gatherer<'a> {
                 None => (Duration::ZERO, after.clone(), tracked),
             };
             last.insert(netns.inum(), (Instant::now(), after.clone(), tracked));
-            namespaces.push(Namespace { window, before, after, sockstat, conntrack, tracked_before, ..look });
+            // Only where it is of use: a big table takes its time.
+            let is_clashing = tracked.is_some_and(|stats| stats.clashes() > 0);
+            let nat = is_clashing.then(|| netns.run(|| Ok(nat::read(host, NAT))).ok().flatten()).flatten();
+            namespaces.push(Namespace { window, before, after, sockstat, conntrack, tracked_before, nat, ..look });
         }
         self.last = last;
         self.locate(&mut namespaces)?;
@@ -226,31 +234,20 @@ fn look(host: &Host, inum: u32) -> io::Result<Namespace> {
     let (range, reserved) = occupancy::local_ports(host)?;
     let time_wait_ms = time_wait_ms(host.sysctl("net/ipv4/tcp_tw_timeout"));
     let frame = Frame { range: range.clone(), reserved: reserved.clone(), time_wait_ms };
+    let at = Some(SystemTime::now());
     let sockets = sockets::look(&frame)?;
     let place = Place { initial: Some(is_initial(host)), ..Place::default() };
-    Ok(Namespace { place, reserved, sockets, hash_slots: hash_slots(host), ..Namespace::new(inum, sysctls, range) })
-}
-
-/// Services that connections are opened to by somebody here, many of them and short ones, and it is not known by whom.
-fn busy(sockets: &Sockets, machine: &Machine) -> HashSet<Remote> {
-    let is_known = |ends: &Ends| ends.inode.is_some_and(|inode| machine.owner(inode).is_some());
-    let opened = sockets.opened.iter().map(|(to, ends)| ((to.raddr, to.rport), ends));
-    let known: HashSet<Remote> = opened.clone().filter(|(_, ends)| is_known(ends)).map(|(remote, _)| remote).collect();
-    let accepted = sockets.accepted.iter().map(|(service, ends)| ((service.laddr, service.lport), ends));
-    let mut busy: Vec<(u64, Remote)> = opened
-        .chain(accepted)
-        .filter(|(remote, ends)| ends.young >= BUSY && !known.contains(remote))
-        .map(|(remote, ends)| (ends.young, remote))
-        .collect();
-    busy.sort_unstable_by(|a, b| b.cmp(a));
-    busy.into_iter().take(SERVICES).map(|(_, remote)| remote).collect()
+    Ok(Namespace { at, place, reserved, sockets, hash_slots: hash_slots(host), ..Namespace::new(inum, sysctls, range) })
 }
 
 fn machine<'a>(host: &Host, sockets: impl Iterator<Item = &'a Sockets>, missed: &mut Vec<Missed>) -> Machine {
+    let mut listeners = HashSet::new();
     let wanted: HashSet<u32> = sockets
+        .inspect(|sockets| listeners.extend(sockets.listeners.iter().map(|listener| listener.inode)))
         .flat_map(|sockets| {
             let listeners = sockets.listeners.iter().map(|listener| listener.inode);
-            listeners.chain(sockets.opened.values().filter_map(|ends| ends.inode))
+            let opened = sockets.opened.values().filter_map(|ends| ends.inode);
+            listeners.chain(opened).chain(sockets.samples.iter().map(|sample| sample.inode))
         })
         .filter(|inode| *inode != 0)
         .take(OWNERS)
@@ -285,5 +282,9 @@ fn machine<'a>(host: &Host, sockets: impl Iterator<Item = &'a Sockets>, missed: 
             remedy: as_root(""),
         });
     }
-    Machine { memory: meminfo::memory_bytes(host), slabs: slabs.ok(), census, files }
+    let listening: HashSet<u32> = census.owners.iter().filter(|it| listeners.contains(it.0)).map(|it| *it.1).collect();
+    let command = |pid: u32| Some((pid, processes::command(host, pid)?));
+    let commands = listening.into_iter().take(COMMANDS).filter_map(command).collect();
+    let (memory, tcp) = (meminfo::memory_bytes(host), TcpLimits::read(host));
+    Machine { memory, slabs: slabs.ok(), census, files, tcp, commands, nginxes: Vec::new() }
 }

@@ -11,4 +11,5 @@ pub mod gather;
 pub mod places;
 pub mod report;
 pub mod severity;
+pub mod table;
 pub mod trace;

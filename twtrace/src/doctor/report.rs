@@ -12,6 +12,7 @@ use super::{
     checks::{self, QUESTIONS},
     facts::{Facts, Namespace},
     finding::{Evidence, Finding, Missed, Severity, Story, Verdict},
+    table::{self, Table},
 };
 use crate::sink::human::Plain;
 
@@ -43,6 +44,8 @@ pub struct Report {
     pub verdict: Verdict,
     /// The worst first.
     pub findings: Vec<Finding>,
+    /// All TCP sockets by state, of each namespace.
+    pub sockets: Vec<Table>,
     /// What could not be looked at.
     pub missed: Vec<Missed>,
 }
@@ -114,6 +117,7 @@ impl Report {
             places: facts.namespaces.iter().map(Located::of).collect(),
             verdict: Verdict::of(&findings),
             findings,
+            sockets: Table::all(facts),
             missed: facts.missed.clone(),
         }
     }
@@ -203,6 +207,7 @@ pub fn text(report: &Report, style: Style) -> String {
             paragraph(&mut out, style, &first, &rest, &finding.sentence);
         }
     }
+    out.push_str(&table::text(&report.sockets, |netns| report.called(netns)));
     if !report.missed.is_empty() {
         let _ = writeln!(out, "\nNot looked at:");
         for Missed { what, why, remedy } in &report.missed {

@@ -1,4 +1,5 @@
-//! What a file of `twtrace run --format json` tells about timestamps.
+//! What a file of `twtrace run --format json` tells: who had timestamps, who opened connections, how long they lived and how
+//! much they carried.
 
 use std::{
     fs::File,
@@ -13,6 +14,9 @@ use super::facts::Trace;
 
 /// The most peers that are told apart.
 const PEERS: usize = 1 << 16;
+/// The most services that are told apart, and the most openers of each.
+const SERVICES: usize = 4096;
+const OPENERS: usize = 64;
 /// The longest line that may be one of twtrace's, bytes.
 const LONGEST: u64 = 1 << 20;
 
@@ -24,6 +28,12 @@ struct Line {
     role: Option<String>,
     timestamps: Option<bool>,
     raddr: Option<IpAddr>,
+    rport: Option<u16>,
+    opener_pid: Option<u32>,
+    opener_comm: Option<String>,
+    conn_ns: Option<u64>,
+    bytes_in: Option<u64>,
+    bytes_out: Option<u64>,
 }
 
 /// Reads the births out of a file.
@@ -61,6 +71,7 @@ fn note(trace: &mut Trace, line: &[u8]) {
         return;
     }
     trace.births += 1;
+    service(trace, &line);
     match (line.role.as_deref(), line.timestamps, line.raddr) {
         (Some("server"), ..) => trace.accepted += 1,
         (Some("client"), Some(timestamps), Some(peer)) => {
@@ -73,6 +84,33 @@ fn note(trace: &mut Trace, line: &[u8]) {
             }
         }
         _ => trace.unknown += 1,
+    }
+}
+
+/// Notes a birth at the end that opened, by where the connection went.
+fn service(trace: &mut Trace, line: &Line) {
+    let (Some("client"), Some(raddr), Some(rport)) = (line.role.as_deref(), line.raddr, line.rport) else { return };
+    let remote = (raddr, rport);
+    if trace.services.len() >= SERVICES && !trace.services.contains_key(&remote) {
+        return;
+    }
+    let service = trace.services.entry(remote).or_default();
+    service.births += 1;
+    let add = |(sum, count): &mut (u128, u64), value: u64| {
+        *sum += u128::from(value);
+        *count += 1;
+    };
+    if let Some(life) = line.conn_ns {
+        add(&mut service.life_ns, life);
+    }
+    if let (Some(bytes_in), Some(bytes_out)) = (line.bytes_in, line.bytes_out) {
+        add(&mut service.bytes, bytes_in.saturating_add(bytes_out));
+    }
+    if let (Some(pid), Some(comm)) = (line.opener_pid, &line.opener_comm) {
+        let opener = (comm.clone(), pid);
+        if service.openers.len() < OPENERS || service.openers.contains_key(&opener) {
+            *service.openers.entry(opener).or_default() += 1;
+        }
     }
 }
 
@@ -103,6 +141,39 @@ nonsense
         );
         assert_eq!((trace.births, trace.accepted, trace.unknown, trace.strange), (4, 1, 1, 2));
         assert_eq!(trace.peers.into_iter().collect::<Vec<_>>(), [("10.0.0.2".parse().unwrap(), (2, 1))]);
+    }
+
+    #[test]
+    fn births_tell_of_the_services_that_were_asked() {
+        let trace = read(
+            br#"{"type":"born","role":"client","raddr":"10.0.0.2","rport":80,"opener_pid":7,"opener_comm":"curl","conn_ns":2000000,"bytes_in":10,"bytes_out":5}
+{"type":"born","role":"client","raddr":"10.0.0.2","rport":80,"opener_pid":8,"opener_comm":"wget","conn_ns":4000000,"bytes_in":null,"bytes_out":5}
+{"type":"born","role":"client","raddr":"10.0.0.2","rport":80,"opener_pid":8,"opener_comm":"wget","conn_ns":null}
+{"type":"born","role":"client","raddr":"10.0.0.2","rport":81}
+{"type":"born","role":"server","raddr":"10.0.0.9","rport":5000,"opener_pid":9,"opener_comm":"x","conn_ns":1}
+{"type":"born","role":"client","rport":80,"opener_pid":9,"opener_comm":"x","conn_ns":1}"#,
+        );
+        let of = |port| &trace.services[&("10.0.0.2".parse().unwrap(), port)];
+        assert_eq!((trace.services.len(), of(80).births, of(81).births), (2, 3, 1));
+        assert_eq!((of(80).mean_life(), of(80).mean_bytes()), (Some(std::time::Duration::from_millis(3)), Some(15.0)));
+        assert_eq!(of(80).opener().map(|opener| opener.to_string()).as_deref(), Some("wget (8)"));
+        // What was not told is not 0.
+        assert_eq!((of(81).mean_life(), of(81).mean_bytes(), of(81).opener()), (None, None, None));
+    }
+
+    #[test]
+    fn services_and_openers_are_bounded() {
+        let mut text = String::new();
+        for n in 0..5000_u32 {
+            let rport = n % 4999 + 1;
+            text += &format!(
+                "{{\"type\":\"born\",\"role\":\"client\",\"raddr\":\"::1\",\"rport\":{rport},\"opener_pid\":1,\"opener_comm\":\"a\"}}\n\
+                 {{\"type\":\"born\",\"role\":\"client\",\"raddr\":\"::1\",\"rport\":1,\"opener_pid\":{n},\"opener_comm\":\"b\"}}\n"
+            );
+        }
+        let trace = read(text.as_bytes());
+        let of = &trace.services[&("::1".parse().unwrap(), 1)];
+        assert_eq!((trace.services.len(), of.openers.len(), of.births), (SERVICES, OPENERS, 5002));
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! The table of connections that netfilter tracks, for NAT and stateful rules: a closed connection stays in it as well,
 //! in a TIME_WAIT of the table's own.
 
+pub mod nat;
+
 use super::Host;
 
 const STAT: &str = "proc/thread-self/net/stat/nf_conntrack";
@@ -60,6 +62,36 @@ pub struct Stats {
     pub search_restart: Option<u64>,
     /// Those of `insert_failed` whose bucket was too long. Told since Linux 5.15.
     pub chain_too_long: Option<u64>,
+    /// Ports that NAT tried and found taken (nf_conntrack_tuple_taken). Before Linux 4.9 also every packet whose connection
+    /// was found.
+    pub found: Option<u64>,
+}
+
+impl Stats {
+    /// First packets of connections that were dropped because another connection had the addresses and ports that NAT, or
+    /// the sender, chose (nf_ct_resolve_clash of net/netfilter/nf_conntrack_core.c).
+    ///
+    /// Both `drop` and `insert_failed` move for each of them. `insert_failed` alone moves before Linux 5.6 also where the
+    /// packet is not dropped, and `drop` alone where the table is full.
+    #[must_use]
+    pub fn clashes(&self) -> u64 {
+        self.drop.min(self.insert_failed).saturating_sub(self.chain_too_long.unwrap_or(0))
+    }
+
+    /// How far each moved since then.
+    #[must_use]
+    pub fn since(&self, before: &Self) -> Self {
+        let moved = |now: Option<u64>, before: Option<u64>| Some(now?.saturating_sub(before?));
+        Self {
+            drop: self.drop.saturating_sub(before.drop),
+            early_drop: self.early_drop.saturating_sub(before.early_drop),
+            insert_failed: self.insert_failed.saturating_sub(before.insert_failed),
+            invalid: self.invalid.saturating_sub(before.invalid),
+            search_restart: moved(self.search_restart, before.search_restart),
+            chain_too_long: moved(self.chain_too_long, before.chain_too_long),
+            found: moved(self.found, before.found),
+        }
+    }
 }
 
 /// Reads the table of the calling thread's namespace. `None`: nf_conntrack is not loaded.
@@ -114,6 +146,7 @@ fn stats(text: &str) -> Option<Stats> {
         invalid: sum("invalid")?,
         search_restart: sum("search_restart"),
         chain_too_long: sum("chainlength"),
+        found: sum("found"),
     })
 }
 
@@ -144,10 +177,23 @@ mod tests {
             invalid: 8,
             search_restart: Some(4),
             chain_too_long: Some(1),
+            found: Some(0),
         };
         assert_eq!(stats(NEW), Some(expected));
-        let old = Stats { drop: 11, invalid: 1, ..Stats::default() };
+        let old = Stats { drop: 11, invalid: 1, found: Some(1), ..Stats::default() };
         assert_eq!(stats(OLD), Some(old));
+    }
+
+    #[test]
+    fn clashes_move_both_counters() {
+        let stats = |drop, insert_failed, long| Stats { drop, insert_failed, chain_too_long: long, ..Stats::default() };
+        for (drop, insert_failed, long, expected) in
+            [(36, 36, Some(0), 36), (36, 36, None, 36), (100, 36, Some(6), 30), (2, 36, None, 2), (5, 5, Some(9), 0)]
+        {
+            assert_eq!(stats(drop, insert_failed, long).clashes(), expected, "{drop} {insert_failed} {long:?}");
+        }
+        let moved = stats(9, 9, Some(3)).since(&stats(4, 5, Some(1)));
+        assert_eq!((moved.drop, moved.insert_failed, moved.chain_too_long, moved.found), (5, 4, Some(2), None));
     }
 
     #[test]

@@ -120,6 +120,32 @@ impl Sockstat {
     }
 }
 
+/// What bounds TCP on the whole machine. The files are those of the initial network namespace alone: `ipv4_table` of
+/// net/ipv4/sysctl_net_ipv4.c.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TcpLimits {
+    /// `net.ipv4.tcp_max_orphans`: the most sockets that no process holds any more and that are not closed yet.
+    pub max_orphans: Option<u64>,
+    /// `net.ipv4.tcp_mem`, pages: below the first nothing is limited, from the second on there is pressure, and the third is
+    /// the most.
+    pub mem_pages: Option<[u64; 3]>,
+}
+
+impl TcpLimits {
+    /// Reads them; what cannot be read is not known.
+    #[must_use]
+    pub fn read(host: &Host) -> Self {
+        let pages = |text: String| {
+            let mut words = text.split_ascii_whitespace().map(|word| word.parse().ok());
+            Some([words.next()??, words.next()??, words.next()??])
+        };
+        Self {
+            max_orphans: host.sysctl("net/ipv4/tcp_max_orphans"),
+            mem_pages: host.read("proc/sys/net/ipv4/tcp_mem").ok().and_then(pages),
+        }
+    }
+}
+
 /// A value of a file of header and value lines.
 pub(crate) fn value(text: &str, group: &str, name: &str) -> Option<u64> {
     let (_, names, values) = groups(text).find(|&(found, ..)| found == group)?;

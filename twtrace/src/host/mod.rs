@@ -12,6 +12,7 @@ pub mod ksyms;
 pub mod limits;
 pub mod meminfo;
 pub mod netns;
+pub mod nginx;
 pub mod occupancy;
 pub mod openers;
 pub mod own;

@@ -3,7 +3,8 @@
 use std::{
     cmp::Reverse,
     collections::{HashMap, HashSet},
-    fs, io,
+    fs,
+    io::{self, Read as _},
     mem::MaybeUninit,
     os::unix::fs::MetadataExt as _,
     path::Path,
@@ -22,6 +23,8 @@ const COUNTING: Duration = Duration::from_millis(500);
 const ENTRIES: usize = 32 << 10;
 /// Bytes of a link that are read: `socket:[4294967295]` has 19.
 const LINK: usize = 32;
+/// Bytes of a command line that are read: class paths are long.
+const COMMAND: u64 = 16 << 10;
 
 /// A process that holds a descriptor.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -124,6 +127,17 @@ pub fn comm(host: &Host, pid: u32) -> Option<String> {
         name.pop();
     }
     Some(name)
+}
+
+/// A process's command line, words parted by blanks, cut at [`COMMAND`] bytes; `None` if there is no such process, or none of
+/// its own (a kernel thread).
+#[must_use]
+pub fn command(host: &Host, pid: u32) -> Option<String> {
+    let mut bytes = Vec::new();
+    let file = fs::File::open(host.path(&format!("proc/{pid}/cmdline"))).ok()?;
+    file.take(COMMAND).read_to_end(&mut bytes).ok()?;
+    let words = String::from_utf8_lossy(&bytes).replace('\0', " ");
+    Some(words.trim_end().to_owned()).filter(|words| !words.is_empty())
 }
 
 /// A process's parent; `None` if it has none here, or there is no such process.

@@ -11,7 +11,7 @@ pub use peers::Peers;
 use tally::Tally;
 
 use super::{
-    diag::{self, Detail, Entry, StateFlags, TCP_ESTABLISHED, TCP_TIME_WAIT},
+    diag::{self, Detail, Entry, StateFlags, TCP_ESTABLISHED, TCP_LISTEN, TCP_TIME_WAIT},
     states::States,
 };
 use crate::model::{event::Tuple, occupancy::Destination};
@@ -258,6 +258,22 @@ impl Listener {
     #[must_use]
     pub fn is_full(&self) -> bool {
         self.queue > self.limit
+    }
+
+    /// It as one of the full sockets.
+    #[must_use]
+    pub fn sample(&self) -> Sample {
+        let tuple = Tuple { laddr: self.address, lport: self.port, raddr: self.address, rport: 0 };
+        Sample {
+            tuple,
+            state: TCP_LISTEN,
+            accepted: true,
+            inode: self.inode,
+            idle_ms: None,
+            unsent: 0,
+            retried: false,
+            probing: false,
+        }
     }
 }
 

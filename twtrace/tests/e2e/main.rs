@@ -35,6 +35,9 @@ use twtrace::{lab::scenarios::ALL, plan::Backend};
 /// Each backend, and why it cannot run here, if so.
 type Backends = BTreeMap<String, Option<String>>;
 
+/// A case that is run once, whatever the backend.
+type Once = fn() -> Result<(), String>;
+
 /// How many tests ended how.
 #[derive(Default)]
 struct Tally {
@@ -85,10 +88,16 @@ fn run(arguments: &Arguments, backends: &[String], scale: Scale, guest: bool) ->
     let mut last = labs(&offered, scale, guest, false, &tally);
     // In this process: nobody may fork beside it, see tracer::FORKING.
     last.push(trial("lab_sabotage", "any", &tally, |_| lab::sabotage(&tracer::binary())));
-    last.push(match doctor::nginx::missing() {
-        Some(reason) => skipped("doctor_nginx", "any", &reason, &tally),
-        None => trial("doctor_nginx", "any", &tally, |_| doctor::nginx::doctor_nginx()),
-    });
+    let no_nginx = doctor::nginx::missing();
+    let proxies: [(&str, Once); 3] = [
+        ("doctor_nginx", doctor::nginx::doctor_nginx),
+        ("doctor_nginx_limits", doctor::nginx::doctor_nginx_limits),
+        ("doctor_nginx_fastcgi", doctor::nginx::doctor_nginx_fastcgi),
+    ];
+    last.extend(proxies.map(|(name, case)| match &no_nginx {
+        Some(reason) => skipped(name, "any", reason, &tally),
+        None => trial(name, "any", &tally, move |_| case()),
+    }));
     let labs = libtest_mimic::run(&alone, last);
     if guest {
         // Of kernels that are the same everywhere; this machine's own is not.
@@ -172,7 +181,6 @@ fn refusal(backend: &str) -> Option<String> {
 }
 
 fn trials(offered: &Backends, scale: Scale, guest: bool, tally: &Arc<Mutex<Tally>>) -> Vec<Trial> {
-    type Once = fn() -> Result<(), String>;
     type Case = Box<dyn Fn(&str) -> Result<(), String> + Send>;
     // The slowest first: their 60 s pass beside the others.
     let mut trials = labs(offered, scale, guest, true, tally);
@@ -204,7 +212,7 @@ fn trials(offered: &Backends, scale: Scale, guest: bool, tally: &Arc<Mutex<Tally
             });
         }
     }
-    let once: [(&str, Once); 32] = [
+    let once: Vec<(&str, Once)> = vec![
         ("unprivileged", manners::unprivileged),
         ("bad_btf", manners::bad_btf),
         ("bad_filters", manners::bad_filters),
@@ -224,6 +232,14 @@ fn trials(offered: &Backends, scale: Scale, guest: bool, tally: &Arc<Mutex<Tally
         ("doctor_fin_wait2", doctor::sockets::doctor_fin_wait2),
         ("doctor_ports", doctor::ports::doctor_ports),
         ("doctor_bound_first", doctor::ports::doctor_bound_first),
+        ("doctor_all_bound", doctor::ports::doctor_all_bound),
+        ("doctor_not_bound", doctor::ports::doctor_not_bound),
+        ("doctor_in_range", doctor::ports::doctor_in_range),
+        ("doctor_ports_by_state", doctor::ports::doctor_ports_by_state),
+        ("doctor_table", doctor::states::doctor_table),
+        ("doctor_held_states", doctor::states::doctor_held_states),
+        ("doctor_stuck_states", doctor::states::doctor_stuck_states),
+        ("doctor_unanswered", doctor::states::doctor_unanswered),
         ("doctor_reuse", doctor::reuse::doctor_reuse),
         ("doctor_with_trace", doctor::reuse::doctor_with_trace),
         ("doctor_accept_queue", doctor::listen::doctor_accept_queue),
@@ -231,6 +247,8 @@ fn trials(offered: &Backends, scale: Scale, guest: bool, tally: &Arc<Mutex<Tally
         ("doctor_syn_flood", doctor::listen::doctor_syn_flood),
         ("doctor_abort_on_overflow", doctor::listen::doctor_abort_on_overflow),
         ("doctor_keepalive", doctor::keepalive::doctor_keepalive),
+        ("doctor_stuck", doctor::keepalive::doctor_stuck),
+        ("doctor_full_buckets", doctor::keepalive::doctor_full_buckets),
         ("doctor_unprivileged", doctor::manners::doctor_unprivileged),
         ("doctor_everywhere", doctor::manners::doctor_everywhere),
         ("doctor_watch", doctor::manners::doctor_watch),
@@ -238,7 +256,7 @@ fn trials(offered: &Backends, scale: Scale, guest: bool, tally: &Arc<Mutex<Tally
         ("doctor_descriptors", doctor::machine::doctor_descriptors),
         ("doctor_folklore", doctor::machine::doctor_folklore),
     ];
-    trials.extend(once.map(|(name, case)| trial(name, "any", tally, move |_| case())));
+    trials.extend(once.into_iter().map(|(name, case)| trial(name, "any", tally, move |_| case())));
     trials.push(match doctor::keepalive::missing() {
         Some(reason) => skipped("doctor_peer_closes", "any", &reason, tally),
         None => trial("doctor_peer_closes", "any", tally, |_| doctor::keepalive::doctor_peer_closes()),
@@ -255,6 +273,14 @@ fn trials(offered: &Backends, scale: Scale, guest: bool, tally: &Arc<Mutex<Tally
         Some(reason) => skipped(name, "any", reason, tally),
         None => trial(name, "any", tally, move |_| case()),
     }));
+    trials.push(match doctor::aborts::missing() {
+        Some(reason) => skipped("doctor_health_checks", "any", &reason, tally),
+        None => trial("doctor_health_checks", "any", tally, |_| doctor::aborts::doctor_health_checks()),
+    });
+    trials.push(match doctor::nat::missing() {
+        Some(reason) => skipped("doctor_nat_ports", "any", &reason, tally),
+        None => trial("doctor_nat_ports", "any", tally, |_| doctor::nat::doctor_nat_ports()),
+    });
     trials.push(match doctor::conntrack::no_table() {
         Some(reason) => skipped("doctor_conntrack", "any", &reason, tally),
         None => trial("doctor_conntrack", "any", tally, |_| doctor::conntrack::doctor_conntrack()),

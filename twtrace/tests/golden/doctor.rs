@@ -14,11 +14,13 @@ use twtrace::{
     host::{
         conntrack::{Conntrack, Stats, Timeouts},
         counters::Sockstat,
+        diag::{TCP_CLOSE_WAIT, TCP_ESTABLISHED, TCP_LISTEN},
         processes::{Census, Limit, Process, SystemFiles},
-        sockets::{Ends, Listener, Service},
+        sockets::{Ends, Listener, Sample, Service},
+        states::States,
         sysctl_files::{Setting, SysctlFiles},
     },
-    model::occupancy::Destination,
+    model::{event::Tuple, occupancy::Destination},
 };
 
 const PLAIN: Style = Style { width: 110, colour: false };
@@ -72,6 +74,21 @@ fn upstream() -> Destination {
     Destination { laddr: [10, 0, 0, 1].into(), raddr: [10, 0, 0, 2].into(), rport: 8080 }
 }
 
+/// An open connection to the upstream, of the process that has this inode.
+fn open(inode: u32) -> Sample {
+    let Destination { laddr, raddr, rport } = upstream();
+    Sample {
+        tuple: Tuple { laddr, lport: 40_000, raddr, rport },
+        state: TCP_ESTABLISHED,
+        accepted: false,
+        inode,
+        idle_ms: Some(20),
+        unsent: 0,
+        retried: false,
+        probing: false,
+    }
+}
+
 /// So many TIME_WAITs, begun at the rate that makes them.
 fn waits(time_wait: u64) -> Ends {
     let per_s = time_wait / 60;
@@ -85,9 +102,11 @@ fn fine() -> Facts {
     namespace.sockets.time_wait = 120;
     namespace.sockstat = Some(Sockstat { tw: 120, ..Sockstat::default() });
     namespace.sockets.listeners = vec![listener(22, 0, 4096, 1), listener(80, 0, 4096, 2)];
+    namespace.sockets.states = States::default().with(TCP_LISTEN, 2, 0).with(TCP_ESTABLISHED, 4, 0);
+    namespace.sockets.samples = vec![open(3); 4];
     let census = Census {
         processes: vec![process(812, "nginx", 40), process(1, "systemd", 200)],
-        owners: [(2, 812)].into(),
+        owners: [(2, 812), (3, 812)].into(),
         system: Some(SystemFiles { allocated: 4000, limit: 1_000_000 }),
         ..Census::default()
     };
@@ -132,8 +151,12 @@ fn warning() -> Facts {
 fn critical() -> Facts {
     let mut facts = warning();
     facts.machine.census.processes.push(process(77, "java", 1024));
-    facts.machine.census.owners.insert(4, 77);
+    facts.machine.census.owners.extend([(4, 77), (6, 77)]);
     let own = &mut facts.namespaces[0];
+    let tuple = Tuple { lport: 8443, ..open(6).tuple };
+    let leaked = Sample { tuple, state: TCP_CLOSE_WAIT, accepted: true, idle_ms: Some(90_000), ..open(6) };
+    own.sockets.samples.extend(vec![leaked; 400]);
+    own.sockets.states = own.sockets.states.with(TCP_CLOSE_WAIT, 400, 0).with(TCP_LISTEN, 3, 0);
     own.sockets.listeners.push(listener(8443, 51, 50, 4));
     moved(own, "TcpExt", "ListenOverflows", 100, 107);
     moved(own, "TcpExt", "ListenDrops", 100, 107);

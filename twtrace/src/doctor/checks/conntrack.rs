@@ -1,12 +1,21 @@
-//! Is connection tracking full? netfilter's table of connections, and how long it keeps those that are closed.
+//! Is connection tracking full? netfilter's table of connections, how long it keeps those that are closed, and whether NAT
+//! finds ports.
+
+mod nat;
+mod stories;
 
 use crate::{
     doctor::{
         facts::{Facts, Namespace},
-        finding::{Evidence, Finding, Severity, Story},
+        finding::{Evidence, Finding, Severity},
+        severity::Loss,
     },
     host::conntrack::{Conntrack, Stats},
+    sink::human::Many,
 };
+
+pub use stories::STORIES;
+use stories::{FILLING, FULL, OFF, ROOM, TIME_WAIT};
 
 /// From this share of the table on it is nearly full.
 const NEAR: f64 = 0.8;
@@ -16,112 +25,11 @@ const PRESSED: f64 = 0.95;
 const MUCH: f64 = 0.1;
 /// Ports that a NAT chooses from towards one destination: 1024 to 65535.
 const NAT_PORTS: u64 = 64_512;
+/// Packets of a short connection, both directions: three that open it, a request, an answer, their acknowledgements, and
+/// what closes it.
+const PACKETS: u64 = 10;
 /// What an entry takes on most kernels, bytes.
 const ENTRY: u64 = 256;
-
-/// It is full.
-pub const FULL: Story = Story {
-    id: "conntrack.full",
-    title: "The table of tracked connections is full: new connections are dropped",
-    why: "netfilter drops the first packet of a connection that it has no entry for, whatever the rules say. The client \
-          sees a connect() that hangs; nothing here is told of it, for the packet never gets to a socket.",
-    story: "Where a rule asks for a connection's state, or does NAT, nf_conntrack keeps an entry for each connection that \
-            passes, local ones included. net.netfilter.nf_conntrack_max is the most entries that each network namespace \
-            may have. When the table is full the kernel first looks in a few buckets for a connection that has not been \
-            answered yet, and forgets it (early_drop); if there is none, it drops the packet, and logs 'nf_conntrack: \
-            table full, dropping packet'. From then on, while the table is over 95 % full, its collector also removes \
-            connections that are closing, so a table that is too small stays between 95 and 100 %.\n\n\
-            The number of entries is the evidence. The counters are not: 'drop' and 'insert_failed' move for other \
-            reasons as well.\n\n\
-            A SYN that is dropped here leaves no trace in the counters of TCP: it is not in ListenDrops.",
-    holds: "",
-    does_not: "",
-    by_hand: &[
-        "sysctl net.netfilter.nf_conntrack_count net.netfilter.nf_conntrack_max",
-        "dmesg | grep 'nf_conntrack: table full'",
-        "conntrack -S     # drop, early_drop, insert_failed by CPU",
-    ],
-    sources: &[
-        "net/netfilter/nf_conntrack_core.c: __nf_conntrack_alloc, early_drop, gc_worker",
-        "Documentation/networking/nf_conntrack-sysctl.rst",
-    ],
-};
-
-/// It becomes full.
-pub const FILLING: Story = Story {
-    id: "conntrack.filling",
-    title: "The table of tracked connections is nearly full",
-    why: "Past nf_conntrack_max new connections are dropped before any socket sees them; a burst is enough to get there.",
-    story: "See conntrack.full for what happens then. What fills the table is rarely open connections. It is closed ones \
-            (conntrack.time-wait), and open ones that nobody closed: those are kept for \
-            net.netfilter.nf_conntrack_tcp_timeout_established, five days, after their last packet.",
-    holds: "",
-    does_not: "",
-    by_hand: &[
-        "sysctl net.netfilter.nf_conntrack_count net.netfilter.nf_conntrack_max",
-        "conntrack -L -p tcp | awk '{print $4}' | sort | uniq -c     # by state",
-    ],
-    sources: &["net/netfilter/nf_conntrack_core.c: __nf_conntrack_alloc"],
-};
-
-/// Closed connections stay.
-pub const TIME_WAIT: Story = Story {
-    id: "conntrack.time-wait",
-    title: "Connection tracking keeps a closed connection longer than its TIME_WAIT lasts",
-    why: "netfilter has a TIME_WAIT of its own, 120 seconds by default, which knows nothing of the socket's 60: the entry, \
-          and with NAT its port, is held for a minute after the socket is gone.",
-    story: "An entry goes to TIME_WAIT when both FINs have passed and been confirmed, whichever end closed first, and stays \
-            there for net.netfilter.nf_conntrack_tcp_timeout_time_wait seconds. So at a steady rate the table holds rate \
-            times 120 entries of closed connections, for connections that leave no TIME_WAIT here as well: those that \
-            the peer closed first, and those that are only forwarded.\n\n\
-            With NAT an entry also holds the port that it was given. A source NAT has 64,512 ports (1024 to 65535) from \
-            one address towards one destination, so at 120 seconds it can carry 537 connections per second there, and \
-            1,075 at 60. Beyond that packets are dropped and insert_failed or drop moves; newer kernels take the port of \
-            an entry in TIME_WAIT if they find no other.\n\n\
-            60 is enough: the entry need not outlive the TIME_WAIT that it was for. No setting of TCP shortens the \
-            entries, tcp_fin_timeout no more than tcp_tw_reuse.",
-    holds: "",
-    does_not: "",
-    by_hand: &[
-        "sysctl net.netfilter.nf_conntrack_tcp_timeout_time_wait",
-        "conntrack -L -p tcp --state TIME_WAIT | wc -l",
-        "nstat -d 10 TcpActiveOpens TcpPassiveOpens",
-    ],
-    sources: &[
-        "net/netfilter/nf_conntrack_proto_tcp.c: tcp_timeouts, tcp_conntracks",
-        "net/netfilter/nf_nat_core.c: nf_nat_l4proto_unique_tuple, nf_nat_used_tuple_harder",
-    ],
-};
-
-/// There is room.
-pub const ROOM: Story = Story {
-    id: "conntrack.room",
-    title: "The table of tracked connections has room",
-    why: "New connections are dropped only when there are nf_conntrack_max entries.",
-    story: "net.netfilter.nf_conntrack_count is held against net.netfilter.nf_conntrack_max, network namespace by network \
-            namespace. A limit of 0 is none. See conntrack.full for what happens past it.",
-    holds: "",
-    does_not: "",
-    by_hand: &["sysctl net.netfilter.nf_conntrack_count net.netfilter.nf_conntrack_max"],
-    sources: &["net/netfilter/nf_conntrack_core.c: __nf_conntrack_alloc"],
-};
-
-/// Nothing is tracked.
-pub const OFF: Story = Story {
-    id: "conntrack.off",
-    title: "No connection is tracked here",
-    why: "Without an entry nothing can be full: connections are tracked only where a rule asks for their state.",
-    story: "nf_conntrack tracks nothing until a rule of a network namespace needs it (NAT, or a match on a connection's \
-            state), even where the module is loaded or built in. Another network namespace, such as the one that the \
-            machine's rules are in, may track the same connections when they pass.",
-    holds: "",
-    does_not: "",
-    by_hand: &["sysctl net.netfilter.nf_conntrack_count", "nft list ruleset | grep -E ' ct |nat'"],
-    sources: &["net/netfilter/nf_conntrack_proto.c: nf_ct_netns_get"],
-};
-
-/// What this question can find.
-pub const STORIES: &[Story] = &[FULL, FILLING, TIME_WAIT, ROOM, OFF];
 
 /// Judges.
 #[must_use]
@@ -134,11 +42,14 @@ pub fn check(facts: &Facts, namespace: &Namespace) -> Vec<Finding> {
         return vec![Finding::new(&OFF, Severity::Fine, sentence).shown_by(numbers(namespace, table))];
     }
     let kept = Kept::at(namespace, table);
-    let mut findings: Vec<Finding> =
-        [filling(facts, namespace, table, kept.as_ref()), kept.as_ref().map(|kept| closed(namespace, table, kept))]
-            .into_iter()
-            .flatten()
-            .collect();
+    let mut findings: Vec<Finding> = [
+        filling(facts, namespace, table, kept.as_ref()),
+        nat::check(namespace, table),
+        kept.as_ref().map(|kept| closed(namespace, table, kept)),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
     if findings.iter().all(|finding| finding.severity < Severity::Warning) {
         findings.push(room(namespace, table));
     }
@@ -175,13 +86,15 @@ impl Kept {
         table.max > 0 && self.entries >= table.max as f64 * MUCH
     }
 
-    fn shorten(&self) -> String {
-        format!(
-            "let the entries end with their TIME_WAITs: sysctl -w net.netfilter.nf_conntrack_tcp_timeout_time_wait={} \
-             (now {})",
-            self.socket_s, self.timeout_s
-        )
+    fn shorten(&self, namespace: &Namespace) -> String {
+        shorten(namespace, self.socket_s, self.timeout_s)
     }
+}
+
+/// How to keep closed connections no longer than their sockets.
+fn shorten(namespace: &Namespace, socket_s: u64, timeout_s: u64) -> String {
+    let setting = namespace.setting("net.netfilter.nf_conntrack_tcp_timeout_time_wait", socket_s);
+    format!("{setting}: entries of closed connections then end with their TIME_WAITs (now {timeout_s} s)")
 }
 
 fn sysctl(name: &str) -> String {
@@ -203,20 +116,41 @@ fn numbers(namespace: &Namespace, table: &Conntrack) -> Vec<Evidence> {
         ),
     ];
     let of = |get: fn(&Stats) -> u64| table.stats.as_ref().map(get);
-    let counts: [(&str, Option<u64>); 3] = [
+    let counts: [(&str, Option<u64>); 4] = [
         ("drop", of(|stats| stats.drop)),
         ("early_drop", of(|stats| stats.early_drop)),
         ("insert_failed", of(|stats| stats.insert_failed)),
+        ("found", table.stats.and_then(|stats| stats.found)),
     ];
     let source = "/proc/net/stat/nf_conntrack";
     evidence.extend(counts.map(|(name, count)| Evidence::new(name, count, "since the namespace began", source)));
-    evidence.push(Evidence::new("drop now", dropped(namespace, table), "packets", namespace.twice(source)));
+    let moved = moved(namespace, table);
+    let now =
+        |name, get: fn(&Stats) -> u64| Evidence::new(name, moved.as_ref().map(get), "packets", namespace.twice(source));
+    evidence.push(now("drop now", |stats| stats.drop));
+    evidence.push(now("insert_failed now", |stats| stats.insert_failed));
     evidence
 }
 
-/// Packets that were dropped between the looks.
-fn dropped(namespace: &Namespace, table: &Conntrack) -> Option<u64> {
-    Some(table.stats?.drop.saturating_sub(namespace.tracked_before?.drop))
+/// How far the counts moved between the looks.
+fn moved(namespace: &Namespace, table: &Conntrack) -> Option<Stats> {
+    Some(table.stats?.since(&namespace.tracked_before?))
+}
+
+/// First packets of connections that were lost, `get` of the counts, beside connections that passed: nobody counts these, so
+/// they are taken from the packets that were forwarded and sent, [`PACKETS`] each.
+fn loss(namespace: &Namespace, table: &Conntrack, get: fn(&Stats) -> u64) -> Option<Loss> {
+    let connections = |count: &dyn Fn(&str, &str) -> Option<u64>| {
+        let packets = count("Ip", "ForwDatagrams")?.saturating_add(count("Ip", "OutRequests")?);
+        Some(packets / PACKETS)
+    };
+    Some(Loss {
+        now: moved(namespace, table).as_ref().map_or(0, get),
+        well_now: connections(&|group, name| namespace.moved(group, name)),
+        seconds: namespace.window.as_secs_f64(),
+        total: get(&table.stats?),
+        well: connections(&|group, name| namespace.total(group, name)),
+    })
 }
 
 fn filling(facts: &Facts, namespace: &Namespace, table: &Conntrack, kept: Option<&Kept>) -> Option<Finding> {
@@ -225,15 +159,17 @@ fn filling(facts: &Facts, namespace: &Namespace, table: &Conntrack, kept: Option
     if max == 0 || share < NEAR {
         return None;
     }
-    let dropped = dropped(namespace, table).unwrap_or_default();
+    let loss = loss(namespace, table, |stats| stats.drop.saturating_sub(stats.insert_failed)).unwrap_or_default();
     let (story, severity, sentence) = if count >= max {
         let sentence = format!("the table of tracked connections is full: {count} of {max} entries");
         (&FULL, Severity::Critical, sentence)
-    } else if share >= PRESSED && dropped > 0 {
+    } else if share >= PRESSED && loss.now > 0 {
         let sentence = format!(
-            "the table of tracked connections overflows: {count} of {max} entries, and {dropped} packets dropped just now"
+            "the table of tracked connections overflows: {count} of {max} entries taken, {} dropped in {:.1} s",
+            Many(loss.now, "packet"),
+            loss.seconds
         );
-        (&FULL, Severity::Critical, sentence)
+        (&FULL, loss.severity().max(Severity::Warning), sentence)
     } else {
         (&FILLING, Severity::Warning, format!("{count} of {max} entries for tracked connections are taken"))
     };
@@ -241,17 +177,19 @@ fn filling(facts: &Facts, namespace: &Namespace, table: &Conntrack, kept: Option
     let bytes = entry.map_or(ENTRY, |slab| slab.object_bytes);
     let more = max.saturating_mul(2);
     let mut steps = vec![format!(
-        "raise the limit, in the initial network namespace (elsewhere it cannot be written): sysctl -w \
-         net.netfilter.nf_conntrack_max={more}; an entry takes about {bytes} bytes"
+        "{} in the initial network namespace (the key is read-only elsewhere): doubles the limit; an entry takes about \
+         {bytes} bytes",
+        namespace.setting("net.netfilter.nf_conntrack_max", more)
     )];
     if table.buckets.is_some_and(|buckets| buckets < more / 4) {
         let buckets = more / 4;
-        steps.push(format!("and the hash with it: sysctl -w net.netfilter.nf_conntrack_buckets={buckets}"));
+        let setting = namespace.setting("net.netfilter.nf_conntrack_buckets", buckets);
+        steps.push(format!("{setting} in the initial network namespace: keeps the chains of the hash short"));
     }
-    steps.extend(kept.map(Kept::shorten));
+    steps.extend(kept.map(|kept| kept.shorten(namespace)));
     steps.push(
-        "leave untracked what needs neither NAT nor state, such as a busy service of this host: notrack, in chains of \
-         priority raw, for both directions (prerouting and output)"
+        "notrack in chains of priority raw, prerouting and output: leaves a busy service untracked that needs neither NAT nor \
+         state"
             .to_owned(),
     );
     Some(
@@ -274,7 +212,8 @@ fn entries(kept: &Kept, table: &Conntrack) -> Evidence {
 fn closed(namespace: &Namespace, table: &Conntrack, kept: &Kept) -> Finding {
     let (timeout, socket) = (kept.timeout_s, kept.socket_s);
     let sentence = format!(
-        "about {:.0} of {} tracked connections are closed: they are kept for {timeout} s, their TIME_WAITs {socket}",
+        "about {:.0} of {} tracked connections are closed: netfilter keeps a closed connection for {timeout} s, the socket's \
+         TIME_WAIT lasts {socket} s",
         kept.entries, table.count
     );
     let ports = NAT_PORTS as f64;
@@ -282,7 +221,7 @@ fn closed(namespace: &Namespace, table: &Conntrack, kept: &Kept) -> Finding {
     let finding = Finding::new(&TIME_WAIT, if is_much { Severity::Note } else { Severity::Fine }, sentence).shown_by([
         entries(kept, table),
         Evidence::new(
-            "that a NAT can carry to one destination",
+            "connections that a NAT address can carry to one destination",
             ports / timeout.max(1) as f64,
             "1/s",
             format!("{NAT_PORTS} ports / {timeout} s"),
@@ -291,8 +230,8 @@ fn closed(namespace: &Namespace, table: &Conntrack, kept: &Kept) -> Finding {
     let finding = finding.shown_by(numbers(namespace, table));
     if is_much {
         finding
-            .to_do([kept.shorten()])
-            .avoid(["do not look for a setting of TCP that does this: tcp_fin_timeout and tcp_tw_reuse do not"])
+            .to_do([kept.shorten(namespace)])
+            .avoid(["do not tune TCP for this: tcp_fin_timeout and tcp_tw_reuse do not shorten the entries"])
     } else {
         finding
     }
@@ -307,92 +246,4 @@ fn room(namespace: &Namespace, table: &Conntrack) -> Finding {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{
-        doctor::checks::fixture::{self, Fixture, ids},
-        host::{conntrack::Timeouts, sockets::Ends},
-    };
-
-    fn table(count: u64, max: u64) -> Conntrack {
-        Conntrack {
-            count,
-            max,
-            buckets: Some(max),
-            timeout_s: Timeouts { time_wait: Some(120), established: Some(432_000), ..Timeouts::default() },
-            stats: Some(Stats { drop: 7, ..Stats::default() }),
-        }
-    }
-
-    /// With so many TIME_WAITs begun per second.
-    fn found(table: Option<Conntrack>, rate: u64, dropped: u64) -> Vec<Finding> {
-        let facts = Fixture::quiet().namespace(|namespace| {
-            namespace.tracked_before =
-                table.and_then(|table| table.stats).map(|stats| Stats { drop: stats.drop - dropped, ..stats });
-            namespace.conntrack = table;
-            let ends = Ends { time_wait: rate * 60, recent: rate * 10, young: rate, ..Ends::default() };
-            namespace.sockets.opened.insert(fixture::destination(443), ends);
-        });
-        check(&facts, &facts.namespaces[0])
-    }
-
-    #[test]
-    fn a_full_table_is_critical() {
-        let findings = found(Some(table(1000, 1000)), 0, 0);
-        assert_eq!(ids(&findings), ["conntrack.full"]);
-        assert_eq!(findings[0].severity, Severity::Critical);
-        assert!(findings[0].to_do[0].contains("nf_conntrack_max=2000"), "{findings:?}");
-        assert_eq!(ids(&found(Some(table(999, 1000)), 0, 0)), ["conntrack.filling"]);
-    }
-
-    #[test]
-    fn a_table_that_drops_stays_below_its_limit() {
-        // The collector makes room as long as it is over 95 %.
-        assert_eq!(ids(&found(Some(table(960, 1000)), 0, 3)), ["conntrack.full"]);
-        assert_eq!(ids(&found(Some(table(960, 1000)), 0, 0)), ["conntrack.filling"]);
-        // Something else is dropped.
-        assert_eq!(ids(&found(Some(table(940, 1000)), 0, 3)), ["conntrack.filling"]);
-        assert_eq!(ids(&found(Some(table(10, 1000)), 0, 3)), ["conntrack.room"]);
-    }
-
-    #[test]
-    fn from_four_fifths_on_it_is_filling() {
-        assert_eq!(found(Some(table(800, 1000)), 0, 0)[0].severity, Severity::Warning);
-        assert_eq!(ids(&found(Some(table(799, 1000)), 0, 0)), ["conntrack.room"]);
-    }
-
-    #[test]
-    fn no_limit_is_never_reached() {
-        let findings = found(Some(table(1_000_000, 0)), 0, 0);
-        assert_eq!(ids(&findings), ["conntrack.room"]);
-        assert!(findings[0].sentence.contains("no limit"), "{findings:?}");
-    }
-
-    #[test]
-    fn nothing_tracked_is_fine() {
-        for none in [None, Some(table(0, 1000)), Some(table(0, 0))] {
-            let findings = found(none, 50, 0);
-            assert_eq!(ids(&findings), ["conntrack.off"]);
-            assert_eq!(findings[0].severity, Severity::Fine);
-        }
-    }
-
-    #[test]
-    fn closed_connections_are_told_of() {
-        // 10/s for 120 s are 1200 entries: more than a tenth of 10,000.
-        let findings = found(Some(table(3000, 10_000)), 10, 0);
-        assert_eq!(ids(&findings), ["conntrack.time-wait", "conntrack.room"]);
-        assert_eq!(findings[0].severity, Severity::Note);
-        assert_eq!(fixture::number(&findings[0], "entries of connections closed here, about"), Some(1200.0));
-        assert!(findings[0].to_do[0].ends_with("time_wait=60 (now 120)"), "{findings:?}");
-        assert_eq!(found(Some(table(3000, 1_000_000)), 10, 0)[0].severity, Severity::Fine);
-        // There are no more of them than entries.
-        let few = found(Some(table(100, 10_000)), 10, 0);
-        assert_eq!(fixture::number(&few[0], "entries of connections closed here, about"), Some(100.0));
-        // Nothing was closed, or is kept no longer than the socket.
-        assert_eq!(ids(&found(Some(table(3000, 10_000)), 0, 0)), ["conntrack.room"]);
-        let short = Timeouts { time_wait: Some(60), ..Timeouts::default() };
-        let findings = found(Some(Conntrack { timeout_s: short, ..table(3000, 10_000) }), 10, 0);
-        assert_eq!(ids(&findings), ["conntrack.room"]);
-    }
-}
+mod tests;

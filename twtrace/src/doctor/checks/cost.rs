@@ -18,21 +18,23 @@ const MANY: u64 = 100;
 /// All buckets are taken, or were.
 pub const OVERFLOW: Story = Story {
     id: "cost.overflow",
-    title: "The kernel gives sockets up without a TIME_WAIT, because the buckets are full",
-    why: "Past tcp_max_tw_buckets the kernel closes a socket at once, without a TIME_WAIT. No connection is refused; what \
-          is lost is the protection: a FIN that is sent again is answered by a RST, and old segments may meet a new \
+    title: "Sockets close without a TIME_WAIT, because tcp_max_tw_buckets is full",
+    why: "Beyond tcp_max_tw_buckets the kernel closes a socket at once, without a TIME_WAIT. No connection is refused. What \
+          is lost is the protection: a FIN that is sent again is answered by a RST, and old segments may reach a new \
           connection.",
-    story: "Each network namespace may have net.ipv4.tcp_max_tw_buckets minisocks, those in TIME_WAIT and those in \
-            FIN_WAIT2 together. The default is half the slots of the hash of connections, up to 262,144. When a \
-            connection should get one more, the kernel counts TcpExt TCPTimeWaitOverflow and closes the socket for \
-            good; so it does when there is no memory for one.\n\n\
-            Documentation and many articles say that the kernel prints 'time wait bucket table overflow'. It does not, \
-            in no kernel since 5.4. They also say that new connections are refused: that is not so either. The counter \
-            is the only sign.\n\n\
-            One minisock takes about 256 bytes. A million of them are a quarter of a gigabyte, so on a machine with \
-            memory to spare the remedy is a higher limit; on one without, fewer connections (keepalive).",
-    holds: "",
-    does_not: "",
+    story: "Each network namespace may have net.ipv4.tcp_max_tw_buckets minisocks: those in TIME_WAIT and those in FIN_WAIT2 \
+            together. The default is half the slots of the hash of connections, up to 262,144. When a connection should get \
+            one more, the kernel counts TcpExt TCPTimeWaitOverflow and closes the socket for good. It does the same when \
+            there is no memory for a minisock.\n\n\
+            Documentation and many articles say that the kernel prints 'time wait bucket table overflow'. No kernel since \
+            5.4 does. They also say that new connections are refused: they are not. The counter is the only sign.\n\n\
+            The limit that would do is the rate at which TIME_WAITs begin, those that were refused among them, times 60 \
+            seconds. twtrace adds half for bursts and rounds up to a power of two. One minisock takes about 256 bytes, a \
+            million of them a quarter of a gigabyte. On a machine without memory to spare the remedy is fewer connections \
+            (keepalive).",
+    holds: "TCPTimeWaitOverflow moved between the two looks: a warning. It moved since the namespace began, but not now, and \
+            fewer than 80 % of the buckets are taken: a note",
+    does_not: "a high number of TIME_WAITs below the limit",
     by_hand: &[
         "nstat -az TcpExtTCPTimeWaitOverflow",
         "grep ^TCP: /proc/net/sockstat          # the number behind tw, FIN_WAIT2 minisocks included",
@@ -45,13 +47,13 @@ pub const OVERFLOW: Story = Story {
 pub const BUCKETS: Story = Story {
     id: "cost.buckets",
     title: "The buckets for TIME_WAIT are nearly full",
-    why: "Minisocks in TIME_WAIT and in FIN_WAIT2 share tcp_max_tw_buckets, per network namespace; past it a socket closes \
+    why: "Minisocks in TIME_WAIT and in FIN_WAIT2 share tcp_max_tw_buckets, per network namespace. Beyond it a socket closes \
           without the protection of TIME_WAIT.",
-    story: "The number to hold against net.ipv4.tcp_max_tw_buckets is the one behind 'tw' in /proc/net/sockstat. What \
-            ss lists as TIME-WAIT is less: minisocks in FIN_WAIT2, of connections whose peer has not closed yet, \
-            take buckets as well. See cost.overflow for what happens when they are all taken.",
-    holds: "",
-    does_not: "",
+    story: "Compare net.ipv4.tcp_max_tw_buckets with the number behind 'tw' in /proc/net/sockstat. What ss lists as \
+            TIME-WAIT is less: minisocks in FIN_WAIT2, of connections whose peer has not closed yet, take buckets as well. \
+            See cost.overflow for what happens when all are taken, and for the limit that would do.",
+    holds: "sockstat's tw is at least 80 % of tcp_max_tw_buckets, and TCPTimeWaitOverflow does not move",
+    does_not: "many TIME_WAITs below 80 % of the limit, whatever their number",
     by_hand: &["grep ^TCP: /proc/net/sockstat", "sysctl net.ipv4.tcp_max_tw_buckets"],
     sources: &["net/ipv4/inet_timewait_sock.c: inet_twsk_alloc", "net/ipv4/proc.c: sockstat_seq_show"],
 };
@@ -60,12 +62,12 @@ pub const BUCKETS: Story = Story {
 pub const MEMORY: Story = Story {
     id: "cost.memory",
     title: "Minisocks take a part of the memory that counts",
-    why: "A minisock takes about 256 bytes, a full socket ten times as much; it takes many to matter.",
-    story: "A socket in TIME_WAIT is no full socket: the kernel replaces it by a minisock, from the caches tw_sock_TCP \
-            and tw_sock_TCPv6, and remembers its local port in one of tcp_bind_bucket (and tcp_bind2_bucket since \
-            6.1). No descriptor, no inode, no buffers. The bytes told here are what these caches really hold.",
-    holds: "",
-    does_not: "",
+    why: "A minisock takes about 256 bytes, a full socket ten times as much. Many are needed to matter.",
+    story: "A socket in TIME_WAIT is no full socket. The kernel replaces it by a minisock, from the caches tw_sock_TCP and \
+            tw_sock_TCPv6, and remembers its local port in a tcp_bind_bucket (and a tcp_bind2_bucket since 6.1). It has no \
+            descriptor, no inode and no buffers. The bytes reported here are what these caches hold on the whole machine.",
+    holds: "the caches tw_sock_TCP, tw_sock_TCPv6, tcp_bind_bucket and tcp_bind2_bucket hold at least 1 % of MemTotal",
+    does_not: "/proc/slabinfo cannot be read: then nothing is said of memory",
     by_hand: &["sudo grep -E 'tw_sock_TCP|tcp_bind' /proc/slabinfo"],
     sources: &["include/net/inet_timewait_sock.h: struct inet_timewait_sock", "include/linux/tcp.h: tcp_timewait_sock"],
 };
@@ -74,15 +76,16 @@ pub const MEMORY: Story = Story {
 pub const FIN_WAIT2: Story = Story {
     id: "cost.fin-wait2",
     title: "Many connections wait for a peer that does not close its end",
-    why: "A connection that was closed here stays in FIN_WAIT2 until the peer closes too, at most tcp_fin_timeout; it takes \
-          a bucket of TIME_WAIT meanwhile, though ss lists it as FIN-WAIT-2.",
-    story: "After close() the kernel waits for the peer's FIN. Nobody here holds the socket any more (an orphan), so the \
-            kernel keeps a minisock in its place and gives it up after net.ipv4.tcp_fin_timeout, or after TCP_LINGER2 \
-            of the socket. This is all that tcp_fin_timeout does: it has no influence on TIME_WAIT.\n\n\
+    why: "A connection that was closed here stays in FIN_WAIT2 until the peer closes too, at most for tcp_fin_timeout. It \
+          takes a bucket of TIME_WAIT meanwhile, though ss lists it as FIN-WAIT-2.",
+    story: "After close() the kernel waits for the peer's FIN. No process holds the socket any more (an orphan), so the kernel \
+            keeps a minisock in its place. It gives the minisock up after net.ipv4.tcp_fin_timeout, or after TCP_LINGER2 of \
+            the socket. tcp_fin_timeout does nothing else: it has no influence on TIME_WAIT.\n\n\
             Many of them mean that the other program got end-of-file and did not close: a pool that keeps dead \
-            connections, or a handler that hangs. There the peer shows as many sockets in CLOSE-WAIT.",
-    holds: "",
-    does_not: "",
+            connections, or a handler that hangs. The peer shows as many sockets in CLOSE-WAIT.",
+    holds: "at least 100 minisocks and orphans are in FIN_WAIT2, and they are at least half as many as the TIME_WAITs",
+    does_not: "sockets in FIN_WAIT2 that a process still holds after shutdown(); a few beside many TIME_WAITs, which are on \
+               their way",
     by_hand: &["ss -tan state fin-wait-2 | wc -l", "ss -tanp state close-wait     # on the peer: who does not close"],
     sources: &["net/ipv4/tcp.c: __tcp_close", "net/ipv4/tcp_input.c: tcp_rcv_state_process, case TCP_FIN_WAIT1"],
 };
@@ -91,16 +94,16 @@ pub const FIN_WAIT2: Story = Story {
 pub const HARMLESS: Story = Story {
     id: "cost.harmless",
     title: "These TIME_WAITs are harmless",
-    why: "A TIME_WAIT takes a quarter of a kilobyte and no descriptor, and goes away by itself. It does its work: it keeps \
-          old segments from a new connection, and answers a FIN that is sent again.",
-    story: "TIME_WAIT is the last state of the end that closed first. It lasts 60 seconds (TCP_TIMEWAIT_LEN, a constant) \
-            and the slack of the timer, and protects the next connection between the same addresses and ports from what \
-            is left of this one (RFC 9293, 3.6.1).\n\n\
-            A high number is no fault. It is what a busy end that closes first looks like: connections per second times \
-            60. It begins to matter in two cases only: when the ports towards one destination run out (ports.*), and \
-            when tcp_max_tw_buckets is reached (cost.overflow).",
-    holds: "",
-    does_not: "",
+    why: "A TIME_WAIT takes a quarter of a kilobyte and no descriptor, and goes away by itself. It keeps old segments from a \
+          new connection, and answers a FIN that is sent again.",
+    story: "TIME_WAIT is the last state of the end that closed first. It lasts 60 seconds (TCP_TIMEWAIT_LEN, a constant) and \
+            the slack of the timer. It protects the next connection between the same addresses and ports from what is left \
+            of this one (RFC 9293, 3.6.1).\n\n\
+            A high number is no fault. It is connections per second times 60, at an end that closes first. It begins to \
+            matter in two cases only: the ports towards one destination run out (ports.*), or tcp_max_tw_buckets is reached \
+            (cost.overflow).",
+    holds: "no other cost finding is a warning",
+    does_not: "buckets are nearly full or overflow, or 100 connections wait in FIN_WAIT2",
     by_hand: &["ss -s", "ss -Htan state time-wait | wc -l"],
     sources: &["include/net/tcp.h: TCP_TIMEWAIT_LEN", "RFC 9293, section 3.6.1", "RFC 1337"],
 };
@@ -135,34 +138,69 @@ fn numbers(namespace: &Namespace) -> Vec<Evidence> {
     ]
 }
 
+/// TIME_WAITs that begin per second, or would if there were buckets: by their ages and by TCPTimeWaitOverflow. `None` if none
+/// begins.
+fn begun_per_s(namespace: &Namespace) -> Option<f64> {
+    let sockets = &namespace.sockets;
+    let opens = namespace.opens_per_s();
+    let ages: f64 = sockets.opened.values().chain(sockets.accepted.values()).map(|ends| ends.per_s(opens)).sum();
+    let refused = namespace.per_s("TcpExt", "TCPTimeWaitOverflow").unwrap_or(0.0);
+    Some(ages + refused).filter(|rate| *rate > 0.0)
+}
+
+/// The limit that would do: what the rate makes in the life of a TIME_WAIT, and half of it for bursts, as a power of two.
+/// Never less than what is taken, and more than the limit there is. Without a rate, twice what is taken.
+fn enough(namespace: &Namespace, limit: u64, used: u64) -> u64 {
+    let minute = begun_per_s(namespace).map(|rate| rate * f64::from(namespace.time_wait_ms()) / 1000.0);
+    let need = minute.map_or(used.saturating_mul(2), |minute| (minute * 1.5) as u64);
+    need.max(used).max(limit.saturating_add(1)).min(1 << 30).next_power_of_two().max(limit)
+}
+
 fn buckets(facts: &Facts, namespace: &Namespace) -> Option<Finding> {
     let limit = namespace.sysctl("ipv4/tcp_max_tw_buckets")?;
     let used = minisocks(namespace);
     let now = namespace.moved("TcpExt", "TCPTimeWaitOverflow").unwrap_or_default();
     let since = namespace.total("TcpExt", "TCPTimeWaitOverflow").unwrap_or_default();
     let object = object_bytes(facts);
+    let enough = enough(namespace, limit, used);
     let room = format!(
-        "raise net.ipv4.tcp_max_tw_buckets (now {limit}), e.g. to {}: each minisock takes {object} bytes",
-        limit.max(used).saturating_mul(2).max(1024)
+        "{} (now {limit}; a minisock takes {object} bytes, so these take at most {})",
+        namespace.setting("net.ipv4.tcp_max_tw_buckets", enough),
+        mega(enough.saturating_mul(object))
     );
-    let fewer = "make fewer short connections: see `twtrace doctor --explain keepalive.short-connections`";
-    let avoid = ["do not lower tcp_max_tw_buckets: that is how the protection is lost"];
+    let fewer = "make fewer short connections: `twtrace doctor --explain keepalive.short-connections`";
+    let avoid = ["do not lower tcp_max_tw_buckets: sockets then close without the protection of TIME_WAIT"];
     let story = |story, severity, sentence: String| {
-        let finding = Finding::new(story, severity, sentence).shown_by(numbers(namespace));
-        finding.shown_by(namespace.counted("TcpExt", "TCPTimeWaitOverflow"))
+        let rate = begun_per_s(namespace);
+        let minute = rate.map(|rate| rate * f64::from(namespace.time_wait_ms()) / 1000.0);
+        // tcp_max_tw_buckets is half the slots of the hash (tcp_sk_init, net/ipv4/tcp_ipv4.c).
+        let default = namespace.hash_slots.map(|slots| slots / 2);
+        Finding::new(story, severity, sentence)
+            .shown_by(numbers(namespace))
+            .shown_by(namespace.counted("TcpExt", "TCPTimeWaitOverflow"))
+            .shown_by([
+                Evidence::new(
+                    "TIME_WAITs that begin or are refused",
+                    rate,
+                    "1/s",
+                    "sock_diag: ages; TCPTimeWaitOverflow",
+                ),
+                Evidence::new("buckets at that rate", minute, "minisocks", "rate × length of TIME_WAIT"),
+                Evidence::new("default of tcp_max_tw_buckets", default, "", "net.ipv4.tcp_ehash_entries / 2"),
+            ])
     };
     let is_near = used as f64 >= limit as f64 * NEAR;
     if now > 0 && !is_near {
         // The counter moves for want of memory too.
         let sentence = format!(
-            "{now} sockets were closed without a TIME_WAIT just now, with {used} of {limit} buckets taken: there was no \
-             memory for it, or the buckets are free again"
+            "{now} sockets closed without TIME_WAIT just now, with {used} of {limit} buckets taken: memory was short, or \
+             buckets are free again"
         );
-        let memory = "see whether the kernel is out of memory: dmesg, /proc/meminfo";
+        let memory = "dmesg, and grep -E 'MemAvailable|Slab' /proc/meminfo: see whether the kernel is out of memory";
         return Some(story(&OVERFLOW, Severity::Warning, sentence).to_do([memory, fewer]).avoid(avoid));
     }
     if now > 0 {
-        let sentence = format!("{now} sockets were closed without a TIME_WAIT just now: the {limit} buckets are full");
+        let sentence = format!("{now} sockets closed without TIME_WAIT just now: all {limit} buckets are taken");
         return Some(story(&OVERFLOW, Severity::Warning, sentence).to_do([room.as_str(), fewer]).avoid(avoid));
     }
     if is_near {
@@ -170,7 +208,7 @@ fn buckets(facts: &Facts, namespace: &Namespace) -> Option<Finding> {
         return Some(story(&BUCKETS, Severity::Warning, sentence).to_do([room.as_str(), fewer]).avoid(avoid));
     }
     (since > 0).then(|| {
-        let sentence = format!("{since} sockets have been closed without a TIME_WAIT, none of them now");
+        let sentence = format!("{since} sockets closed without TIME_WAIT since the namespace began, none of them now");
         story(&OVERFLOW, Severity::Note, sentence).avoid(avoid)
     })
 }
@@ -216,7 +254,7 @@ fn fin_wait2(namespace: &Namespace) -> Option<Finding> {
     Some(
         Finding::new(&FIN_WAIT2, Severity::Warning, sentence)
             .shown_by(evidence)
-            .to_do(["find out on the peers which program does not close: ss -tanp state close-wait"])
+            .to_do(["ss -tanp state close-wait     # on the peers: the program that does not close"])
             .avoid(["do not lower tcp_fin_timeout to get rid of TIME_WAITs: it only shortens FIN_WAIT2"]),
     )
 }
@@ -225,8 +263,8 @@ fn harmless(facts: &Facts, namespace: &Namespace) -> Finding {
     let used = minisocks(namespace);
     let bytes = used.saturating_mul(object_bytes(facts));
     let sentence = match (used, namespace.sockets.fin_wait2) {
-        (0, _) => "there is no TIME_WAIT at all".to_owned(),
-        (1, 0) => "the one TIME_WAIT that there is costs nothing: harmless".to_owned(),
+        (0, _) => "there is no TIME_WAIT here".to_owned(),
+        (1, 0) => "1 TIME_WAIT costs nothing: harmless".to_owned(),
         (_, 0) => format!("{used} TIME_WAITs take {} of memory and no descriptor: harmless", mega(bytes)),
         _ => format!(
             "{used} minisocks, in TIME_WAIT and FIN_WAIT2, take {} of memory and no descriptor: harmless",
@@ -272,9 +310,9 @@ mod tests {
     fn a_quiet_machine_costs_nothing() {
         let findings = Fixture::quiet().asked(check);
         assert_eq!((ids(&findings), findings[0].severity), (vec!["cost.harmless"], Severity::Fine));
-        assert_eq!(findings[0].sentence, "there is no TIME_WAIT at all");
+        assert_eq!(findings[0].sentence, "there is no TIME_WAIT here");
         let told = |used| filled(used, 131_072).asked(check).remove(0).sentence;
-        assert_eq!(told(1), "the one TIME_WAIT that there is costs nothing: harmless");
+        assert_eq!(told(1), "1 TIME_WAIT costs nothing: harmless");
         assert_eq!(told(2), "2 TIME_WAITs take 0.5 kB of memory and no descriptor: harmless");
         assert_eq!(told(100_000), "100000 TIME_WAITs take 25.6 MB of memory and no descriptor: harmless");
     }
@@ -294,11 +332,14 @@ mod tests {
         let border = filled(800, 1000).asked(check);
         assert_eq!((ids(&border), border[0].severity), (vec!["cost.buckets"], Severity::Warning));
         assert_eq!(border[0].sentence, "800 of 1000 buckets for TIME_WAIT are taken");
-        assert!(border[0].to_do[0].contains("(now 1000), e.g. to 2000: each minisock takes 256 bytes"), "{border:?}");
+        assert_eq!(
+            border[0].to_do[0],
+            "sysctl -w net.ipv4.tcp_max_tw_buckets=2048 (now 1000; a minisock takes 256 bytes, so these take at most 524.3 kB)"
+        );
         assert_eq!((number(&border[0], "tw"), number(&border[0], "tcp_max_tw_buckets")), (Some(800.0), Some(1000.0)));
         assert_eq!(ids(&filled(799, 1000).asked(check)), ["cost.harmless"]);
         // More than there may be: the limit was lowered.
-        assert!(filled(4000, 1000).asked(check)[0].to_do[0].contains("e.g. to 8000"));
+        assert!(filled(4000, 1000).asked(check)[0].to_do[0].contains("=8192 "));
         // Without a limit that can be read nothing is near it.
         assert_eq!(ids(&filled(800, 1000).sysctl("ipv4/tcp_max_tw_buckets", None).asked(check)), ["cost.harmless"]);
     }
@@ -309,21 +350,47 @@ mod tests {
         let facts = filled(900, 1000).machine(|machine| {
             machine.slabs.as_mut().unwrap().insert("tw_sock_TCP".to_owned(), slab);
         });
-        assert!(Fixture::from(facts).asked(check)[0].to_do[0].ends_with("each minisock takes 280 bytes"));
+        assert!(Fixture::from(facts).asked(check)[0].to_do[0].contains("a minisock takes 280 bytes"));
     }
 
     #[test]
     fn an_overflow_is_a_warning_while_it_happens() {
         let full = filled(1000, 1000).counter("TcpExt", OVERFLOWED, 5, 12).asked(check);
         assert_eq!((ids(&full), full[0].severity), (vec!["cost.overflow"], Severity::Warning));
-        assert_eq!(full[0].sentence, "7 sockets were closed without a TIME_WAIT just now: the 1000 buckets are full");
+        assert_eq!(full[0].sentence, "7 sockets closed without TIME_WAIT just now: all 1000 buckets are taken");
         assert_eq!(number(&full[0], OVERFLOWED), Some(12.0));
         assert_eq!(number(&full[0], "TCPTimeWaitOverflow now"), Some(14.0));
-        assert!(full[0].to_do[0].starts_with("raise net.ipv4.tcp_max_tw_buckets"), "{full:?}");
+        assert!(full[0].to_do[0].starts_with("sysctl -w net.ipv4.tcp_max_tw_buckets="), "{full:?}");
         // There were buckets left: a higher limit does not help.
         let empty = filled(10, 1000).counter("TcpExt", OVERFLOWED, 5, 12).asked(check);
         assert_eq!((ids(&empty), empty[0].severity), (vec!["cost.overflow"], Severity::Warning));
         assert!(empty[0].to_do.iter().all(|step| !step.contains("tcp_max_tw_buckets")), "{empty:?}");
+    }
+
+    /// The limit that is advised: with so many minisocks, of which so many began in the last second, and so many refused.
+    fn advised(used: u64, limit: u64, per_s: u64, refused_per_s: u64) -> u64 {
+        let ends = Ends { time_wait: used, recent: per_s * 10, young: per_s, ..Ends::default() };
+        let fixture = Fixture::quiet().sysctl("ipv4/tcp_max_tw_buckets", limit).opened(destination(443), ends);
+        let fixture = fixture.counter("TcpExt", OVERFLOWED, 0, refused_per_s / 2);
+        let facts = fixture.namespace(|namespace| namespace.sockstat.as_mut().unwrap().tw = used);
+        let found = check(&facts, &facts.namespaces[0]).remove(0);
+        let steps: Vec<&String> = found.to_do.iter().filter(|step| step.contains("tcp_max_tw_buckets=")).collect();
+        assert_eq!(steps.len(), 1, "one number: {found:?}");
+        steps[0].split(['=', ' ']).find_map(|word| word.parse().ok()).unwrap()
+    }
+
+    #[test]
+    fn the_limit_follows_from_the_rate() {
+        // 90 a second for a minute are 5,400, and half for bursts 8,100.
+        assert_eq!(advised(500, 512, 90, 0), 8192);
+        // Most of them are refused: they count.
+        assert_eq!(advised(500, 512, 10, 80), 8192);
+        // Nothing begins at the moment: twice what is taken.
+        assert_eq!(advised(500, 512, 0, 0), 1024);
+        // Never below what there is.
+        assert_eq!(advised(120_000, 131_072, 40, 0), 262_144);
+        assert_eq!(advised(5000, 1000, 1, 0), 8192);
+        assert_eq!(advised(131_072, 131_072, 2000, 2000), 524_288);
     }
 
     #[test]

@@ -12,10 +12,10 @@ use crate::{
     host::{
         counters::Sockstat,
         processes::{Census, Limit, Process, SystemFiles},
-        sockets::{Ends, Listener, Service},
+        sockets::{Ends, Listener, Sample, Service},
         sysctl_files::{Setting, SysctlFiles},
     },
-    model::occupancy::Destination,
+    model::{event::Tuple, occupancy::Destination},
 };
 
 pub use any::any_facts;
@@ -111,6 +111,14 @@ impl Fixture {
         self
     }
 
+    /// Adds a full socket.
+    pub fn sample(mut self, sample: Sample) -> Self {
+        let sockets = &mut self.0.namespaces[0].sockets;
+        sockets.states.add(sample.state, sample.inode != 0);
+        sockets.samples.push(sample);
+        self
+    }
+
     /// Adds connections that were opened here.
     pub fn opened(mut self, to: Destination, ends: Ends) -> Self {
         let sockets = &mut self.0.namespaces[0].sockets;
@@ -156,6 +164,12 @@ impl From<Facts> for Fixture {
     fn from(facts: Facts) -> Self {
         Self(facts)
     }
+}
+
+/// A socket that was accepted at 10.0.0.1:8080, from 10.0.0.2:40000; no process has it.
+pub fn sample(state: u8) -> Sample {
+    let tuple = Tuple { laddr: [10, 0, 0, 1].into(), lport: 8080, raddr: [10, 0, 0, 2].into(), rport: 40_000 };
+    Sample { tuple, state, accepted: true, inode: 0, idle_ms: None, unsent: 0, retried: false, probing: false }
 }
 
 /// 10.0.0.1 to a port of 10.0.0.2.

@@ -1,6 +1,7 @@
 //! Which settings are folklore? What is set now, and what files set at boot, of the settings that articles tell people to
 //! change.
 
+mod linger0;
 mod stories;
 
 use std::path::Path;
@@ -15,18 +16,14 @@ use crate::{
 
 pub use stories::STORIES;
 use stories::{
-    ABORT_ON_OVERFLOW, FIN_TIMEOUT, LINGER0, MAX_TW_BUCKETS, NONE, RFC1337, SYNCOOKIES, TIMESTAMPS, TW_RECYCLE,
-    TW_REUSE, TW_TIMEOUT,
+    ABORT_ON_OVERFLOW, FIN_TIMEOUT, MAX_TW_BUCKETS, NONE, RFC1337, SYNCOOKIES, TIMESTAMPS, TW_RECYCLE, TW_REUSE,
+    TW_TIMEOUT,
 };
 
 /// Lines that are shown.
 const TOP: usize = 5;
 /// The most characters of a value that are shown.
 const LONGEST: usize = 40;
-/// From this share of the connections on, resets by their own end are a habit.
-const HABIT: f64 = 0.1;
-/// Fewer than these may be chance.
-const SOME: u64 = 10;
 
 /// Judges.
 #[must_use]
@@ -37,7 +34,6 @@ pub fn check(facts: &Facts) -> Vec<Finding> {
         max_tw_buckets(facts),
         tw_timeout(facts),
         rfc1337(facts),
-        linger0(facts),
         timestamps(facts),
         tw_reuse(facts),
         syncookies(facts),
@@ -46,6 +42,7 @@ pub fn check(facts: &Facts) -> Vec<Finding> {
     .into_iter()
     .flatten()
     .collect();
+    findings.extend(linger0::check(facts));
     if findings.is_empty() {
         findings.push(none(facts));
     }
@@ -286,40 +283,6 @@ fn rfc1337(facts: &Facts) -> Option<Finding> {
         )
         .avoid(["do not set it to 0 against assassination: 0 is what allows that"]),
     )
-}
-
-fn linger0(facts: &Facts) -> Option<Finding> {
-    let namespace = facts.namespaces.first()?;
-    let moved = |group, name| namespace.moved(group, name);
-    let resets = moved("TcpExt", "TCPAbortOnData").filter(|resets| *resets > 0)?;
-    // As many connections end as begin; both ends of one may be here, and then only one of them resets.
-    let opened = moved("Tcp", "ActiveOpens").unwrap_or(0).saturating_add(moved("Tcp", "PassiveOpens").unwrap_or(0));
-    if (resets as f64) < opened as f64 * HABIT {
-        return None;
-    }
-    let severity = if resets >= SOME { Severity::Warning } else { Severity::Note };
-    let sentence = format!(
-        "{resets} connections were reset by their own end in {:.1} s, while {opened} began: SO_LINGER 0, or data that came \
-         after close()",
-        namespace.window.as_secs_f64()
-    );
-    let counters = [
-        ("TcpExt", "TCPAbortOnData"),
-        ("TcpExt", "TCPAbortOnClose"),
-        ("Tcp", "ActiveOpens"),
-        ("Tcp", "PassiveOpens"),
-        ("Tcp", "EstabResets"),
-        ("Tcp", "OutRsts"),
-        ("TcpExt", "TW"),
-    ];
-    let finding = Finding::new(&LINGER0, severity, sentence)
-        .shown_by(counters.into_iter().flat_map(|(group, name)| namespace.counted(group, name)))
-        .to_do([
-            "find the program: sudo strace -f -e trace=setsockopt -p PID, and look for SO_LINGER with l_linger=0",
-            "close in order: shutdown(SHUT_WR), read to the end, close(); or let the other end close first",
-        ])
-        .avoid(["do not set SO_LINGER 0 to get rid of TIME_WAIT: it throws away what the peer has not read"]);
-    Some(Finding { netns: Some(namespace.inum), ..finding })
 }
 
 fn timestamps(facts: &Facts) -> Option<Finding> {

@@ -1,132 +1,61 @@
 //! What would keepalive save? Many short connections to one place, and how few would do.
 
-use std::{
-    collections::HashMap,
-    net::{IpAddr, SocketAddr},
-};
+mod nginx;
+mod remedies;
+mod stories;
+mod streams;
 
-use super::{is_program, ports::TOP};
+use std::net::{IpAddr, SocketAddr};
+
+use remedies::Case;
+pub use stories::{MANY_CLIENTS, PEER_CLOSES, ROOM, SHORT};
+use streams::{Stream, streams};
+
+use super::ports::{TOP, is_reused};
 use crate::{
     doctor::{
-        facts::{Facts, Namespace},
+        facts::{Facts, Namespace, Owner, Traced},
         finding::{Evidence, Finding, Severity, Story},
     },
-    host::sockets::{Ends, Service},
+    host::{
+        nginx::{Nginx, config::Fit},
+        openers::Remote,
+        sockets::{Ends, Peers},
+    },
+    model::occupancy::Destination,
 };
 
 /// So many connections per second to one place are many.
 const MANY: f64 = 10.0;
 /// If their TIME_WAITs are this share of the ports or of the buckets, it is a warning.
 const MUCH: f64 = 0.1;
-
 /// A connection that carries so many bytes is not short.
 const MUCH_BYTES: f64 = 32.0 * 1024.0;
-
-/// Many short ones to one place.
-pub const SHORT: Story = Story {
-    id: "keepalive.short-connections",
-    title: "Many short connections go to one place: keepalive would save most of them",
-    why: "By Little's law as many connections are open at a time as begin per second, times how long each lasts; \
-          that many, kept open and used again, do the same work without a handshake and a TIME_WAIT for each request.",
-    story: "twtrace counts how many TIME_WAITs began in the last moments (their timers tell how old they are) by \
-            destination and by service, and how many connections are open there now. Rate and number give the mean \
-            life of a connection; the number alone, with as much again for bursts, is the size of the pool that would \
-            be enough. What is saved: a handshake and a close for each request, with TLS several round trips, and \
-            rate times 60 sockets in TIME_WAIT with their ports.\n\n\
-            nginx does not keep connections to an upstream unless it is told to (its HTTP/1.0 and 'Connection: \
-            close' make the upstream close first, so the TIME_WAITs are over there):\n\n\
-            \x20   upstream app { server 192.0.2.1:8080; keepalive 32; }\n\
-            \x20   location / { proxy_pass http://app; proxy_http_version 1.1; proxy_set_header Connection \"\"; }\n\n\
-            'keepalive' counts idle connections of each worker process. HAProxy keeps them by default: look for \
-            'option httpclose' and 'option http-server-close' and remove them, and use 'http-reuse safe'. Envoy keeps \
-            them too: look for max_requests_per_connection: 1 and for a short idle_timeout in the cluster. In programs: \
-            one client with its pool for all requests instead of one for each, and read each answer to its end.\n\n\
-            Whoever waits the longer should close last: an idle timeout at the server above that of the clients' pools.",
-    holds: "",
-    does_not: "",
-    by_hand: &[
-        "ss -Htan state time-wait | awk '{print $3, $4}' | sort | uniq -c | sort -n | tail",
-        "nstat -d 10 TcpActiveOpens TcpPassiveOpens",
-    ],
-    sources: &["RFC 9112, section 9.3", "nginx: ngx_http_upstream_module, keepalive", "J. D. C. Little, 1961: L = λW"],
-};
-
-/// The peer closes first.
-pub const PEER_CLOSES: Story = Story {
-    id: "keepalive.peer-closes",
-    title: "This host opens many short connections that the peer closes first",
-    why: "The end that closes first has the TIME_WAIT; these connections leave none here, so they show only as a rate. Their \
-          cost, a handshake for each request, is the same.",
-    story: "Tcp ActiveOpens counts every connect(). What is neither in TIME_WAIT here nor at a service of this host \
-            was closed by a peer elsewhere. sock_diag cannot tell where such connections went once they are gone; \
-            those that are open at the moment give the direction. See keepalive.short-connections for the remedy.",
-    holds: "",
-    does_not: "",
-    by_hand: &[
-        "nstat -d 10 TcpActiveOpens",
-        "sudo twtrace run --by dest     # counts closes by the peer for each service",
-    ],
-    sources: &["net/ipv4/tcp_output.c: tcp_connect (TCP_MIB_ACTIVEOPENS)"],
-};
-
-/// There are none.
-pub const ROOM: Story = Story {
-    id: "keepalive.enough",
-    title: "Few short connections begin here: keepalive would save little",
-    why: "No place gets more than ten connections per second whose close left a TIME_WAIT here.",
-    story: "See keepalive.short-connections for what is counted, and how.",
-    holds: "",
-    does_not: "",
-    by_hand: &["nstat -d 10 TcpActiveOpens TcpPassiveOpens"],
-    sources: &["net/ipv4/tcp_output.c: tcp_connect", "net/ipv4/tcp_input.c: tcp_rcv_state_process"],
-};
+/// With fewer connections a minute a client has nothing to pool.
+const FEW_PER_MINUTE: f64 = 10.0;
+/// The smallest pool that is worth a line, and the largest that is advised.
+const POOL: (u64, u64) = (16, 1 << 16);
+/// This share of the new connections that were seen goes to one place: it is they.
+const MOSTLY: f64 = 0.8;
 
 /// What this question can find.
-pub const STORIES: &[Story] = &[SHORT, PEER_CLOSES, ROOM];
-
-/// Connections from somewhere to a service, of which one end at least is here.
-#[derive(Clone, Debug)]
-struct Stream<'a> {
-    service: SocketAddr,
-    /// The end that opens, if it is here.
-    client: Option<(IpAddr, &'a Ends)>,
-    /// The end that accepts, if it is here.
-    server: Option<&'a Ends>,
-    /// TIME_WAITs begun per second, at either end.
-    per_s: f64,
-}
-
-impl Stream<'_> {
-    /// Connections that are open now: as many as the end that is here has.
-    fn open(&self) -> u64 {
-        let of = |ends: &Ends| ends.established + ends.other;
-        self.client.map_or(0, |(_, ends)| of(ends)).max(self.server.map_or(0, of))
-    }
-
-    /// Connections that would do if they were kept: as much again for bursts, and enough to be worth a pool.
-    fn pool(&self) -> u64 {
-        (self.open() * 2).next_power_of_two().clamp(16, 1024)
-    }
-
-    fn closer(&self) -> &'static str {
-        let (client, server) = (self.client.map_or(0, |(_, it)| it.recent), self.server.map_or(0, |it| it.recent));
-        if client > server { "the client" } else { "the server" }
-    }
-
-    /// Bytes per connection, of those that are open.
-    fn bytes(&self) -> Option<f64> {
-        let ends = self.client.map(|(_, ends)| ends).or(self.server).filter(|ends| ends.asked > 0)?;
-        Some(ends.bytes as f64 / ends.asked as f64)
-    }
-}
+pub const STORIES: &[Story] = &[SHORT, PEER_CLOSES, MANY_CLIENTS, ROOM];
 
 /// Judges.
 #[must_use]
 pub fn check(facts: &Facts, namespace: &Namespace) -> Vec<Finding> {
     let streams = streams(namespace);
-    let many = |stream: &&Stream<'_>| stream.per_s >= MANY && !carries_much(namespace, stream);
-    let many: Vec<&Stream<'_>> = streams.iter().filter(many).take(TOP).collect();
-    let mut findings: Vec<Finding> = many.into_iter().map(|stream| short(facts, namespace, stream)).collect();
+    let is_many = |stream: &&Stream<'_>| {
+        is_stuck(namespace, stream) || stream.per_s >= MANY && !carries_much(facts, namespace, stream)
+    };
+    let many: Vec<&Stream<'_>> = streams.iter().filter(is_many).take(TOP).collect();
+    let mut findings: Vec<Finding> = many
+        .into_iter()
+        .map(|stream| match crowd(namespace, stream) {
+            Some(peers) => many_clients(namespace, stream, peers),
+            None => short(facts, namespace, stream),
+        })
+        .collect();
     findings.extend(peer_closes(facts, namespace, &streams));
     if findings.is_empty() {
         findings.push(enough(namespace, &streams));
@@ -134,130 +63,236 @@ pub fn check(facts: &Facts, namespace: &Namespace) -> Vec<Finding> {
     findings
 }
 
-/// Its connections carry so much that a handshake more or less is nothing: they are used again already, or what is sent
-/// is large. Those that are open now are rather the long ones, so what the whole namespace sends has to agree.
-fn carries_much(namespace: &Namespace, stream: &Stream<'_>) -> bool {
-    let much = |bytes: Option<f64>| bytes.is_some_and(|bytes| bytes >= MUCH_BYTES);
-    much(stream.bytes()) && much(octets_per_connection(namespace))
+/// No connection to it can begin: all ports are held, most of them by TIME_WAITs that connect() may not take over.
+fn is_stuck(namespace: &Namespace, stream: &Stream<'_>) -> bool {
+    stream.client.is_some_and(|(laddr, ends)| {
+        let to = Destination { laddr, raddr: stream.service.ip(), rport: stream.service.port() };
+        let is_full = ends.in_range > 0 && ends.in_range >= namespace.available();
+        let is_free = is_reused(namespace, &to) && ends.time_wait > ends.young;
+        is_full && !is_free && ends.time_wait.saturating_mul(2) >= ends.in_range
+    })
 }
 
-/// Those with the highest rate first. The two ends of a connection within this namespace are one stream.
-fn streams(namespace: &Namespace) -> Vec<Stream<'_>> {
-    let sockets = &namespace.sockets;
-    let opens = namespace.opens_per_s();
-    let rate = |ends: &Ends| ends.per_s(opens);
-    // The accepting end's sockets are put to the client address that has most; mostly there is one.
-    let mut fullest: HashMap<(IpAddr, u16), (u64, IpAddr)> = HashMap::new();
-    for (to, ends) in &sockets.opened {
-        let most = fullest.entry((to.raddr, to.rport)).or_insert((0, to.laddr));
-        *most = (*most).max((ends.total(), to.laddr));
+/// Its connections carry so much that a handshake more or less is nothing: they are used again already, or what is sent
+/// is large. Those that are open now are rather the long ones, so what the whole namespace sends has to agree. A trace tells
+/// of the very connections that ended.
+fn carries_much(facts: &Facts, namespace: &Namespace, stream: &Stream<'_>) -> bool {
+    let much = |bytes: Option<f64>| bytes.is_some_and(|bytes| bytes >= MUCH_BYTES);
+    match traced(facts, namespace, stream.service).and_then(Traced::mean_bytes) {
+        Some(bytes) => bytes >= MUCH_BYTES,
+        None => much(stream.bytes()) && much(octets_per_connection(namespace)),
     }
-    let opened = sockets.opened.iter().map(|(to, ends)| {
-        let is_fullest = fullest.get(&(to.raddr, to.rport)).is_some_and(|(_, laddr)| *laddr == to.laddr);
-        let service = Service { laddr: to.raddr, lport: to.rport };
-        let server = sockets.accepted.get(&service).filter(|_| is_fullest);
-        Stream {
-            service: (to.raddr, to.rport).into(),
-            client: Some((to.laddr, ends)),
-            server,
-            per_s: rate(ends) + server.map_or(0.0, rate),
-        }
-    });
-    let is_elsewhere = |service: &Service| !fullest.contains_key(&(service.laddr, service.lport));
-    let accepted = sockets.accepted.iter().filter(|(service, _)| is_elsewhere(service)).map(|(service, ends)| Stream {
-        service: (service.laddr, service.lport).into(),
-        client: None,
-        server: Some(ends),
-        per_s: rate(ends),
-    });
-    let mut streams: Vec<Stream<'_>> = opened.chain(accepted).collect();
-    streams.sort_by(|a, b| b.per_s.total_cmp(&a.per_s).then(a.service.cmp(&b.service)));
-    streams
+}
+
+/// What a trace told of the connections to a service. The trace is of the namespace that was asked for.
+fn traced<'a>(facts: &'a Facts, namespace: &Namespace, service: SocketAddr) -> Option<&'a Traced> {
+    let is_first = facts.namespaces.first().is_some_and(|first| first.inum == namespace.inum);
+    facts.trace.as_ref().filter(|_| is_first)?.services.get(&(service.ip(), service.port()))
+}
+
+/// The clients of a service of this host, if they are so many that each opens few connections.
+fn crowd(namespace: &Namespace, stream: &Stream<'_>) -> Option<Peers> {
+    let peers = stream.server.filter(|_| stream.client.is_none())?.peers;
+    let minute = stream.per_s * f64::from(namespace.time_wait_ms()) / 1000.0;
+    let is_crowd = peers.at_least || peers.count > 1 && minute / (peers.count as f64) < FEW_PER_MINUTE;
+    is_crowd.then_some(peers)
+}
+
+/// The same rate is as bad, whoever closes: what its TIME_WAITs would take of the buckets, and of the ports if a client is
+/// here.
+fn severity(namespace: &Namespace, per_s: f64, is_opened: bool) -> Severity {
+    let ports = if is_opened { namespace.available() as f64 } else { f64::INFINITY };
+    let buckets = namespace.sysctl("ipv4/tcp_max_tw_buckets").map_or(f64::INFINITY, |limit| limit as f64);
+    if minute(namespace, per_s) >= ports.min(buckets) * MUCH { Severity::Warning } else { Severity::Note }
+}
+
+/// TIME_WAITs at a rate.
+fn minute(namespace: &Namespace, per_s: f64) -> f64 {
+    per_s * f64::from(namespace.time_wait_ms()) / 1000.0
+}
+
+/// Connections that would do if they were kept, and as much again for bursts.
+#[derive(Clone, Copy)]
+struct Pool {
+    need: u64,
+    pool: u64,
+}
+
+impl Pool {
+    /// By Little's law, `at_a_time`; at least one.
+    fn of(at_a_time: f64) -> Self {
+        let need = (at_a_time.ceil() as u64).clamp(1, POOL.1);
+        Self { need, pool: (need * 2).next_power_of_two().clamp(POOL.0, POOL.1) }
+    }
+
+    fn words(self) -> String {
+        format!("{} kept open would do, a pool of {} leaves room", self.need, self.pool)
+    }
+}
+
+/// Who opens connections to a service.
+struct Opener<'a> {
+    owner: Option<Owner<'a>>,
+    source: &'static str,
+    nginx: Option<&'a Nginx>,
+}
+
+/// `inode`: of a socket there. Of several hints the best: seen to open, told by a trace, has a socket there, is configured to
+/// pass there, is the only process here whose sockets come and go.
+fn opener<'a>(
+    facts: &'a Facts,
+    namespace: &Namespace,
+    remote: Remote,
+    inode: Option<u32>,
+    traced: Option<&'a Traced>,
+) -> Opener<'a> {
+    let machine = &facts.machine;
+    let passes = |nginx: &&Nginx| {
+        let fit = nginx.config.passes_to(remote.0, remote.1, &nginx.names).map(|(fit, _)| fit);
+        nginx.netns == Some(namespace.inum) && fit == Some(Fit::Address)
+    };
+    let mut hints = [
+        (namespace.opener(machine, remote, None), "/proc/PID/fd of new sockets"),
+        (traced.and_then(Traced::opener), "the trace"),
+        (inode.and_then(|inode| machine.owner(inode)), "/proc/PID/fd"),
+        (
+            machine.nginxes.iter().find(passes).and_then(|nginx| machine.named(nginx.master)),
+            "nginx's configuration passes there",
+        ),
+        (alone(facts, namespace), "the only process here whose sockets come and go"),
+    ]
+    .into_iter();
+    let found = hints.find_map(|(owner, source)| Some((owner?, source)));
+    let nginx = found.and_then(|(owner, _)| machine.nginxes.iter().find(|nginx| nginx.has(owner.pid)));
+    Opener { owner: found.map(|(owner, _)| owner), source: found.map_or("", |(_, source)| source), nginx }
+}
+
+/// The one process whose sockets come and go, where hardly any connection is accepted: then it opens them.
+fn alone<'a>(facts: &'a Facts, namespace: &Namespace) -> Option<Owner<'a>> {
+    let [pid] = namespace.changing[..] else { return None };
+    let rate = |name| namespace.per_s("Tcp", name);
+    (rate("PassiveOpens")? * 10.0 < rate("ActiveOpens")?).then(|| facts.machine.named(pid))?
+}
+
+impl<'a> Opener<'a> {
+    fn comm(&self) -> Option<&'a str> {
+        self.owner.map(|owner| owner.comm)
+    }
+
+    fn shown(&self) -> Option<Evidence> {
+        Some(Evidence::new("opened by", self.owner?.to_string(), "", self.source))
+    }
 }
 
 fn short(facts: &Facts, namespace: &Namespace, stream: &Stream<'_>) -> Finding {
-    let rate = stream.per_s;
-    let open = stream.open();
-    let pool = stream.pool();
-    let waits = rate * f64::from(namespace.time_wait_ms()) / 1000.0;
-    let ports = namespace.available() as f64;
-    let buckets = namespace.sysctl("ipv4/tcp_max_tw_buckets").map_or(f64::INFINITY, |limit| limit as f64);
-    let severity = if waits >= ports.min(buckets) * MUCH { Severity::Warning } else { Severity::Note };
-    let remote = (stream.service.ip(), stream.service.port());
-    let client = namespace.opener(&facts.machine, remote, stream.client.and_then(|(_, ends)| ends.inode));
-    let server = facts.machine.owner(listener_inode(namespace, stream.service).unwrap_or_default());
-    let from = match (client, stream.client) {
-        (Some(owner), _) => format!(" by {owner}"),
-        (None, Some((laddr, _))) => format!(" from {laddr}"),
-        (None, None) => String::new(),
+    let service = stream.service;
+    let traced = traced(facts, namespace, service);
+    let life_ms = traced.and_then(Traced::mean_life).map(|life| life.as_secs_f64() * 1000.0);
+    let by_trace = life_ms.map_or(0.0, |life| stream.per_s * life / 1000.0);
+    let pool = Pool::of(by_trace.max(stream.at_a_time().unwrap_or(0.0)).max(stream.open() as f64));
+    let remote = (service.ip(), service.port());
+    let client = opener(facts, namespace, remote, stream.client.and_then(|(_, ends)| ends.inode), traced);
+    let server = facts.machine.owner(listener_inode(namespace, service).unwrap_or_default());
+    let who = match (client.owner, stream.client) {
+        (Some(owner), _) => Some(owner.to_string()),
+        (None, Some((laddr, _))) => Some(laddr.to_string()),
+        (None, None) => None,
     };
-    let sentence = format!(
-        "{rate:.0} short connections per second go to {}{from}: about {pool} that are kept open would do",
-        stream.service
-    );
-    let mut evidence = vec![
-        Evidence::new("TIME_WAITs begun", rate, "1/s", "sock_diag: the age of each"),
-        Evidence::new("open now", open, "connections", "sock_diag"),
-        Evidence::new("mean life", mean_life_ms(open, rate), "ms", "open now / rate (Little's law)"),
-        Evidence::new("closed first by", stream.closer(), "", "sock_diag: who has the TIME_WAIT"),
-        Evidence::new("TIME_WAITs at that rate", waits, "sockets", "rate × length, if no SYN takes one over"),
-        Evidence::new("bytes per open connection", stream.bytes(), "bytes", "sock_diag tcp_info"),
-    ];
+    let stuck = is_stuck(namespace, stream);
+    let sentence = match (who, stuck) {
+        (Some(who), true) => format!(
+            "{who} left {} short connections to {service} in TIME_WAIT, and no port is free for another: {}",
+            stream.time_wait(),
+            pool.words()
+        ),
+        (Some(who), false) => {
+            format!("{who} opens {:.0} short connections per second to {service}: {}", stream.per_s, pool.words())
+        }
+        (None, _) => format!("{:.0} short connections per second go to {service}: {}", stream.per_s, pool.words()),
+    };
+    let severity = if stuck { Severity::Warning } else { severity(namespace, stream.per_s, stream.client.is_some()) };
+    let case = Case {
+        service,
+        pool: pool.pool,
+        per_s: stream.per_s,
+        peer_first: !stream.is_closed_by_client(),
+        client: client.comm(),
+        nginx: client.nginx,
+        server: server.map(|owner| owner.comm),
+        serving: server.and_then(|owner| facts.machine.nginxes.iter().find(|nginx| nginx.has(owner.pid))),
+    };
+    let closer = if stream.is_closed_by_client() { "the client" } else { "the server" };
+    let mean_life = match life_ms {
+        Some(life) => Evidence::new("mean life", life, "ms", "the trace: conn_ns"),
+        None => Evidence::new("mean life", stream.mean_life_ms(), "ms", "open at a time / rate (Little's law)"),
+    };
+    let bytes = match traced.and_then(Traced::mean_bytes) {
+        Some(bytes) => Evidence::new("bytes per connection", bytes, "bytes", "the trace: bytes_in + bytes_out"),
+        None => Evidence::new("bytes per open connection", stream.bytes(), "bytes", "sock_diag tcp_info"),
+    };
+    let mut evidence = begun(stream, stuck);
+    evidence.extend([
+        Evidence::new("open now", stream.open(), "connections", "sock_diag"),
+        mean_life,
+        Evidence::new("closed first by", closer, "", "sock_diag: who has the TIME_WAIT"),
+        Evidence::new(
+            "TIME_WAITs at that rate",
+            minute(namespace, stream.per_s),
+            "sockets",
+            "rate × length, if no SYN takes one over",
+        ),
+        bytes,
+    ]);
+    if let Some(open) = stream.came {
+        let source = format!("sock_diag, {} looks", namespace.looks);
+        evidence.push(Evidence::new("short ones open at a time", open, "connections", source));
+    }
     evidence.extend(rates(namespace));
-    evidence.extend(client.map(|owner| owner.shown("opened by")));
+    evidence.extend(client.shown());
     evidence.extend(server.map(|owner| owner.shown("accepted by")));
-    Finding::new(&SHORT, severity, sentence)
-        .shown_by(evidence)
-        .to_do(remedies(stream, client.map(|owner| owner.comm), server.map(|owner| owner.comm)))
-        .avoid([
-            "do not tune TIME_WAIT for this: the handshakes cost more than the sockets",
-            "do not set SO_LINGER 0: it cuts answers off",
-        ])
+    evidence.extend(nginx::shown(&case));
+    Finding::new(&SHORT, severity, sentence).shown_by(evidence).to_do(remedies::steps(&case)).avoid(AVOID)
 }
 
-fn mean_life_ms(open: u64, rate: f64) -> Option<f64> {
-    // None open in one look is no life of 0.
-    (open > 0 && rate > 0.0).then(|| open as f64 / rate * 1000.0)
+const AVOID: [&str; 2] = [
+    "do not tune TIME_WAIT for this: the handshakes cost more than the sockets",
+    "do not set SO_LINGER 0: it cuts answers off",
+];
+
+/// The rate and what says so, or what is left where none can begin.
+fn begun(stream: &Stream<'_>, stuck: bool) -> Vec<Evidence> {
+    let recent =
+        Evidence::new("TIME_WAITs younger than 10 s", stream.recent(), "sockets", "sock_diag: the age of each");
+    if stuck && stream.per_s == 0.0 {
+        let held = Evidence::new("TIME_WAIT", stream.time_wait(), "sockets", "sock_diag");
+        return vec![held, recent];
+    }
+    vec![Evidence::new("TIME_WAITs begun", stream.per_s, "1/s", stream.basis.source()), recent]
+}
+
+fn many_clients(namespace: &Namespace, stream: &Stream<'_>, peers: Peers) -> Finding {
+    let rate = stream.per_s;
+    let sentence = format!(
+        "{peers} clients open {rate:.0} short connections per second to {}: too few for each to gain by a pool",
+        stream.service
+    );
+    let each = Evidence::new(
+        "connections of each client in a minute",
+        (!peers.at_least && peers.count > 0).then(|| minute(namespace, rate) / peers.count as f64),
+        "connections",
+        "rate × length of TIME_WAIT / clients",
+    );
+    Finding::new(&MANY_CLIENTS, Severity::Note, sentence)
+        .shown_by(begun(stream, false))
+        .shown_by([Evidence::new("clients", peers.to_string(), "remote addresses", "sock_diag"), each])
+        .shown_by(rates(namespace))
+        .avoid(["do not tune TIME_WAIT for this: an accepting end runs out of no port"])
 }
 
 fn listener_inode(namespace: &Namespace, service: SocketAddr) -> Option<u32> {
     let mut listeners = namespace.sockets.listeners.iter();
     let is_it = |address: IpAddr| address == service.ip() || address.is_unspecified();
     listeners.find(|it| it.port == service.port() && is_it(it.address)).map(|it| it.inode)
-}
-
-/// What to do, in the words of whoever opens the connections.
-fn remedies(stream: &Stream<'_>, client: Option<&str>, server: Option<&str>) -> Vec<String> {
-    let (service, pool) = (stream.service, stream.pool());
-    let mut steps = match client {
-        Some(comm) if is_program(comm, "nginx") => vec![
-            format!("nginx, in an upstream block with {service}, which proxy_pass has to name: keepalive {pool};"),
-            "nginx, in the location: proxy_http_version 1.1;".to_owned(),
-            "nginx, in the location: proxy_set_header Connection \"\";".to_owned(),
-        ],
-        Some(comm) if is_program(comm, "haproxy") => vec![
-            "HAProxy, in the backend: http-reuse safe".to_owned(),
-            "HAProxy: remove 'option httpclose' and 'option http-server-close'".to_owned(),
-        ],
-        Some(comm) if is_program(comm, "envoy") => vec![
-            "Envoy, in the cluster: remove max_requests_per_connection: 1 (common_http_protocol_options)".to_owned(),
-            "Envoy, in the cluster: common_http_protocol_options.idle_timeout of a minute or more".to_owned(),
-        ],
-        Some(comm) => vec![format!(
-            "let {comm} keep its connections to {service}: one client with a pool of {pool} for all requests"
-        )],
-        None => vec![format!("let the clients of {service} keep their connections and use them again")],
-    };
-    if stream.closer() == "the server" {
-        steps.push(match server {
-            Some(comm) if is_program(comm, "nginx") => {
-                "nginx at the accepting end: keepalive_timeout 75s; keepalive_requests 1000; (or more)".to_owned()
-            }
-            Some(comm) => format!("see that {comm} does not close after each answer: its keepalive timeout and limits"),
-            None => "see that the server does not close after each answer: its keepalive timeout and limits".to_owned(),
-        });
-    }
-    steps
 }
 
 /// Bytes in both directions, by connections opened or accepted here, between the looks. On loopback each is counted
@@ -279,48 +314,138 @@ fn rates(namespace: &Namespace) -> Vec<Evidence> {
     vec![rate("ActiveOpens"), rate("PassiveOpens"), Evidence::new("octets per connection", each, unit, source)]
 }
 
+/// Growth of the connections that are open, per second: what is opened and kept is not short.
+fn kept_per_s(namespace: &Namespace) -> f64 {
+    namespace.per_s("Tcp", "CurrEstab").unwrap_or(0.0)
+}
+
+/// The place that most of the new connections go to, of those that were seen and whose TIME_WAITs are not here; and how many
+/// were seen to go anywhere.
+fn busiest(namespace: &Namespace, streams: &[Stream<'_>]) -> Option<(SocketAddr, u64, u64)> {
+    let is_told = |service: &SocketAddr| streams.iter().any(|it| it.service == *service && it.per_s >= MANY);
+    let came = namespace.came.iter().map(|(remote, came)| (SocketAddr::from(*remote), came.sockets));
+    let came: Vec<(SocketAddr, u64)> = came.filter(|(service, sockets)| *sockets > 1 && !is_told(service)).collect();
+    let all = came.iter().map(|(_, sockets)| *sockets).fold(0, u64::saturating_add);
+    let (service, most) = came.into_iter().max_by(|a, b| a.1.cmp(&b.1).then(b.0.cmp(&a.0)))?;
+    Some((service, most, all))
+}
+
 fn peer_closes(facts: &Facts, namespace: &Namespace, streams: &[Stream<'_>]) -> Option<Finding> {
     let rate = namespace.per_s("Tcp", "ActiveOpens")?;
+    // What began, at either end: those of a server elsewhere are among what a peer here has opened.
     let sockets = &namespace.sockets;
-    // What began in the last second, at either end: those of a server elsewhere are among what a peer here has opened.
-    let told: u64 = sockets.opened.values().chain(sockets.accepted.values()).map(|ends| ends.young).sum();
-    // Nor do these leave a TIME_WAIT, whoever closes: what failed, was reset, or found no bucket.
+    let young: u64 =
+        sockets.opened.values().chain(sockets.accepted.values()).map(|it| it.young).fold(0, u64::saturating_add);
+    let told = streams.iter().map(|stream| stream.per_s).sum::<f64>().max(young as f64);
+    // Nor do these leave a TIME_WAIT, whoever closes: what failed, was reset, found no bucket, or is open still.
     let otherwise = [("Tcp", "AttemptFails"), ("Tcp", "EstabResets"), ("TcpExt", "TCPTimeWaitOverflow")];
     let lost: f64 = otherwise.iter().filter_map(|(group, name)| namespace.per_s(group, name)).sum();
-    let untold = rate - told as f64 - lost;
+    let untold = rate - told - lost - kept_per_s(namespace);
     if untold < MANY * 5.0 || untold < rate / 2.0 {
         return None;
     }
-    let mut open: Vec<&Stream<'_>> = streams.iter().filter(|stream| stream.client.is_some()).collect();
-    open.sort_by(|a, b| b.open().cmp(&a.open()).then(a.service.cmp(&b.service)));
-    let owned = open.iter().find_map(|stream| Some((stream, facts.machine.owner(stream.client?.1.inode?)?.comm)));
-    let sentence = format!("{untold:.0} connections per second are opened here and closed first by their peer");
-    let shown = open
-        .iter()
-        .take(TOP)
-        .map(|stream| Evidence::new(format!("open to {}", stream.service), stream.open(), "connections", "sock_diag"));
-    let mut steps = vec!["watch where they go: sudo twtrace run --by dest".to_owned()];
-    if let Some((stream, comm)) = owned {
-        steps.extend(remedies(stream, Some(comm), None));
-    }
+    let mut evidence = rates(namespace);
+    evidence.push(Evidence::new("TIME_WAITs begun here in the last second", young, "minisocks", "sock_diag"));
+    let watch = "watch where they go: sudo twtrace run --by dest".to_owned();
+    let (sentence, steps) = match busiest(namespace, streams) {
+        Some((service, most, all)) => {
+            let remote = (service.ip(), service.port());
+            let client = opener(facts, namespace, remote, None, None);
+            let came = namespace.came.get(&remote).copied().unwrap_or_default();
+            let pool = Pool::of(came.open);
+            let is_it = most as f64 >= all as f64 * MOSTLY;
+            let sentence = match (client.owner, is_it) {
+                (Some(owner), true) => format!(
+                    "{owner} opens {untold:.0} short connections per second to {service}, which closes them first: {}",
+                    pool.words()
+                ),
+                (None, true) => format!(
+                    "{untold:.0} short connections per second go to {service}, which closes them first: {}",
+                    pool.words()
+                ),
+                (Some(owner), false) => format!(
+                    "{untold:.0} connections per second are opened here and closed first by their peer; most go to \
+                     {service}, opened by {owner}"
+                ),
+                (None, false) => format!(
+                    "{untold:.0} connections per second are opened here and closed first by their peer; most go to \
+                     {service}"
+                ),
+            };
+            let source = format!("sock_diag, {} looks", namespace.looks);
+            evidence.push(Evidence::new(format!("new to {service}"), most, format!("of {all} seen"), source.clone()));
+            evidence.push(Evidence::new("short ones open at a time", came.open, "connections", source));
+            evidence.extend(client.shown());
+            let case = Case {
+                service,
+                pool: pool.pool,
+                per_s: untold,
+                peer_first: true,
+                client: client.comm(),
+                nginx: client.nginx,
+                server: None,
+                serving: None,
+            };
+            evidence.extend(nginx::shown(&case));
+            let mut steps = remedies::steps(&case);
+            steps.push(watch);
+            (sentence, steps)
+        }
+        None => {
+            let sentence = format!("{untold:.0} connections per second are opened here and closed first by their peer");
+            (sentence, vec![watch])
+        }
+    };
     Some(
-        Finding::new(&PEER_CLOSES, Severity::Note, sentence)
-            .shown_by(rates(namespace))
-            .shown_by([Evidence::new("TIME_WAITs begun here in the last second", told, "minisocks", "sock_diag")])
-            .shown_by(shown)
+        Finding::new(&PEER_CLOSES, severity(namespace, untold, true), sentence)
+            .shown_by(evidence)
             .to_do(steps)
             .avoid(["do not look for these in ss: a connection that the peer closed first leaves nothing here"]),
     )
 }
 
 fn enough(namespace: &Namespace, streams: &[Stream<'_>]) -> Finding {
-    let sentence = match streams.first() {
-        Some(stream) if stream.per_s > 0.0 => {
-            format!("the busiest place, {}, gets {:.1} short connections per second", stream.service, stream.per_s)
-        }
-        _ => "no short connections: no TIME_WAIT began in the last ten seconds".to_owned(),
-    };
-    Finding::new(&ROOM, Severity::Fine, sentence).shown_by(rates(namespace))
+    Finding::new(&ROOM, Severity::Fine, little(namespace, streams)).shown_by(rates(namespace))
+}
+
+/// What there is, as it was counted: absence is not told from a rate of 0.
+fn little(namespace: &Namespace, streams: &[Stream<'_>]) -> String {
+    if let Some(stream) = streams.first().filter(|stream| stream.per_s > 0.0) {
+        return format!("the busiest place, {}, gets {:.1} short connections per second", stream.service, stream.per_s);
+    }
+    let all = streams.iter().flat_map(|stream| stream.client.map(|(_, ends)| ends).into_iter().chain(stream.server));
+    let left = all.fold(Ends::default(), |sum, ends| Ends {
+        time_wait: sum.time_wait.saturating_add(ends.time_wait),
+        recent: sum.recent.saturating_add(ends.recent),
+        last_left_ms: sum.last_left_ms.max(ends.last_left_ms),
+        ..sum
+    });
+    if let Some(ended) = namespace.ended(&left, None) {
+        return format!(
+            "short connections have ended: the last of {} TIME_WAITs is {} s old, all are {}",
+            left.time_wait,
+            ended.since.as_secs(),
+            namespace.gone_by(ended)
+        );
+    }
+    if left.recent > 0 {
+        return format!("{} short connections ended in the last 10 s, and none begins now", left.recent);
+    }
+    let opened = ["ActiveOpens", "PassiveOpens"].map(|name| namespace.moved("Tcp", name));
+    let overflow = namespace.moved("TcpExt", "TCPTimeWaitOverflow").unwrap_or(0);
+    match (opened, overflow, left.time_wait) {
+        (_, 1.., _) => format!("{overflow} connections closed without a TIME_WAIT just now; see cost.overflow"),
+        ([Some(0), Some(0)], _, 0) => format!(
+            "no connection was opened or accepted for {:.1} s, and there is no TIME_WAIT",
+            namespace.window.as_secs_f64()
+        ),
+        ([Some(active), Some(passive)], _, 0) if active > 0 || passive > 0 => format!(
+            "{:.1} connections per second are opened and accepted; none is in TIME_WAIT here",
+            namespace.opens_per_s().unwrap_or(0.0)
+        ),
+        (.., 0) => "there is no TIME_WAIT here".to_owned(),
+        (.., waiting) => format!("the {waiting} TIME_WAITs here are all older than 10 s"),
+    }
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! The questions: each is a file with what it can find and how it judges. Pure.
 
+pub mod binds;
 pub mod conntrack;
 pub mod cost;
 pub mod descriptors;
@@ -10,6 +11,7 @@ pub mod keepalive;
 pub mod listen;
 pub mod ports;
 pub mod reuse;
+pub mod states;
 
 use std::cmp::Reverse;
 
@@ -38,9 +40,11 @@ enum Check {
 }
 
 /// All questions, in the order in which they are answered.
-pub const QUESTIONS: [Question; 8] = [
+pub const QUESTIONS: [Question; 10] = [
     Question { asks: "What do these sockets cost?", stories: cost::STORIES, check: Check::Namespace(cost::check) },
     Question { asks: "Where do ports run out?", stories: ports::STORIES, check: Check::Namespace(ports::check) },
+    Question { asks: "Which states pile up?", stories: states::STORIES, check: Check::Namespace(states::check) },
+    Question { asks: "Why does bind() fail?", stories: binds::STORIES, check: Check::Namespace(binds::check) },
     Question { asks: "Can tcp_tw_reuse help here?", stories: reuse::STORIES, check: Check::Namespace(reuse::check) },
     Question {
         asks: "Which settings are folklore?",

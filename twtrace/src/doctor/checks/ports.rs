@@ -1,103 +1,30 @@
-//! Where do ports run out? Towards one destination, never in total.
+//! Where do ports run out? Towards one destination, and for all where clients bind before they connect.
 
+mod bound;
+mod stories;
+
+pub use self::stories::STORIES;
+use self::stories::{EXHAUSTED, FILLING, ROOM};
 use crate::{
     doctor::{
-        facts::{Facts, Namespace},
-        finding::{Evidence, Finding, Severity, Story},
+        facts::{Facts, Namespace, Owner},
+        finding::{Evidence, Finding, Severity},
     },
-    host::sockets::Ends,
+    host::{
+        diag::{
+            TCP_CLOSE_WAIT, TCP_CLOSING, TCP_ESTABLISHED, TCP_FIN_WAIT1, TCP_FIN_WAIT2, TCP_LAST_ACK, TCP_SYN_SENT,
+        },
+        sockets::Ends,
+    },
     model::occupancy::Destination,
 };
 
 /// Destinations that are shown.
 pub(super) const TOP: usize = 5;
-/// From this share of the range on, ports that a bind() took are a loss.
-const BOUND: f64 = 0.1;
 /// Fewer than these may be chance.
 const SOME: u64 = 16;
-
-/// There is none left.
-pub const EXHAUSTED: Story = Story {
-    id: "ports.exhausted",
-    title: "There is no port left towards a destination",
-    why: "A connection is told by both addresses and both ports. Towards one remote address and port, from one local \
-          address, there are as many connections as there are local ports to choose from; one in TIME_WAIT holds its \
-          port as well as one that is open. connect() then fails with EADDRNOTAVAIL.",
-    story: "connect() without bind() chooses a port of net.ipv4.ip_local_port_range that no other connection between \
-            the same addresses and to the same remote port has. The ports held towards one destination do not hinder \
-            connections to another: a sum over all destinations says nothing, and 28,232 ports (32768 to 60999) are \
-            28,232 towards each.\n\n\
-            Without tcp_tw_reuse the port of a connection that was closed here first comes back after 60 seconds, so \
-            28,232 ports are worth 470 connections per second towards one destination, for ever.\n\n\
-            Not counted as available: ports in ip_local_reserved_ports, those that somebody listens on, and those \
-            that a client bound before its connect() (ports.bound-first).",
-    holds: "",
-    does_not: "",
-    by_hand: &[
-        "ss -Htan | awk '{print $5}' | sort | uniq -c | sort -n | tail   # by remote end",
-        "sysctl net.ipv4.ip_local_port_range net.ipv4.ip_local_reserved_ports",
-    ],
-    sources: &["net/ipv4/inet_hashtables.c: __inet_hash_connect, __inet_check_established", "RFC 6056"],
-};
-
-/// They become few.
-pub const FILLING: Story = Story {
-    id: "ports.filling",
-    title: "More than half of the ports towards a destination are held",
-    why: "connect() looks at every second port first and at the others when all of those are taken: from half of the range \
-          on each connect() looks at thousands of ports, which takes CPU time before it fails.",
-    story: "The search begins somewhere and visits the ports of the same parity as the first of the range; only when none \
-            of them is free it visits the others. Up to half of the range the first try mostly succeeds. Beyond it \
-            the search becomes longer and longer: it shows in profiles as __inet_hash_connect and \
-            __inet_check_established. At the end stands EADDRNOTAVAIL: see ports.exhausted.",
-    holds: "",
-    does_not: "",
-    by_hand: &["ss -Htan dst 192.0.2.1:443 | wc -l", "perf top     # __inet_hash_connect"],
-    sources: &["net/ipv4/inet_hashtables.c: __inet_hash_connect"],
-};
-
-/// A bind() takes ports from everybody.
-pub const BOUND_FIRST: Story = Story {
-    id: "ports.bound-first",
-    title: "Clients bind before they connect, and take ports from every destination",
-    why: "A port that bind() took, even one that bind() chose, is passed over by every connect() without bind(), for all \
-          destinations, until its last connection is gone, TIME_WAIT included.",
-    story: "A program that wants a certain source address calls bind() with port 0 and then connect(). Without \
-            IP_BIND_ADDRESS_NO_PORT, bind() has to choose the port at once, not knowing the destination, and marks \
-            the port as bound; connect() of others passes over ports that are so marked.\n\n\
-            How twtrace knows: connect() begins with the ports that have the parity of the first of the range, \
-            bind() with the others, so as not to be in each other's way. While the first half has room, a connection \
-            on a port of the second half had its port bound. (Since 6.18, and in stable kernels with 'tcp: Update \
-            bind bucket state on port release', the mark goes away with the last socket that was bound.)",
-    holds: "",
-    does_not: "",
-    by_hand: &[
-        "strace -f -e trace=bind,connect,setsockopt -p PID    # bind(.., port 0) before connect()",
-        "ss -Htan | awk '{n=split($4,a,\":\"); print a[n]%2}' | sort | uniq -c   # parities of local ports",
-    ],
-    sources: &[
-        "net/ipv4/inet_connection_sock.c: inet_csk_find_open_port",
-        "net/ipv4/inet_hashtables.c: __inet_hash_connect",
-        "ip(7): IP_BIND_ADDRESS_NO_PORT",
-    ],
-};
-
-/// There are enough.
-pub const ROOM: Story = Story {
-    id: "ports.room",
-    title: "Every destination has ports left",
-    why: "Ports run out towards one destination at a time: what counts is the fullest, not the sum.",
-    story: "For each destination (local address, remote address, remote port) twtrace counts the local ports held by \
-            TIME_WAIT, by open connections and by those in between, and holds them against those that connect() may \
-            choose. See ports.exhausted for how the kernel does it.",
-    holds: "",
-    does_not: "",
-    by_hand: &["ss -Htan | awk '{print $5}' | sort | uniq -c | sort -n | tail"],
-    sources: &["net/ipv4/inet_hashtables.c: __inet_hash_connect"],
-};
-
-/// What this question can find.
-pub const STORIES: &[Story] = &[EXHAUSTED, FILLING, BOUND_FIRST, ROOM];
+/// Below this share of the ports no connect() has failed for want of one: that none begins then means that none is wanted.
+const SPARE: f64 = 0.9;
 
 /// Judges.
 #[must_use]
@@ -109,7 +36,7 @@ pub fn check(facts: &Facts, namespace: &Namespace) -> Vec<Finding> {
     for (destination, ends) in crowded.take(TOP) {
         findings.push(full(facts, namespace, destination, ends, available));
     }
-    findings.extend(bound_first(facts, namespace));
+    findings.extend(bound::first(facts, namespace));
     if findings.iter().all(|finding| finding.severity < Severity::Warning) {
         findings.push(room(namespace, &fullest, available));
     }
@@ -146,25 +73,135 @@ pub(super) fn is_reused(namespace: &Namespace, destination: &Destination) -> boo
     }
 }
 
+/// What the sockets towards a destination are, most of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Holds {
+    TimeWait,
+    /// As minisocks or full: the peer does not close.
+    FinWait2,
+    Established,
+    CloseWait,
+    SynSent,
+    /// FIN_WAIT1, CLOSING, LAST_ACK.
+    Closing,
+    /// What the facts do not tell.
+    Other,
+}
+
+impl Holds {
+    fn name(self) -> &'static str {
+        match self {
+            Self::TimeWait => "TIME_WAIT",
+            Self::FinWait2 => "FIN_WAIT2",
+            Self::Established => "ESTABLISHED",
+            Self::CloseWait => "CLOSE_WAIT",
+            Self::SynSent => "SYN_SENT",
+            Self::Closing => "FIN_WAIT1, CLOSING or LAST_ACK",
+            Self::Other => "other states",
+        }
+    }
+
+    /// How many there are in each state.
+    fn all(ends: &Ends) -> [(Self, u64); 7] {
+        let of = |state| ends.full.of(state);
+        let known = [
+            (Self::TimeWait, ends.time_wait),
+            (Self::FinWait2, ends.fin_wait2 + of(TCP_FIN_WAIT2)),
+            (Self::Established, ends.established.max(of(TCP_ESTABLISHED))),
+            (Self::CloseWait, of(TCP_CLOSE_WAIT)),
+            (Self::SynSent, of(TCP_SYN_SENT)),
+            (Self::Closing, of(TCP_FIN_WAIT1) + of(TCP_CLOSING) + of(TCP_LAST_ACK)),
+        ];
+        let told: u64 = known.iter().map(|(_, count)| count).sum();
+        let [a, b, c, d, e, f] = known;
+        [a, b, c, d, e, f, (Self::Other, ends.total().saturating_sub(told))]
+    }
+
+    /// The state that has most of them, and how many.
+    fn most(ends: &Ends) -> (Self, u64) {
+        let [first, rest @ ..] = Self::all(ends);
+        rest.into_iter().fold(first, |most, it| if it.1 > most.1 { it } else { most })
+    }
+
+    /// What to do about them.
+    fn remedies(self, namespace: &Namespace, to: &Destination, owner: Option<Owner<'_>>, count: u64) -> Vec<String> {
+        let remote = std::net::SocketAddr::from((to.raddr, to.rport));
+        let program = owner.map_or_else(|| "the program".to_owned(), |owner| owner.to_string());
+        let list = |state| namespace.command(&format!("ss -tnp state {state} dst {remote}"));
+        match self {
+            Self::TimeWait | Self::Other => vec![
+                "keep connections open and use them again: `twtrace doctor --explain keepalive.short-connections`".to_owned(),
+                "spread over more local addresses, or over more addresses or ports of the destination: each has ports of its \
+                 own"
+                .to_owned(),
+            ],
+            Self::CloseWait => vec![
+                format!(
+                    "let {program} close what {remote} has closed: call close() when read() returns 0; `{}` lists them",
+                    list("close-wait")
+                ),
+                format!("restart {program} to have the ports back now"),
+            ],
+            Self::SynSent => vec![
+                format!("find out why {remote} does not answer: is the host up, does a firewall drop what is sent there?"),
+                format!(
+                    "give connect() of {program} a timeout of a few seconds, and wait longer between tries; `{}` lists what waits",
+                    list("syn-sent")
+                ),
+            ],
+            Self::Established => vec![
+                format!(
+                    "bound the pool of {program} to what it uses, or find the leak: it holds {count} open connections to \
+                     {remote}; `{}` lists them",
+                    list("established")
+                ),
+                "spread over more local addresses, or over more addresses or ports of the destination: each has ports of its \
+                 own"
+                .to_owned(),
+            ],
+            Self::FinWait2 => vec![
+                format!("find out which program at {remote} does not close its end: ss -tnp state close-wait there"),
+                format!("let {program} call close() and not only shutdown(): then tcp_fin_timeout ends them"),
+            ],
+            Self::Closing => vec![
+                format!("find out why {remote} does not acknowledge: is the peer gone, or does its program not read?"),
+                format!("`{}` shows Send-Q and timers", namespace.command(&format!("ss -tanoe dst {remote}"))),
+            ],
+        }
+    }
+}
+
+/// Seconds until the last TIME_WAIT is gone, if the load that made them is over: none began in the last ten seconds though
+/// there were ports.
+fn over(ends: &Ends, available: u64) -> Option<u32> {
+    let is_over = ends.time_wait > 0 && ends.recent == 0 && ends.time_wait >= ends.in_range;
+    let had_room = (ends.in_range as f64) < available as f64 * SPARE;
+    (is_over && had_room && ends.last_left_ms > 0).then(|| ends.last_left_ms.div_ceil(1000))
+}
+
 fn full(facts: &Facts, namespace: &Namespace, destination: &Destination, ends: &Ends, available: u64) -> Finding {
     let held = ends.in_range;
     let place = name(destination);
     let reused = is_reused(namespace, destination);
+    let (state, most) = Holds::most(ends);
+    let remote = (destination.raddr, destination.rport);
+    let owner = namespace.opener(&facts.machine, remote, ends.inode);
     // What connect() may take over does not stand in its way.
     let takeable = if reused { ends.time_wait.saturating_sub(ends.young) } else { 0 };
     let left = available.saturating_sub(held) + takeable.min(held);
-    let mut evidence = vec![
-        Evidence::new("ports held", held, format!("of {available}"), "sock_diag"),
-        Evidence::new("TIME_WAIT", ends.time_wait, "sockets", "sock_diag"),
-        Evidence::new("FIN_WAIT2", ends.fin_wait2, "minisocks", "sock_diag"),
-        Evidence::new("established", ends.established, "sockets", "sock_diag"),
-        Evidence::new("other states", ends.other, "sockets", "sock_diag"),
-        Evidence::new("TIME_WAITs begun", ends.per_s(namespace.opens_per_s()), "1/s", "sock_diag: the age of each"),
+    let mut evidence = vec![Evidence::new("ports held", held, format!("of {available}"), "sock_diag")];
+    let states = Holds::all(ends);
+    // These three even if there are none: they are what people look for.
+    let always = [Holds::TimeWait, Holds::FinWait2, Holds::Established];
+    let told = states.iter().filter(|(state, count)| *count > 0 || always.contains(state));
+    evidence.extend(told.map(|(state, count)| Evidence::new(state.name(), *count, "sockets", "sock_diag")));
+    evidence.extend([
+        namespace.begun(ends),
         sustainable("sustainable without reuse", namespace, available),
         range_set(namespace),
         namespace.set("ipv4/tcp_tw_reuse"),
         namespace.set("ipv4/tcp_timestamps"),
-    ];
+    ]);
     if reused {
         evidence.push(Evidence::new(
             "that connect() may take over",
@@ -173,31 +210,51 @@ fn full(facts: &Facts, namespace: &Namespace, destination: &Destination, ends: &
             "sock_diag, older than 1 s",
         ));
     }
-    let remote = (destination.raddr, destination.rport);
-    evidence.extend(namespace.opener(&facts.machine, remote, ends.inode).map(|owner| owner.shown("opened by")));
-    let remedies = [
-        "keep connections open and use them again: `twtrace doctor --explain keepalive.short-connections`".to_owned(),
-        "spread over more local addresses, or over more addresses or ports of the destination: each has ports of its own"
-            .to_owned(),
-        format!("widen net.ipv4.ip_local_port_range (now {}) where no service listens", range(namespace)),
-    ];
-    let avoid = [
-        "do not lower tcp_fin_timeout: it does not shorten TIME_WAIT",
-        "do not lower tcp_max_tw_buckets: it gives up the protection of all connections for the ports of some",
-    ];
+    evidence.extend(owner.map(|owner| owner.shown("opened by")));
+    let by = if most == held { format!("all by {}", state.name()) } else { format!("{most} by {}", state.name()) };
+    let over = over(ends, available);
     let (story, severity, sentence) = if left == 0 {
-        let sentence = format!("no port is left from {place}: {held} of {available} are held");
+        let sentence = format!("no port is left from {place}: {held} of {available} are held, {by}");
         (&EXHAUSTED, Severity::Critical, sentence)
+    } else if let Some(seconds) = over {
+        let sentence = format!(
+            "{held} of {available} ports from {place} are held by TIME_WAITs, and no more begin: the last is gone in {seconds} s"
+        );
+        (&FILLING, Severity::Note, sentence)
     } else if takeable > 0 && available.saturating_sub(held) < left {
         let sentence = format!(
             "{held} of {available} ports from {place} are held; {takeable} by TIME_WAITs that connect() may take over"
         );
         (&FILLING, if left * 2 > available { Severity::Note } else { Severity::Warning }, sentence)
     } else {
-        let sentence = format!("{held} of {available} ports from {place} are held: {left} are left");
+        let sentence = format!("{held} of {available} ports from {place} are held, {by}: {left} are left");
         (&FILLING, Severity::Warning, sentence)
     };
+    let mut remedies = Vec::new();
+    if over.is_none() {
+        remedies = state.remedies(namespace, destination, owner, most);
+        remedies.extend(wider(namespace));
+    }
+    let avoid = match state {
+        Holds::TimeWait | Holds::FinWait2 | Holds::Other => vec![
+            "do not lower tcp_fin_timeout: it does not shorten TIME_WAIT",
+            "do not lower tcp_max_tw_buckets: it gives up the protection of all connections for the ports of some",
+        ],
+        _ => vec!["do not tune TIME_WAIT for this: it is not what holds these ports"],
+    };
     Finding::new(story, severity, sentence).shown_by(evidence).to_do(remedies).avoid(avoid)
+}
+
+/// More ports, if there are more to have.
+fn wider(namespace: &Namespace) -> Option<String> {
+    const LOWEST: u16 = 10_240;
+    let (low, high) = (*namespace.range.start(), *namespace.range.end());
+    let wider = (low.min(LOWEST), u16::MAX);
+    (wider != (low, high)).then(|| {
+        let value = format!("\"{} {}\"", wider.0, wider.1);
+        let command = namespace.setting("net.ipv4.ip_local_port_range", value);
+        format!("`{command}` (now {low} {high}) gives more ports; reserve those of services: ip_local_reserved_ports")
+    })
 }
 
 fn range(namespace: &Namespace) -> String {
@@ -213,54 +270,6 @@ fn range_set(namespace: &Namespace) -> Evidence {
 fn sustainable(what: &str, namespace: &Namespace, available: u64) -> Evidence {
     let per_s = available as f64 / (f64::from(namespace.time_wait_ms()) / 1000.0);
     Evidence::new(what, per_s, "1/s", "ports / length of TIME_WAIT")
-}
-
-/// Ports that connect() did not choose; 0 if the first half is so full that connect() may have gone on to the second.
-fn second_half(namespace: &Namespace, ends: &Ends) -> u64 {
-    let half = namespace.range.len() as u64 / 2;
-    let first_half = ends.in_range.saturating_sub(ends.second_half);
-    if first_half >= half * 9 / 10 { 0 } else { ends.second_half }
-}
-
-fn bound_first(facts: &Facts, namespace: &Namespace) -> Option<Finding> {
-    // With a step of its own the kernel visits the ports in another order.
-    if namespace.sysctl("ipv4/ip_local_port_step_width").is_some_and(|step| step != 0) {
-        return None;
-    }
-    let mut bound: Vec<(&Destination, u64, &Ends)> = namespace
-        .sockets
-        .opened
-        .iter()
-        .map(|(destination, ends)| (destination, second_half(namespace, ends), ends))
-        .filter(|(_, count, _)| *count > 0)
-        .collect();
-    bound.sort_by(|a, b| b.1.cmp(&a.1).then(a.0.cmp(b.0)));
-    let ports: u64 = bound.iter().map(|(_, count, _)| count).sum();
-    if ports < SOME {
-        return None;
-    }
-    let length = namespace.range.len() as u64;
-    let severity = if ports as f64 >= length as f64 * BOUND { Severity::Warning } else { Severity::Note };
-    let sentence = format!("{ports} of {length} ports were bound before connect(): no destination can have them");
-    let mut evidence: Vec<Evidence> = bound
-        .iter()
-        .take(TOP)
-        .map(|(destination, count, _)| {
-            Evidence::new(name(destination), *count, "ports of the second half", "sock_diag")
-        })
-        .collect();
-    let owner = bound.iter().find_map(|(.., ends)| facts.machine.owner(ends.inode?));
-    evidence.extend(owner.map(|owner| owner.shown("one of them is of")));
-    evidence.push(range_set(namespace));
-    let finding = Finding::new(&BOUND_FIRST, severity, sentence).shown_by(evidence);
-    Some(
-        finding
-            .to_do([
-                "let the client set IP_BIND_ADDRESS_NO_PORT before bind() (nginx's proxy_bind and HAProxy's source do \
-                 so), or not bind at all",
-            ])
-            .avoid(["do not widen ip_local_port_range for this: bind() takes from the new ports too"]),
-    )
 }
 
 fn room(namespace: &Namespace, fullest: &[(&Destination, &Ends)], available: u64) -> Finding {

@@ -1,9 +1,12 @@
 //! Can tcp_tw_reuse help here? It serves the end that connects, and only with timestamps.
 
 use super::ports;
-use crate::doctor::{
-    facts::{Facts, Namespace, Trace},
-    finding::{Evidence, Finding, Severity, Story},
+use crate::{
+    doctor::{
+        facts::{Ended, Facts, Namespace, Trace},
+        finding::{Evidence, Finding, Severity, Story},
+    },
+    host::sockets::Ends,
 };
 
 /// From this share of births without timestamps on it is a warning.
@@ -13,18 +16,19 @@ const MANY: f64 = 0.1;
 pub const WOULD_HELP: Story = Story {
     id: "reuse.would-help",
     title: "tcp_tw_reuse would free ports here, and is off for them",
-    why: "With tcp_tw_reuse = 1 connect() takes over a TIME_WAIT of the same connection that is older than a second, if \
-          both ends used timestamps: they keep old segments out as TIME_WAIT did.",
-    story: "net.ipv4.tcp_tw_reuse has three values. 0: connect() never takes over a TIME_WAIT whose port it chose itself. \
-            2, the default since 4.19: only on loopback. 1: everywhere. It is asked only when connect() has found a port \
+    why: "With tcp_tw_reuse = 1, connect() takes over a TIME_WAIT of the same connection that is older than a second, if both \
+          ends used timestamps. Timestamps keep old segments out as TIME_WAIT did.",
+    story: "net.ipv4.tcp_tw_reuse has three values. 0: connect() never takes over a TIME_WAIT whose port it chose itself. 2, the \
+            default since 4.19: only on loopback. 1: everywhere. The kernel reads it only when connect() has found a port \
             whose connection to this very destination is in TIME_WAIT, and only if the peer's timestamps are known.\n\n\
-            How old the TIME_WAIT has to be: since 6.14 net.ipv4.tcp_tw_reuse_delay milliseconds, counted from its \
-            beginning (default 1000); before, until the clock shows another second than at the last timestamp of the \
-            peer.\n\n\
-            It does nothing for a socket that accepted its connection, and nothing for TIME_WAITs as such: it only \
-            lets connect() have their ports.",
-    holds: "",
-    does_not: "",
+            How old the TIME_WAIT has to be: since 6.14 net.ipv4.tcp_tw_reuse_delay milliseconds from its beginning (default \
+            1000). Before, until the clock shows another second than at the last timestamp of the peer.\n\n\
+            It does nothing for a socket that accepted its connection, and it shortens no TIME_WAIT. It only lets connect() \
+            have the port.",
+    holds: "TIME_WAITs hold at least half of the ports from one local address to one destination, and tcp_tw_reuse is 0, or 2 and \
+            the destination is not loopback. A note if no more TIME_WAITs begin there",
+    does_not: "ports held by open connections or by CLOSE_WAIT; tcp_timestamps = 0 (reuse.no-timestamps); TIME_WAITs of \
+               accepted connections",
     by_hand: &[
         "sysctl net.ipv4.tcp_tw_reuse net.ipv4.tcp_tw_reuse_delay net.ipv4.tcp_timestamps",
         "nstat -az TcpExtTWRecycled     # how often connect() took one over",
@@ -35,15 +39,14 @@ pub const WOULD_HELP: Story = Story {
 /// Timestamps are off.
 pub const NO_TIMESTAMPS: Story = Story {
     id: "reuse.no-timestamps",
-    title: "Without timestamps connect() can take over no TIME_WAIT",
-    why: "tcp_tw_reuse rests on the peer's timestamps; a TIME_WAIT of a connection without them holds its port for the full \
-          60 seconds, whatever tcp_tw_reuse says.",
-    story: "Timestamps (RFC 7323) are used on a connection if both ends offer them in their SYN. \
-            net.ipv4.tcp_timestamps = 0 on either is enough to have none. They are on by default (1) and cost twelve \
-            bytes a segment; switching them off, as old tuning guides say, also takes PAWS away, which protects fast \
-            connections from their own old segments.",
-    holds: "",
-    does_not: "",
+    title: "Without timestamps connect() takes over no TIME_WAIT",
+    why: "tcp_tw_reuse needs the peer's timestamps. A TIME_WAIT of a connection without them holds its port for the full 60 \
+          seconds, whatever tcp_tw_reuse says.",
+    story: "Timestamps (RFC 7323) are used on a connection if both ends offer them in their SYN. net.ipv4.tcp_timestamps = 0 on \
+            either end switches them off. They are on by default (1) and cost twelve bytes a segment. Old tuning guides \
+            switch them off, which also takes PAWS away: PAWS protects fast connections from their own old segments.",
+    holds: "tcp_timestamps is 0 in this namespace: a note, and a warning if TIME_WAITs hold half of the ports to a destination",
+    does_not: "a peer that leaves timestamps out: that is reuse.peers-without-timestamps, and needs a trace",
     by_hand: &["sysctl net.ipv4.tcp_timestamps", "ss -ti | grep -c ' ts '     # open connections that use them"],
     sources: &["net/ipv4/tcp_ipv4.c: tcp_twsk_unique", "RFC 7323, sections 3 and 5"],
 };
@@ -51,14 +54,14 @@ pub const NO_TIMESTAMPS: Story = Story {
 /// Some peers have none.
 pub const PEERS: Story = Story {
     id: "reuse.peers-without-timestamps",
-    title: "Some peers do not use timestamps: their TIME_WAITs cannot be taken over",
-    why: "Timestamps take both ends; a peer or a device on the way that leaves them out makes tcp_tw_reuse useless towards \
-          it.",
-    story: "sock_diag does not tell whether a connection in TIME_WAIT had timestamps; a trace does. Record one with \
-            `twtrace run --format json --events born > FILE` and hand it over with --with-trace FILE: for each peer, \
-            births of connections that were opened here are counted, and those among them without timestamps.",
-    holds: "",
-    does_not: "",
+    title: "Some peers do not use timestamps: connect() cannot take over their TIME_WAITs",
+    why: "Timestamps need both ends. A peer, or a device on the way, that leaves them out makes tcp_tw_reuse useless towards that \
+          peer.",
+    story: "sock_diag does not tell whether a connection in TIME_WAIT had timestamps; a trace does. Record one with `twtrace run \
+            --format json --events born > FILE` and give it to the doctor with --with-trace FILE. For each peer, twtrace counts \
+            the births of connections that were opened here, and those among them without timestamps.",
+    holds: "--with-trace was given, and births of connections opened here had no timestamps: a warning from 10 % on, else a note",
+    does_not: "births of accepted connections; births whose role or timestamps are null in the trace",
     by_hand: &["tcpdump -nn 'tcp[tcpflags] & tcp-syn != 0'     # SYN and SYN-ACK: both should have TS val"],
     sources: &["net/ipv4/tcp_ipv4.c: tcp_twsk_unique", "RFC 7323, section 3.2"],
 };
@@ -67,14 +70,14 @@ pub const PEERS: Story = Story {
 pub const ACCEPTING: Story = Story {
     id: "reuse.accepting-side",
     title: "tcp_tw_reuse cannot help: these TIME_WAITs are of accepted connections",
-    why: "tcp_tw_reuse is asked by connect() only. A TIME_WAIT of an accepted connection holds no port that this host \
-          could run out of, and a new SYN of the same client takes it over in any case.",
-    story: "TIME_WAIT is at the end that closes first. If that is the server, its TIME_WAITs all have the port of the \
-            service, which they share with the listener: nothing runs out here. A client that comes back from the \
-            same port is let in at once, if its sequence number or its timestamp is newer.\n\n\
+    why: "Only connect() uses tcp_tw_reuse. A TIME_WAIT of an accepted connection holds no port that this host could run out of, \
+          and a new SYN of the same client takes it over in any case.",
+    story: "TIME_WAIT is at the end that closes first. If that is the server, all its TIME_WAITs have the port of the service, \
+            which they share with the listener: nothing runs out here. A client that comes back from the same port is accepted \
+            at once, if its sequence number or its timestamp is newer.\n\n\
             If there are too many nevertheless, let the clients close first, or keep connections open longer.",
-    holds: "",
-    does_not: "",
+    holds: "at least 100 TIME_WAITs are of accepted connections, and they are more than half of all",
+    does_not: "TIME_WAITs of connections that were opened here are as many or more",
     by_hand: &["ss -Htan state time-wait | awk '{print $3}' | sort | uniq -c | sort -n | tail   # by local end"],
     sources: &["net/ipv4/tcp_minisocks.c: tcp_timewait_state_process (TCP_TW_SYN)", "net/ipv4/tcp_ipv4.c: tcp_v4_rcv"],
 };
@@ -83,12 +86,12 @@ pub const ACCEPTING: Story = Story {
 pub const STATE: Story = Story {
     id: "reuse.state",
     title: "What tcp_tw_reuse means on this machine",
-    why: "It lets connect() have the port of a TIME_WAIT that is old enough; it neither shortens TIME_WAIT nor serves the \
-          end that accepts.",
-    story: "See reuse.would-help for its values, and for what it asks for. A bind() to a port before connect(), with \
-            SO_REUSEADDR at both sockets, takes a TIME_WAIT over at once and whatever the value.",
-    holds: "",
-    does_not: "",
+    why: "tcp_tw_reuse lets connect() have the port of a TIME_WAIT that is old enough. It neither shortens TIME_WAIT nor serves \
+          the end that accepts.",
+    story: "See reuse.would-help for its values and for what it needs. A bind() to a port before connect(), with SO_REUSEADDR at \
+            both sockets, takes a TIME_WAIT over at once, whatever the value.",
+    holds: "no other reuse finding does",
+    does_not: "TIME_WAITs hold half of the ports to a destination and tcp_tw_reuse does not reach them",
     by_hand: &["sysctl net.ipv4.tcp_tw_reuse net.ipv4.tcp_timestamps", "nstat -az TcpExtTWRecycled"],
     sources: &["net/ipv4/tcp_ipv4.c: tcp_twsk_unique"],
 };
@@ -123,53 +126,73 @@ fn settings(namespace: &Namespace) -> Vec<Evidence> {
     evidence
 }
 
+/// A destination towards which ports become scarce.
+struct Scarce<'a> {
+    place: String,
+    ends: &'a Ends,
+    /// connect() takes over TIME_WAITs there, as far as the sysctls go.
+    reused: bool,
+}
+
 /// The fullest destination, if ports become scarce there.
-fn scarce(namespace: &Namespace) -> Option<(String, u64, bool)> {
+fn scarce(namespace: &Namespace) -> Option<Scarce<'_>> {
     let fullest = ports::fullest(namespace);
     let (destination, ends) = fullest.first()?;
     let is_scarce = ports::is_crowded(ends.time_wait, namespace.available());
-    is_scarce.then(|| (ports::name(destination), ends.time_wait, ports::is_reused(namespace, destination)))
+    let reused = ports::is_reused(namespace, destination);
+    is_scarce.then(|| Scarce { place: ports::name(destination), ends, reused })
+}
+
+/// What is left after a mend is a note until it is gone.
+fn severity(ended: Option<Ended>) -> Severity {
+    if ended.is_some() { Severity::Note } else { Severity::Warning }
 }
 
 fn no_timestamps(namespace: &Namespace) -> Option<Finding> {
     if namespace.sysctl("ipv4/tcp_timestamps") != Some(0) {
         return None;
     }
-    let severity = if scarce(namespace).is_some() { Severity::Warning } else { Severity::Note };
-    let sentence = "tcp_timestamps is 0: connect() can take over no TIME_WAIT, whatever tcp_tw_reuse says";
+    let ended = |scarce: Scarce<'_>| namespace.ended(scarce.ends, Some(namespace.available()));
+    let severity = scarce(namespace).map_or(Severity::Note, |scarce| severity(ended(scarce)));
+    let sentence = "tcp_timestamps is 0: connect() takes over no TIME_WAIT, whatever tcp_tw_reuse says";
+    let step = namespace.setting("net.ipv4.tcp_timestamps", 1);
     Some(
         Finding::new(&NO_TIMESTAMPS, severity, sentence)
             .shown_by(settings(namespace))
-            .to_do([
-                "switch them on: sysctl -w net.ipv4.tcp_timestamps=1 (the default); it takes effect on new connections",
-            ])
-            .avoid(["do not count on tcp_tw_reuse before"]),
+            .to_do([format!("{step} (the default; new connections use timestamps)")])
+            .avoid(["do not rely on tcp_tw_reuse while timestamps are off"]),
     )
 }
 
 fn would_help(namespace: &Namespace) -> Option<Finding> {
-    let (place, waiting, reused) = scarce(namespace)?;
+    let Scarce { place, ends, reused } = scarce(namespace)?;
     if reused {
         return None;
     }
+    let waiting = ends.time_wait;
     let value = namespace.sysctl("ipv4/tcp_tw_reuse");
     let meaning = match value {
-        Some(2) => "2, for loopback alone",
+        Some(2) => "2, for loopback only",
         Some(0) => "0, off",
         _ => "not known",
     };
-    let sentence = format!("{waiting} TIME_WAITs hold ports from {place}, and tcp_tw_reuse is {meaning}");
+    let ended = namespace.ended(ends, Some(namespace.available()));
+    let end = ended.map_or_else(String::new, |ended| format!("; no more begin, all are {}", namespace.gone_by(ended)));
+    let sentence = format!("{waiting} TIME_WAITs hold ports from {place}, and tcp_tw_reuse is {meaning}{end}");
+    let keep =
+        "keep connections open and use them again: `twtrace doctor --explain keepalive.short-connections`".to_owned();
+    let reuse = format!(
+        "{} (only if connections cannot be kept open; serves the end that connects, needs timestamps at both ends)",
+        namespace.setting("net.ipv4.tcp_tw_reuse", 1)
+    );
     Some(
-        Finding::new(&WOULD_HELP, Severity::Warning, sentence)
+        Finding::new(&WOULD_HELP, severity(ended), sentence)
+            .shown_by([namespace.begun(ends)])
             .shown_by(settings(namespace))
-            .to_do([
-                "keep connections open and use them again; nothing has to be reused then",
-                "if that cannot be: sysctl -w net.ipv4.tcp_tw_reuse=1, which is for the end that connects, and takes \
-                 timestamps at both ends",
-            ])
+            .to_do([keep, reuse])
             .avoid([
                 "do not look for tcp_tw_recycle: it broke clients behind NAT, and is gone since 4.12",
-                "do not set SO_LINGER 0 to get rid of TIME_WAIT: it throws away what the peer has not read",
+                "do not set SO_LINGER 0 to avoid TIME_WAIT: it throws away what the peer has not read",
             ]),
     )
 }
@@ -191,7 +214,7 @@ fn accepting(namespace: &Namespace) -> Option<Finding> {
         Finding::new(&ACCEPTING, Severity::Note, sentence)
             .shown_by(shown)
             .shown_by(settings(namespace))
-            .avoid(["do not set tcp_tw_reuse for the sake of a server: only connect() asks for it"]),
+            .avoid(["do not set tcp_tw_reuse for a server: only connect() uses it"]),
     )
 }
 
@@ -201,9 +224,9 @@ fn state(namespace: &Namespace) -> Finding {
         None => "once the clock shows another second".to_owned(),
     };
     let sentence = match namespace.sysctl("ipv4/tcp_tw_reuse") {
-        Some(0) => "tcp_tw_reuse is 0: connect() takes over no TIME_WAIT, and needs none here".to_owned(),
+        Some(0) => "tcp_tw_reuse is 0: connect() takes over no TIME_WAIT; ports are free here without that".to_owned(),
         Some(2) => {
-            format!("tcp_tw_reuse is 2, the default: connect() takes over TIME_WAITs on loopback alone, {since}")
+            format!("tcp_tw_reuse is 2, the default: connect() takes over TIME_WAITs on loopback only, {since}")
         }
         Some(1) => format!("tcp_tw_reuse is 1: connect() takes over TIME_WAITs {since}, if they had timestamps"),
         other => format!("tcp_tw_reuse is {}", other.map_or("not known".to_owned(), |value| value.to_string())),
@@ -224,7 +247,7 @@ fn peers(trace: &Trace) -> Option<Finding> {
         _ if without > 0 => Severity::Note,
         _ => Severity::Fine,
     };
-    let sentence = format!("{without} of {all} traced TIME_WAITs that were opened here had no timestamps");
+    let sentence = format!("{without} of {all} traced TIME_WAITs of connections opened here had no timestamps");
     let shown = peers.iter().take(ports::TOP).map(|(peer, (births, bare))| {
         Evidence::new(format!("{peer} without timestamps"), *bare, format!("of {births}"), &trace.file)
     });
@@ -232,15 +255,15 @@ fn peers(trace: &Trace) -> Option<Finding> {
         Evidence::new("births", trace.births, "minisocks", &trace.file),
         Evidence::new("of accepted connections", trace.accepted, "minisocks", &trace.file),
         Evidence::new("not known", trace.unknown, "minisocks", &trace.file),
-        Evidence::new("of peers beyond the table", trace.left_out, "minisocks", &trace.file),
-        Evidence::new("lines that are none of twtrace's", trace.strange, "lines", &trace.file),
+        Evidence::new("of peers beyond the 65,536 that are counted", trace.left_out, "minisocks", &trace.file),
+        Evidence::new("lines that twtrace did not write", trace.strange, "lines", &trace.file),
     ]);
     Some(if without > 0 {
         finding
             .to_do([
-                "switch timestamps on at these peers (net.ipv4.tcp_timestamps=1), or find what removes them on the way",
+                "switch timestamps on at these peers (net.ipv4.tcp_timestamps = 1), or find the device that removes them",
             ])
-            .avoid(["do not count on tcp_tw_reuse towards them"])
+            .avoid(["do not rely on tcp_tw_reuse towards these peers"])
     } else {
         finding
     })
@@ -259,7 +282,7 @@ mod tests {
 
     /// With a thousand ports, of which so many are held by TIME_WAITs.
     fn held(to: Destination, time_wait: u64) -> Fixture {
-        let ends = Ends { time_wait, in_range: time_wait, ..Ends::default() };
+        let ends = Ends { time_wait, in_range: time_wait, last_left_ms: 59_900, ..Ends::default() };
         Fixture::quiet().opened(to, ends).namespace(|namespace| namespace.range = 20_000..=20_999).into()
     }
 
@@ -274,10 +297,10 @@ mod tests {
         assert_eq!((ids(&found), found[0].severity), (vec!["reuse.would-help"], Severity::Warning));
         assert_eq!(
             found[0].sentence,
-            "500 TIME_WAITs hold ports from 10.0.0.1 to 10.0.0.2:443, and tcp_tw_reuse is 2, for loopback alone"
+            "500 TIME_WAITs hold ports from 10.0.0.1 to 10.0.0.2:443, and tcp_tw_reuse is 2, for loopback only"
         );
         assert_eq!((number(&found[0], "tcp_tw_reuse"), number(&found[0], "tcp_timestamps")), (Some(2.0), Some(1.0)));
-        assert!(found[0].to_do[1].contains("sysctl -w net.ipv4.tcp_tw_reuse=1"), "{found:?}");
+        assert!(found[0].to_do[1].starts_with("sysctl -w net.ipv4.tcp_tw_reuse=1 "), "{found:?}");
         for (reuse, to, time_wait, expected) in [
             (2, destination(443), 499, "reuse.state"),
             (0, destination(443), 500, "reuse.would-help"),
@@ -288,6 +311,24 @@ mod tests {
         ] {
             assert_eq!(ids(&with(reuse, to, time_wait)), [expected], "{reuse} {to:?} {time_wait}");
         }
+    }
+
+    #[test]
+    fn what_is_left_after_a_mend_is_a_note() {
+        let with = |time_wait, last_left_ms| {
+            let ends = Ends { time_wait, in_range: time_wait, last_left_ms, ..Ends::default() };
+            let facts = Fixture::quiet().opened(destination(443), ends).namespace(|namespace| {
+                namespace.range = 20_000..=20_999;
+                namespace.at = Some(std::time::UNIX_EPOCH + std::time::Duration::from_secs(10 * 3600));
+            });
+            check(&facts, &facts.namespaces[0]).remove(0)
+        };
+        let mended = with(600, 40_000);
+        assert_eq!((mended.id.as_str(), mended.severity), ("reuse.would-help", Severity::Note));
+        assert!(mended.sentence.ends_with("; no more begin, all are gone by 10:00:45 UTC"), "{mended:?}");
+        // One that began just now, and ports that are all held: nothing has ended.
+        assert_eq!(with(600, 59_500).severity, Severity::Warning);
+        assert_eq!(with(1000, 40_000).severity, Severity::Warning);
     }
 
     #[test]
@@ -310,8 +351,8 @@ mod tests {
             found.remove(0).sentence
         };
         assert!(with(Some(0), None).starts_with("tcp_tw_reuse is 0: connect() takes over no TIME_WAIT"));
-        assert!(with(Some(2), None).ends_with("on loopback alone, once the clock shows another second"));
-        assert!(with(Some(2), Some(1500)).ends_with("on loopback alone, after 1500 ms"));
+        assert!(with(Some(2), None).ends_with("on loopback only, once the clock shows another second"));
+        assert!(with(Some(2), Some(1500)).ends_with("on loopback only, after 1500 ms"));
         assert!(with(Some(1), Some(1000)).ends_with("takes over TIME_WAITs after 1000 ms, if they had timestamps"));
         assert_eq!(with(None, None), "tcp_tw_reuse is not known");
     }
@@ -326,7 +367,7 @@ mod tests {
             let (few, many) = (with(reuse, 499), with(reuse, 500));
             assert_eq!((ids(&few), few[0].severity), (vec!["reuse.no-timestamps"], Severity::Note));
             assert_eq!((ids(&many), many[0].severity), (vec!["reuse.no-timestamps"], Severity::Warning));
-            assert!(many[0].to_do[0].starts_with("switch them on: sysctl -w net.ipv4.tcp_timestamps=1"), "{many:?}");
+            assert!(many[0].to_do[0].starts_with("sysctl -w net.ipv4.tcp_timestamps=1 "), "{many:?}");
             assert_eq!(number(&many[0], "tcp_timestamps"), Some(0.0));
         }
         // 2 is on as well, without an offset of its own for each connection.
@@ -369,7 +410,7 @@ mod tests {
         let many = found(&[([10, 0, 0, 2], (8, 0)), ([10, 0, 0, 3], (2, 1))]);
         assert_eq!(ids(&many), ["reuse.peers-without-timestamps", "reuse.state"]);
         assert_eq!(many[0].severity, Severity::Warning);
-        assert_eq!(many[0].sentence, "1 of 10 traced TIME_WAITs that were opened here had no timestamps");
+        assert_eq!(many[0].sentence, "1 of 10 traced TIME_WAITs of connections opened here had no timestamps");
         assert_eq!(number(&many[0], "10.0.0.3 without timestamps"), Some(1.0));
         assert_eq!(shown(&many[0], "10.0.0.2 without timestamps"), None);
         assert_eq!((number(&many[0], "births"), number(&many[0], "of accepted connections")), (Some(40.0), Some(3.0)));

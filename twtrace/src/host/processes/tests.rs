@@ -71,6 +71,18 @@ fn names_keep_their_white_space() {
 }
 
 #[test]
+fn command_lines_are_read() {
+    let machine = Recorded::new()
+        .file("proc/1/cmdline", "java\0-cp\0a.jar\0org.apache.catalina.startup.Bootstrap\0")
+        .file("proc/2/cmdline", "")
+        .file("proc/3/cmdline", "x".repeat(1 << 20));
+    let host = machine.host();
+    assert_eq!(command(&host, 1).as_deref(), Some("java -cp a.jar org.apache.catalina.startup.Bootstrap"));
+    assert_eq!((command(&host, 2), command(&host, 4)), (None, None));
+    assert_eq!(command(&host, 3).map(|line| line.len() as u64), Some(COMMAND));
+}
+
+#[test]
 fn links_are_read() {
     assert_eq!(socket(b"socket:[4294967295]"), Some(u32::MAX));
     for wrong in [&b""[..], b"socket:[4294967296]", b"socket:[]", b"socket:[1", b"pipe:[1]", b"socket:[\xff]"] {

@@ -24,8 +24,6 @@ pub struct LocalPorts {
     pub bound: [u64; 2],
     /// The lowest and the highest port held of the second half.
     pub second_span: Option<(u16, u16)>,
-    /// How many ports of the first half are held between these.
-    pub first_in_span: u64,
 }
 
 impl LocalPorts {
@@ -45,16 +43,16 @@ struct Taken {
 }
 
 /// Notes each port.
-pub(super) struct Noted(Box<[Taken; PORTS]>);
+pub(super) struct Noted(Vec<Taken>);
 
 impl Noted {
     pub(super) fn new() -> Self {
-        Self(Box::new([Taken::default(); PORTS]))
+        Self(vec![Taken::default(); PORTS])
     }
 
     /// An opened connection, or a socket that is bound and no more.
     pub(super) fn note(&mut self, entry: &Entry) {
-        let port = &mut self.0[usize::from(entry.tuple.lport)];
+        let Some(port) = self.0.get_mut(usize::from(entry.tuple.lport)) else { return };
         if entry.state == TCP_CLOSE {
             port.bound = true;
         } else {
@@ -65,7 +63,9 @@ impl Noted {
 
     /// It is a service's.
     pub(super) fn forget(&mut self, port: u16) {
-        self.0[usize::from(port)] = Taken::default();
+        if let Some(taken) = self.0.get_mut(usize::from(port)) {
+            *taken = Taken::default();
+        }
     }
 
     pub(super) fn counted(&self, frame: &Frame, listens: &BTreeSet<u16>) -> LocalPorts {
@@ -75,7 +75,13 @@ impl Noted {
             .range
             .clone()
             .filter(|port| !listens.contains(port) && !is_reserved(port))
-            .map(|port| (port, usize::from((port ^ frame.range.start()) & 1), self.0[usize::from(port)]))
+            .map(|port| {
+                (
+                    port,
+                    usize::from((port ^ frame.range.start()) & 1),
+                    self.0.get(usize::from(port)).copied().unwrap_or_default(),
+                )
+            })
             .collect();
         for (_, half, taken) in &ports {
             local.choosable[*half] += 1;
@@ -85,11 +91,6 @@ impl Noted {
         }
         let second = || ports.iter().filter(|(_, half, taken)| *half == 1 && taken.held).map(|(port, ..)| *port);
         local.second_span = second().next().zip(second().next_back());
-        if let Some((low, high)) = local.second_span {
-            let first =
-                ports.iter().filter(|(port, half, taken)| *half == 0 && taken.held && (low..=high).contains(port));
-            local.first_in_span = first.count() as u64;
-        }
         local
     }
 }

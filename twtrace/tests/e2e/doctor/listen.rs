@@ -87,6 +87,10 @@ pub fn doctor_overflows() -> Outcome {
         said
     })?;
     let finding = said.finds("listen.overflows", "critical")?;
+    let sentence = finding.0["sentence"].as_str().unwrap_or_default();
+    if !sentence.contains(" SYNs ") {
+        return Err(format!("it is SYNs that are dropped: {sentence}"));
+    }
     match finding.evidence("ListenOverflows now")?.as_f64() {
         Some(rate) if rate > 0.0 => Ok(()),
         other => Err(format!("{other:?} overflows per second")),
@@ -151,7 +155,14 @@ pub fn doctor_syn_flood() -> Outcome {
     if counted(&netns, "TCPReqQFullDrop")? == 0 {
         return Err("no SYN was dropped".to_owned());
     }
-    said.finds("listen.syn-queue", "critical").or_else(|_| said.finds("listen.syn-queue", "warning")).map(drop)
+    let finding = said.finds("listen.syn-queue", "critical").or_else(|_| said.finds("listen.syn-queue", "warning"))?;
+    // The remedy is the setting, and what was dropped are SYNs of this one queue.
+    let step = finding.0["do"][0].as_str().unwrap_or_default();
+    let sentence = finding.0["sentence"].as_str().unwrap_or_default();
+    if !step.contains("sysctl -w net.ipv4.tcp_syncookies=1") || !sentence.contains("SYNs dropped") {
+        return Err(format!("{sentence}: {step}"));
+    }
+    said.lacks("listen.overflows")
 }
 
 /// RSTs instead of patience.

@@ -1,15 +1,18 @@
 //! `twtrace doctor` on sockets that make each finding true, and then false; its numbers held against those of ss and nstat,
 //! run beside it.
 
+pub mod aborts;
 pub mod conntrack;
 pub mod keepalive;
 pub mod listen;
 pub mod machine;
 pub mod manners;
+pub mod nat;
 pub mod nginx;
 pub mod ports;
 pub mod reuse;
 pub mod sockets;
+pub mod states;
 
 use std::{
     fmt, io,

@@ -4,6 +4,8 @@ use std::{
     collections::BTreeSet,
     env,
     fs::{self, File},
+    io::{self, Read as _, Write as _},
+    net::{TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     thread,
@@ -15,7 +17,7 @@ use serde_json::Value;
 use twtrace::{host::netns::Netns, lab::oracle};
 
 use super::{Finding, Outcome, Said, new, until};
-use crate::tracer::{PATIENCE, forking, spawn};
+use crate::tracer::{PATIENCE, forking, spawn, traffic};
 
 const FINDING: &str = "keepalive.short-connections";
 const PROXY: &str = "127.0.0.1:8080";
@@ -46,7 +48,7 @@ pub fn missing() -> Option<String> {
 /// The directives are copied from the finding. Then it is gone, though the old minisocks are still there.
 pub fn doctor_nginx() -> Outcome {
     let netns = new()?;
-    let place = Place::new()?;
+    let place = Place::new("proxy")?;
     let answers = format!("server {{ listen {UPSTREAM}; location / {{ return 200 \"hello\\n\"; }} }}");
     let _upstream = Nginx::start(&netns, place.0.join("upstream"), &answers)?;
     let proxy = Nginx::start(&netns, place.0.join("proxy"), &proxying("", BY_DEFAULT))?;
@@ -82,6 +84,103 @@ pub fn doctor_nginx() -> Outcome {
     let (before, after) = (ill.rate, well.rate);
     crate::line(&format!("doctor_nginx: {before:.0} TIME_WAIT/s without upstream keepalive, {after:.0}/s with it"));
     well.finding(&netns).map_or(Ok(()), |finding| Err(format!("it is still found: {finding}")))
+}
+
+/// It keeps connections already, and closes each after ten requests: that limit is named, and none of the lines that are
+/// there.
+pub fn doctor_nginx_limits() -> Outcome {
+    let netns = new()?;
+    let place = Place::new("limits")?;
+    let answers = format!(
+        "server {{ listen {UPSTREAM}; keepalive_requests 100000000; location / {{ return 200 \"hello\\n\"; }} }}"
+    );
+    let _upstream = Nginx::start(&netns, place.0.join("upstream"), &answers)?;
+    let location = "proxy_http_version 1.1; proxy_set_header Connection \"\";";
+    let proxy =
+        Nginx::start(&netns, place.0.join("proxy"), &proxying("keepalive 16; keepalive_requests 10;", location))?;
+    let limit = mended(&netns, &place, &proxy, |finding| {
+        lacks(finding, &["proxy_http_version", "proxy_set_header", "keepalive 16;"])?;
+        let limit = directive(finding, "keepalive_requests ")?;
+        Ok((proxying(&format!("keepalive 16; {limit}"), location), limit.to_owned()))
+    })?;
+    crate::line(&format!("doctor_nginx_limits: {limit}"));
+    Ok(())
+}
+
+/// FastCGI has lines of its own.
+pub fn doctor_nginx_fastcgi() -> Outcome {
+    let netns = new()?;
+    let place = Place::new("fastcgi")?;
+    let listener = traffic(&netns, || TcpListener::bind(UPSTREAM))?;
+    thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            thread::spawn(move || fastcgi(stream));
+        }
+    });
+    let passing = |upstream: &str, location: &str| {
+        format!(
+            "upstream app {{ server {UPSTREAM}; {upstream} }}\nserver {{ listen {PROXY}; location / {{ fastcgi_pass app; \
+             fastcgi_param REQUEST_METHOD $request_method; {location} }} }}"
+        )
+    };
+    let proxy = Nginx::start(&netns, place.0.join("proxy"), &passing("", ""))?;
+    mended(&netns, &place, &proxy, |finding| {
+        lacks(finding, &["proxy_http_version", "proxy_set_header"])?;
+        let (keepalive, keep) = (directive(finding, "keepalive ")?, directive(finding, "fastcgi_keep_conn ")?);
+        Ok((passing(keepalive, keep), ()))
+    })
+}
+
+/// Lets the doctor look at a proxy that is ill, changes its configuration as `cure` makes it of the finding, and waits until
+/// the finding is gone.
+fn mended<T>(
+    netns: &Netns,
+    place: &Place,
+    proxy: &Nginx,
+    cure: impl FnOnce(&Value) -> Result<(String, T), String>,
+) -> Result<T, String> {
+    let mut load = Load::start(netns, place)?;
+    until("minisocks", || Ok(births(netns)? >= MANY / 20))?;
+    let ill = Look::take(netns, place, &mut load)?;
+    let finding = ill.finding(netns).ok_or_else(|| format!("{FINDING} is not found: {}", ill.said))?;
+    let (servers, told) = cure(finding)?;
+    proxy.reload(&servers)?;
+    until("end of the finding", || Ok(Look::take(netns, place, &mut load)?.finding(netns).is_none()))?;
+    Ok(told)
+}
+
+/// What must not be among what is to be done.
+fn lacks(finding: &Value, lines: &[&str]) -> Outcome {
+    let steps = finding["do"].to_string();
+    match lines.iter().find(|line| steps.contains(**line)) {
+        Some(line) => Err(format!("`{line}` is among what is to be done: {finding}")),
+        None => Ok(()),
+    }
+}
+
+/// Answers requests as a FastCGI responder does, on a connection that is kept if it is asked to.
+fn fastcgi(mut stream: TcpStream) -> io::Result<()> {
+    let mut keeps = true;
+    while keeps {
+        loop {
+            let mut header = [0; 8];
+            stream.read_exact(&mut header)?;
+            let mut body = vec![0; usize::from(u16::from_be_bytes([header[4], header[5]])) + usize::from(header[6])];
+            stream.read_exact(&mut body)?;
+            match (header[1], body.is_empty()) {
+                (1, false) => keeps = body[2] & 1 == 1,
+                // The end of the request's body.
+                (5, true) => break,
+                _ => {}
+            }
+        }
+        let answer = b"Content-Type: text/plain\r\n\r\nhello";
+        let mut records = vec![1, 6, 0, 1, 0, answer.len() as u8, 0, 0];
+        records.extend_from_slice(answer);
+        records.extend_from_slice(&[1, 3, 0, 1, 0, 8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+        stream.write_all(&records)?;
+    }
+    Ok(())
 }
 
 /// Servers of a proxy's configuration: these directives for the upstream, those for the location.
@@ -157,8 +256,8 @@ fn births(netns: &Netns) -> Result<u64, String> {
 struct Place(PathBuf);
 
 impl Place {
-    fn new() -> Result<Self, String> {
-        let place = Self(env::temp_dir().join(format!("twtrace-e2e-{}-nginx", std::process::id())));
+    fn new(name: &str) -> Result<Self, String> {
+        let place = Self(env::temp_dir().join(format!("twtrace-e2e-{}-nginx-{name}", std::process::id())));
         fs::create_dir_all(&place.0).map_err(|error| format!("{}: {error}", place.0.display()))?;
         Ok(place)
     }

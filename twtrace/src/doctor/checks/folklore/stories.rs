@@ -1,5 +1,6 @@
 //! The stories about settings.
 
+use super::linger0::LINGER0;
 use crate::doctor::finding::Story;
 
 /// tcp_tw_recycle.
@@ -108,31 +109,6 @@ pub const RFC1337: Story = Story {
         "RFC 1337, section 3",
         "Documentation/networking/ip-sysctl.rst: tcp_rfc1337",
     ],
-};
-
-/// SO_LINGER 0.
-pub const LINGER0: Story = Story {
-    id: "folklore.linger0",
-    title: "Programs reset their connections instead of closing them",
-    why: "close() with SO_LINGER 0 sends a RST and leaves no TIME_WAIT. It also throws away what was not yet sent, and what \
-          the peer has not yet read: data is lost, and nobody is told but by ECONNRESET.",
-    story: "With l_onoff = 1 and l_linger = 0 close() does not end a connection but breaks it: TcpExt TCPAbortOnData counts \
-            it. The same counter moves when data comes for a connection that was closed already, of which nobody could \
-            read it: there a program closes before it has got the whole answer. sock_diag does not tell the two apart, \
-            for nothing is left of either; both lose data.\n\n\
-            TCPAbortOnClose is another thing: close() while there is data that the program did not read. That too sends a \
-            RST, and no SO_LINGER is needed; it is mostly a client that does not read an answer to its end.\n\n\
-            Resets are right where nothing can be lost: a health check that has seen its answer (HAProxy does so), a load \
-            generator, a connection that is known to be broken. As a remedy for TIME_WAIT they are the wrong one: let \
-            the other end close first, or keep connections open.",
-    holds: "",
-    does_not: "",
-    by_hand: &[
-        "nstat -d 10 TcpExtTCPAbortOnData TcpExtTCPAbortOnClose TcpOutRsts TcpActiveOpens TcpPassiveOpens",
-        "strace -f -e trace=setsockopt -p PID     # SO_LINGER, {l_onoff=1, l_linger=0}",
-        "tcpdump -nn 'tcp[tcpflags] & tcp-rst != 0'",
-    ],
-    sources: &["net/ipv4/tcp.c: __tcp_close", "net/ipv4/tcp_input.c: tcp_rcv_state_process", "socket(7): SO_LINGER"],
 };
 
 /// tcp_timestamps is off.

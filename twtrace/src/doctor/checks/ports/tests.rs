@@ -1,5 +1,8 @@
 use super::*;
-use crate::doctor::checks::fixture::{Fixture, destination, ids, listening, number, severity, shown, the};
+use crate::{
+    doctor::checks::fixture::{Fixture, destination, ids, listening, number, severity, shown},
+    host::states::States,
+};
 
 /// A thousand ports.
 fn thousand() -> Fixture {
@@ -9,7 +12,7 @@ fn thousand() -> Fixture {
 
 /// So many ports of the range, all held by TIME_WAITs of which so many began within the last second.
 fn waiting(held: u64, young: u64) -> Ends {
-    Ends { time_wait: held, in_range: held, young, recent: young, ..Ends::default() }
+    Ends { time_wait: held, in_range: held, young, recent: young.max(1), ..Ends::default() }
 }
 
 /// The same place on loopback.
@@ -29,7 +32,10 @@ fn half_of_the_ports_is_the_border() {
     assert_eq!(below[0].sentence, "the fullest destination, 10.0.0.1 to 10.0.0.2:443, holds 499 of 1000 ports");
     let half = held(500);
     assert_eq!((ids(&half), half[0].severity), (vec!["ports.filling"], Severity::Warning));
-    assert_eq!(half[0].sentence, "500 of 1000 ports from 10.0.0.1 to 10.0.0.2:443 are held: 500 are left");
+    assert_eq!(
+        half[0].sentence,
+        "500 of 1000 ports from 10.0.0.1 to 10.0.0.2:443 are held, all by TIME_WAIT: 500 are left"
+    );
     assert_eq!(number(&half[0], "ports held"), Some(500.0));
     assert_eq!(number(&half[0], "sustainable without reuse"), Some(1000.0 / 60.0));
     assert_eq!(shown(&half[0], "ip_local_port_range").as_deref(), Some("20000 20999"));
@@ -72,7 +78,10 @@ fn reserved_ports_and_those_listened_on_are_not_available() {
     let fixture = thousand().opened(destination(443), waiting(450, 0)).listener(listening(20_500, 0, 4096));
     let facts = fixture.namespace(|namespace| namespace.reserved = vec![20_000..=20_098]);
     let found = Fixture::from(facts).asked(check);
-    assert_eq!(found[0].sentence, "450 of 900 ports from 10.0.0.1 to 10.0.0.2:443 are held: 450 are left");
+    assert_eq!(
+        found[0].sentence,
+        "450 of 900 ports from 10.0.0.1 to 10.0.0.2:443 are held, all by TIME_WAIT: 450 are left"
+    );
 }
 
 #[test]
@@ -120,64 +129,69 @@ fn whose_connections_these_are_is_told() {
     assert_eq!(shown(&held(600)[0], "opened by"), None);
 }
 
-/// So many on ports of the first half, and so many on others.
-fn halves(first: u64, second: u64) -> Ends {
-    Ends {
-        established: first + second,
-        in_range: first + second,
-        second_half: second,
-        inode: Some(7),
-        ..Ends::default()
+#[test]
+fn the_state_that_holds_the_ports_decides_what_to_do() {
+    let with = |state, held| {
+        let full = States::default().with(state, held, 0);
+        let held = u64::from(held);
+        let established = if state == TCP_ESTABLISHED { held } else { 0 };
+        let ends =
+            Ends { full, established, other: held - established, in_range: held, inode: Some(7), ..Ends::default() };
+        thousand().owner(7, 42, "curl").opened(destination(443), ends).asked(check).remove(0)
+    };
+    for (state, name, step) in [
+        (TCP_CLOSE_WAIT, "CLOSE_WAIT", "let curl (42) close what 10.0.0.2:443 has closed"),
+        (TCP_SYN_SENT, "SYN_SENT", "find out why 10.0.0.2:443 does not answer"),
+        (TCP_ESTABLISHED, "ESTABLISHED", "bound the pool of curl (42)"),
+        (TCP_FIN_WAIT2, "FIN_WAIT2", "find out which program at 10.0.0.2:443 does not close"),
+        (TCP_LAST_ACK, "FIN_WAIT1, CLOSING or LAST_ACK", "find out why 10.0.0.2:443 does not acknowledge"),
+    ] {
+        let found = with(state, 1000);
+        assert_eq!(found.severity, Severity::Critical);
+        assert_eq!(
+            found.sentence,
+            format!("no port is left from 10.0.0.1 to 10.0.0.2:443: 1000 of 1000 are held, all by {name}")
+        );
+        assert!(found.to_do[0].starts_with(step), "{found:?}");
+        assert!(found.to_do.iter().all(|step| !step.contains("keep connections open")), "{found:?}");
+        assert_eq!(number(&found, name), Some(1000.0));
+        assert_eq!(with(state, 600).severity, Severity::Warning);
     }
+    // Of two states the one that has more.
+    let ends =
+        Ends { full: States::default().with(TCP_SYN_SENT, 300, 0), other: 300, in_range: 1000, ..waiting(700, 1) };
+    let found = thousand().opened(destination(443), ends).asked(check);
+    assert!(found[0].sentence.ends_with("1000 of 1000 are held, 700 by TIME_WAIT"), "{found:?}");
+    assert!(found[0].to_do[0].starts_with("keep connections open"), "{found:?}");
 }
 
 #[test]
-fn ports_that_a_bind_took_are_told() {
-    let with = |first, second| thousand().opened(destination(443), halves(first, second)).asked(check);
-    // Fewer may be chance.
-    assert_eq!(ids(&with(0, 15)), ["ports.room"]);
-    assert_eq!(ids(&with(0, 16)), ["ports.bound-first", "ports.room"]);
-    assert_eq!(severity(&with(0, 99), "ports.bound-first"), Some(Severity::Note));
-    assert_eq!(severity(&with(0, 100), "ports.bound-first"), Some(Severity::Warning));
-    let found = with(10, 100);
-    let found = the(&found, "ports.bound-first");
-    assert_eq!(found.sentence, "100 of 1000 ports were bound before connect(): no destination can have them");
-    assert_eq!(number(found, "10.0.0.1 to 10.0.0.2:443"), Some(100.0));
-    assert!(found.to_do[0].contains("IP_BIND_ADDRESS_NO_PORT"), "{found:?}");
-    // All that connect() chose.
-    assert_eq!(ids(&with(400, 0)), ["ports.room"]);
+fn a_load_that_is_over_is_a_note_with_its_end() {
+    let ended = |held, recent| Ends { recent, last_left_ms: 41_200, ..waiting(held, 0) };
+    let with = |ends| thousand().opened(destination(443), ends).asked(check).remove(0);
+    let found = with(ended(700, 0));
+    assert_eq!((found.id.as_str(), found.severity), ("ports.filling", Severity::Note));
+    assert_eq!(
+        found.sentence,
+        "700 of 1000 ports from 10.0.0.1 to 10.0.0.2:443 are held by TIME_WAITs, and no more begin: the last is gone in 42 s"
+    );
+    assert!(found.to_do.is_empty(), "{found:?}");
+    // More begin; open connections go on; and where no port was left, none can begin.
+    assert_eq!(with(ended(700, 1)).severity, Severity::Warning);
+    assert_eq!(with(Ends { established: 10, in_range: 710, ..ended(700, 0) }).severity, Severity::Warning);
+    assert_eq!((with(ended(950, 0)).severity, with(ended(1000, 0)).severity), (Severity::Warning, Severity::Critical));
 }
 
 #[test]
-fn bound_ports_are_summed_over_destinations() {
-    let fixture = (1..=10).fold(thousand(), |fixture, rport| fixture.opened(destination(rport), halves(0, 10)));
-    let found = fixture.owner(7, 42, "proxy").asked(check);
-    let found = the(&found, "ports.bound-first");
-    assert_eq!(found.severity, Severity::Warning);
-    assert_eq!(shown(found, "one of them is of").as_deref(), Some("proxy (42)"));
-}
-
-#[test]
-fn a_full_first_half_tells_nothing() {
-    let with = |first| thousand().opened(destination(443), halves(first, 40)).asked(check);
-    assert_eq!(severity(&with(449), "ports.bound-first"), Some(Severity::Note));
-    assert_eq!(severity(&with(450), "ports.bound-first"), None);
-    // Of an odd number the first half is that of the even number below: connect() looks at no more of it.
-    let odd = |first| {
-        let fixture = Fixture::quiet().opened(destination(443), halves(first, 40));
-        Fixture::from(fixture.namespace(|namespace| namespace.range = 20_000..=20_200)).asked(check)
+fn a_wider_range_is_offered_only_where_there_is_one() {
+    let step = |range| {
+        let fixture = Fixture::quiet().opened(destination(443), waiting(60_000, 1));
+        let found = Fixture::from(fixture.namespace(|namespace| namespace.range = range)).asked(check).remove(0);
+        found.to_do.into_iter().find(|step| step.contains("ip_local_port_range="))
     };
-    assert_eq!(severity(&odd(89), "ports.bound-first"), Some(Severity::Warning));
-    assert_eq!(severity(&odd(90), "ports.bound-first"), None);
-}
-
-#[test]
-fn with_a_step_width_parity_tells_nothing() {
-    let with = |step| {
-        let fixture = thousand().sysctl("ipv4/ip_local_port_step_width", step);
-        severity(&fixture.opened(destination(443), halves(0, 100)).asked(check), "ports.bound-first")
-    };
-    assert_eq!((with(None), with(Some(0)), with(Some(7))), (Some(Severity::Warning), Some(Severity::Warning), None));
+    assert!(step(32_768..=60_999).unwrap().starts_with("`sysctl -w net.ipv4.ip_local_port_range=\"10240 65535\"`"));
+    assert!(step(1024..=60_999).unwrap().contains("\"1024 65535\""));
+    assert_eq!(step(1024..=65_535), None);
 }
 
 #[test]
