@@ -148,6 +148,8 @@ pub struct Namespace {
     pub inum: u32,
     /// How a command gets there.
     pub place: Place,
+    /// What files set at boot is set here, as far as is known: it is the initial namespace, or the reader's own.
+    pub boots: bool,
     /// Processes in it, by their ids.
     pub inhabitants: HashSet<u32>,
     /// Between the two looks at the counters.
@@ -195,6 +197,7 @@ impl Namespace {
         Self {
             inum,
             place: Place::default(),
+            boots: true,
             inhabitants: HashSet::new(),
             window: Duration::ZERO,
             sysctls,

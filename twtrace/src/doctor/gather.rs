@@ -149,6 +149,7 @@ impl Gatherer<'_> {
         for namespace in namespaces {
             namespace.place =
                 Place { host_is_elsewhere: !is_initial, ..map.place(host, namespace.inum, namespace.place.initial) };
+            namespace.boots = namespace.inum == own.inum() || namespace.place.initial == Some(true);
             namespace.inhabitants = map.inhabitants(namespace.inum);
         }
         Ok(())

@@ -1,4 +1,8 @@
-//! What sets sysctls at boot: the files of sysctl.d(5), and /etc/sysctl.conf.
+//! What sets sysctls at boot: the files of sysctl.d(5), and /etc/sysctl.conf; in the order in which systemd-sysctl or procps
+//! (`sysctl --system`) reads them. `effect` says what becomes of their lines, `value` how the kernel reads a number.
+
+mod effect;
+mod value;
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -21,23 +25,33 @@ const LONGEST: u64 = 1 << 20;
 /// The most files that are read.
 const MOST: usize = 4096;
 
-/// A line that sets a sysctl.
+pub use effect::{Fate, Line};
+pub use value::number;
+
+/// A line that sets sysctls, or keeps patterns off one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Setting {
     /// The sysctl, as sysctl(8) writes it: `net.ipv4.tcp_tw_reuse`, and `net.ipv4.conf.eth0/5.forwarding` where a name has a
-    /// dot. A pattern (`net.ipv4.conf.*.rp_filter`) stays as it is; it sets no sysctl that another line names.
+    /// dot. It may be a pattern of glob(7): `net.ipv4.conf.*.rp_filter`.
     pub key: String,
-    /// Without the spaces around it; may be empty.
-    pub value: String,
+    /// What is written to the file, without the blanks around it; may be empty. `None`: the line is `-key`, which keeps
+    /// patterns off the key.
+    pub value: Option<String>,
     /// The file's name on the machine.
     pub file: PathBuf,
     /// Counted from 1.
     pub line: usize,
-    /// No later line is about the same key.
-    pub wins: bool,
 }
 
-/// All that is set, in the order in which it is.
+impl Setting {
+    /// It is about all sysctls that match.
+    #[must_use]
+    pub fn is_pattern(&self) -> bool {
+        self.key.bytes().any(|byte| matches!(byte, b'*' | b'?' | b'['))
+    }
+}
+
+/// All that is set, in the order in which it is read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SysctlFiles {
     /// The lines of all files, one behind the other.
@@ -45,22 +59,23 @@ pub struct SysctlFiles {
     /// Files and directories that could not be read, and why.
     pub unread: Vec<(PathBuf, String)>,
     /// The machine was booted by systemd (sd_booted(3)), which does not read /etc/sysctl.conf unless a file of a directory
-    /// links to it. `sysctl --system` does so in any case.
+    /// links to it. `sysctl --system` reads it in any case, last.
     pub systemd: bool,
 }
 
 /// Reads the files.
 #[must_use]
 pub fn read(host: &Host) -> SysctlFiles {
+    let systemd = host.path("run/systemd/system").is_dir();
     let mut unread = Vec::new();
-    let mut all = Vec::new();
-    for found in files(host, &mut unread) {
+    let mut settings = Vec::new();
+    for found in files(host, systemd, &mut unread) {
         match text(&found.path, &found.metadata) {
-            Ok(text) => all.extend(lines(&text).map(|line| (found.name.clone(), line))),
+            Ok(text) => settings.extend(parse(&text, &found.name)),
             Err(error) => unread.push((found.name, error.to_string())),
         }
     }
-    SysctlFiles { settings: settings(all), unread, systemd: host.path("run/systemd/system").is_dir() }
+    SysctlFiles { settings, unread, systemd }
 }
 
 /// A file to be read.
@@ -92,7 +107,7 @@ impl Found {
 }
 
 /// The files in the order in which they count, each once.
-fn files(host: &Host, unread: &mut Vec<(PathBuf, String)>) -> Vec<Found> {
+fn files(host: &Host, systemd: bool, unread: &mut Vec<(PathBuf, String)>) -> Vec<Found> {
     let mut by_name: BTreeMap<OsString, Found> = BTreeMap::new();
     for directory in DIRECTORIES {
         let name = Path::new("/").join(directory);
@@ -106,7 +121,8 @@ fn files(host: &Host, unread: &mut Vec<(PathBuf, String)>) -> Vec<Found> {
         };
         let names = entries.flatten().map(|entry| entry.file_name()).filter(|name| {
             let name = name.as_encoded_bytes();
-            name.ends_with(b".conf") && !name.starts_with(b".")
+            // procps reads what is hidden, systemd does not.
+            name.ends_with(b".conf") && !(systemd && name.starts_with(b"."))
         });
         for file in names {
             if by_name.contains_key(&file) {
@@ -119,17 +135,32 @@ fn files(host: &Host, unread: &mut Vec<(PathBuf, String)>) -> Vec<Found> {
             }
         }
     }
-    // Of a file with two names the later one counts. /etc/sysctl.conf stands where a link to it does: with systemd, it is
-    // read there and not again.
+    let last = match Found::new(host.path(LAST), Path::new("/").join(LAST)) {
+        Ok(last) => Some(last),
+        Err((_, error)) if error.kind() == io::ErrorKind::NotFound => None,
+        Err((name, error)) => {
+            unread.push((name, error.to_string()));
+            None
+        }
+    };
+    // Of a file with two names the later one counts. systemd reads /etc/sysctl.conf where a file of a directory links to it
+    // and not again; procps reads it again, last.
+    let (mut files, last): (Vec<_>, Option<Found>) = match last {
+        Some(last) if !systemd => {
+            let id = last.id();
+            (by_name.into_values().filter(|found| found.id() != id).collect(), Some(last))
+        }
+        Some(last) => {
+            let is_linked = by_name.values().any(|found| found.id() == last.id());
+            (by_name.into_values().collect(), (!is_linked).then_some(last))
+        }
+        None => (by_name.into_values().collect(), None),
+    };
     let mut seen = HashSet::new();
-    let mut files: Vec<_> = by_name.into_values().rev().filter(|found| seen.insert(found.id())).collect();
     files.reverse();
-    match Found::new(host.path(LAST), Path::new("/").join(LAST)) {
-        Ok(last) if seen.insert(last.id()) => files.push(last),
-        Ok(_) => {}
-        Err((_, error)) if error.kind() == io::ErrorKind::NotFound => {}
-        Err((name, error)) => unread.push((name, error.to_string())),
-    }
+    files.retain(|found| seen.insert(found.id()));
+    files.reverse();
+    files.extend(last);
     files.retain(|found| !found.is_null());
     files
 }
@@ -148,27 +179,22 @@ fn text(path: &Path, metadata: &Metadata) -> io::Result<String> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// A line that says something.
-struct Line {
-    number: usize,
-    key: String,
-    /// `None`: no pattern may set the key.
-    value: Option<String>,
-}
+/// What both loaders strip, isspace(3) of the C locale: no other blanks.
+const BLANKS: [char; 6] = [' ', '\t', '\n', '\r', '\u{b}', '\u{c}'];
 
-/// `key = value`, `-key = value` (it may fail) and `-key` (no pattern may set it); what is none is passed over.
-fn lines(text: &str) -> impl Iterator<Item = Line> {
-    text.lines().zip(1..).filter_map(|(line, number)| {
-        let line = line.trim();
+/// `key = value`, `-key = value` (it may fail) and `-key` (no pattern may set it). Other lines are ignored, as the loaders do.
+fn parse<'a>(text: &'a str, file: &'a Path) -> impl Iterator<Item = Setting> + 'a {
+    text.split('\n').zip(1..).filter_map(move |(line, number)| {
+        let line = line.trim_matches(BLANKS);
         if line.starts_with(['#', ';']) {
             return None;
         }
         let (key, value) = match line.split_once('=') {
-            Some((key, value)) => (key.strip_prefix('-').unwrap_or(key), Some(value.trim().to_owned())),
+            Some((key, value)) => (key.strip_prefix('-').unwrap_or(key), Some(value.trim_matches(BLANKS).to_owned())),
             None => (line.strip_prefix('-')?, None),
         };
-        let key = dotted(key.trim());
-        (!key.is_empty()).then_some(Line { number, key, value })
+        let key = dotted(key.trim_matches(BLANKS));
+        (!key.is_empty()).then(|| Setting { key, value, file: file.to_owned(), line: number })
     })
 }
 
@@ -185,18 +211,6 @@ fn dotted(key: &str) -> String {
         dotted.extend(name.chars().map(|c| if is_path && c == '.' { '/' } else { c }));
     }
     dotted
-}
-
-/// The lines that set something. One that only keeps patterns off takes back what was set before, as with systemd.
-fn settings(lines: Vec<(PathBuf, Line)>) -> Vec<Setting> {
-    let mut later = HashSet::new();
-    let setting = |(file, line): (PathBuf, Line)| {
-        let wins = later.insert(line.key.clone());
-        Some(Setting { key: line.key, value: line.value?, file, line: line.number, wins })
-    };
-    let mut settings: Vec<_> = lines.into_iter().rev().filter_map(setting).collect();
-    settings.reverse();
-    settings
 }
 
 #[cfg(test)]

@@ -254,6 +254,10 @@ fn trials(offered: &Backends, scale: Scale, guest: bool, tally: &Arc<Mutex<Tally
         ("doctor_watch", doctor::manners::doctor_watch),
         ("doctor_explains", doctor::manners::doctor_explains),
         ("doctor_descriptors", doctor::machine::doctor_descriptors),
+        ("doctor_descriptors_elsewhere", doctor::places::doctor_descriptors_elsewhere),
+        ("doctor_steps_act_there", doctor::places::doctor_steps_act_there),
+        ("sysctl_scopes", doctor::sysctls::sysctl_scopes),
+        ("sysctl_spellings", doctor::sysctls::sysctl_spellings),
         ("doctor_folklore", doctor::machine::doctor_folklore),
     ];
     trials.extend(once.into_iter().map(|(name, case)| trial(name, "any", tally, move |_| case())));

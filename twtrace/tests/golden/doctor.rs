@@ -137,10 +137,9 @@ fn warning() -> Facts {
     facts.machine.files = SysctlFiles {
         settings: vec![Setting {
             key: "net.ipv4.tcp_tw_recycle".to_owned(),
-            value: "1".to_owned(),
+            value: Some("1".to_owned()),
             file: "/etc/sysctl.d/99-tuning.conf".into(),
             line: 12,
-            wins: true,
         }],
         ..SysctlFiles::default()
     };

@@ -4,8 +4,9 @@ use std::{cmp::Reverse, collections::BTreeMap};
 
 use crate::{
     doctor::{
-        facts::Facts,
+        facts::{Facts, Namespace},
         finding::{Evidence, Finding, Severity, Story},
+        places::Place,
     },
     host::processes::{Census, Limit, Process},
 };
@@ -21,22 +22,23 @@ const SANDBOX: u64 = 32;
 pub const PROCESS: Story = Story {
     id: "descriptors.process",
     title: "A process has used up its descriptors, or nearly so",
-    why: "Every open socket and file is a descriptor, and a process may have as many as its soft RLIMIT_NOFILE. Past it \
-          accept(), socket() and open() fail with EMFILE; connections wait in the accept queue until that overflows.",
-    story: "The limit that counts is the soft one (`ulimit -n`, 1024 unless somebody raised it), read when a descriptor is \
-            made: it bounds the descriptor's number, and the kernel hands out the lowest free one. A process may raise \
-            it to its hard limit by itself; many servers do so when they start (nginx: worker_rlimit_nofile). Only a \
-            hard limit has to be raised from outside, where the process is started, up to fs.nr_open.\n\n\
-            A process that fails with EMFILE leaves the connection in the accept queue, and is told at once by epoll \
-            that there is one: it spins, or sleeps, and listen.queue-full follows.\n\n\
-            Before a limit is raised it is worth a look at what the descriptors are. Thousands of sockets in CLOSE-WAIT \
-            are connections that the peer has closed and this process has not: a leak, for which no limit is high \
-            enough. Many in ESTABLISHED are mostly right.\n\n\
-            A socket in TIME_WAIT is no part of this: close() gave its descriptor back before TIME_WAIT began, and the \
-            minisock belongs to no process. Processes with a limit below 32 are not judged: sandboxes set it so that \
-            nothing can be opened. Threads that have descriptors of their own are not seen.",
-    holds: "",
-    does_not: "",
+    why: "Every open socket and file is a descriptor, and the soft RLIMIT_NOFILE limits the descriptors of a process. Past \
+          the limit accept(), socket() and open() fail with EMFILE; connections wait in the accept queue until it overflows.",
+    story: "The soft limit counts (`ulimit -n`, 1024 unless somebody raised it), at the moment a descriptor is made. It bounds \
+            the descriptor's number, and the kernel hands out the lowest free number. A process may raise its soft limit to \
+            its hard limit by itself; many servers do so when they start (nginx: worker_rlimit_nofile). A hard limit has to \
+            be raised from outside, where the process is started, up to fs.nr_open.\n\n\
+            A process that fails with EMFILE leaves the connection in the accept queue. epoll reports the connection again \
+            at once: the process spins, or sleeps, and listen.queue-full follows.\n\n\
+            Look at what the descriptors are before you raise a limit. Thousands of sockets in CLOSE-WAIT are connections \
+            that the peer has closed and this process has not: a leak, for which no limit is high enough. Many in \
+            ESTABLISHED are mostly right.\n\n\
+            A socket in TIME_WAIT holds no descriptor: close() gave it back before TIME_WAIT began, and the minisock belongs \
+            to no process. Processes with a limit below 32 are not judged: sandboxes set such limits so that nothing can be \
+            opened. Threads with their own descriptors are not seen. With --netns only processes in that namespace are \
+            judged.",
+    holds: "a process has at least 80 % of its soft limit (warning), or all of it (critical); with --netns, one in that namespace",
+    does_not: "a limit below 32, which is a sandbox's; with --netns, a process in another namespace; any number of TIME_WAITs",
     by_hand: &[
         "ls /proc/PID/fd | wc -l; grep 'open files' /proc/PID/limits",
         "ls -l /proc/PID/fd | awk '{print $NF}' | cut -d: -f1 | sort | uniq -c | sort -n     # what they are",
@@ -49,15 +51,16 @@ pub const PROCESS: Story = Story {
 pub const SYSTEM: Story = Story {
     id: "descriptors.system",
     title: "The machine's open files are at their limit, or nearly so",
-    why: "Past fs.file-max nobody without CAP_SYS_ADMIN can open a file or a socket: the calls fail with ENFILE.",
-    story: "fs.file-nr tells how many open files there are, and the limit. An open file is what a descriptor leads to; \
-            descriptors that were duplicated, or inherited by fork(), share one. The default of fs.file-max is a tenth \
-            of the memory, at 1 KiB each; systemd raises it to the most that there is, so that only the limits of \
-            processes are left. Where it is low, somebody has lowered it, or a file of sysctl.d from the time of \
-            smaller machines has.\n\n\
+    why: "Past fs.file-max only processes with CAP_SYS_ADMIN can open a file or a socket; for all others the calls fail with \
+          ENFILE, in every namespace.",
+    story: "fs.file-nr shows the number of open files and the limit of the whole machine: no namespace has its own. An open \
+            file is what a descriptor leads to; descriptors that were duplicated, or inherited by fork(), share one. The \
+            default of fs.file-max is a tenth of the memory, at 1 KiB each; systemd raises it to the maximum, so that only \
+            the limits of processes are left. Where fs.file-max is low, somebody lowered it, or an old file of sysctl.d \
+            did.\n\n\
             The kernel logs 'VFS: file-max limit N reached'.",
-    holds: "",
-    does_not: "",
+    holds: "open files of the machine reach 80 % of fs.file-max (warning), or all of it (critical), whatever --netns says",
+    does_not: "one process at its own limit, which is descriptors.process",
     by_hand: &["cat /proc/sys/fs/file-nr     # open, 0, limit", "dmesg | grep file-max"],
     sources: &["fs/file_table.c: alloc_empty_file, files_maxfiles_init", "Documentation/admin-guide/sysctl/fs.rst"],
 };
@@ -66,15 +69,15 @@ pub const SYSTEM: Story = Story {
 pub const ROOM: Story = Story {
     id: "descriptors.room",
     title: "Descriptors do not run out, and TIME_WAIT holds none",
-    why: "A socket in TIME_WAIT has no descriptor: close() gave it back. What counts is each process's own number against \
-          its own limit.",
+    why: "A socket in TIME_WAIT has no descriptor: close() gave it back. What counts is each process's own number, compared \
+          with its own limit.",
     story: "It is often said that TIME_WAITs use up descriptors, and that ulimit has to be raised for them. They do not: \
             the minisock that stays has no file, no inode and no process.\n\n\
             Linux has no limit on the descriptors of a user: RLIMIT_NOFILE holds for each process by itself, and \
-            'nofile' in limits.conf only says with which limit a user's processes begin. The sums by user are shown to \
-            tell who has many.",
-    holds: "",
-    does_not: "",
+            'nofile' in limits.conf only sets the limit that a user's processes begin with. The sums by user show who \
+            holds many.",
+    holds: "every process with a known limit has less than 80 % of it, and so has the machine",
+    does_not: "no process with a known limit could be looked at: then nothing is said",
     by_hand: &["ss -s", "for p in /proc/[0-9]*; do echo $(ls $p/fd | wc -l) $(cat $p/comm); done | sort -n | tail"],
     sources: &["net/ipv4/inet_timewait_sock.c: inet_twsk_alloc", "fs/file.c: alloc_fd", "getrlimit(2)"],
 };
@@ -85,8 +88,7 @@ pub const STORIES: &[Story] = &[PROCESS, SYSTEM, ROOM];
 /// Judges.
 #[must_use]
 pub fn check(facts: &Facts) -> Vec<Finding> {
-    let mut findings: Vec<Finding> =
-        [process(&facts.machine.census), system(&facts.machine.census)].into_iter().flatten().collect();
+    let mut findings: Vec<Finding> = [process(facts), system(facts)].into_iter().flatten().collect();
     if findings.is_empty() {
         findings.extend(room(facts));
     }
@@ -101,11 +103,23 @@ fn limit(census: &Census, process: &Process) -> Option<u64> {
     }
 }
 
+/// The processes that are judged: all, or those of the namespace that was asked for.
+fn judged(facts: &Facts) -> impl Iterator<Item = &Process> {
+    let only = facts.namespaces.first().filter(|_| facts.alone);
+    let is_judged = move |process: &&Process| only.is_none_or(|namespace| namespace.inhabitants.contains(&process.pid));
+    facts.machine.census.processes.iter().filter(is_judged)
+}
+
+/// The namespace that a process is in, if that was looked into.
+fn home(facts: &Facts, pid: u32) -> Option<&Namespace> {
+    facts.namespaces.iter().find(|namespace| namespace.inhabitants.contains(&pid))
+}
+
 /// Those whose limit is known and meant seriously, the nearest to it first.
-fn nearest(census: &Census) -> Vec<(&Process, u64)> {
-    let limited = |process| Some((process, limit(census, process)?));
+fn nearest(facts: &Facts) -> Vec<(&Process, u64)> {
+    let limited = |process| Some((process, limit(&facts.machine.census, process)?));
     let mut processes: Vec<(&Process, u64)> =
-        census.processes.iter().filter_map(limited).filter(|(_, limit)| *limit >= SANDBOX).collect();
+        judged(facts).filter_map(limited).filter(|(_, limit)| *limit >= SANDBOX).collect();
     let share = |(process, limit): &(&Process, u64)| process.descriptors as f64 / *limit as f64;
     processes.sort_by(|a, b| share(b).total_cmp(&share(a)).then(a.0.pid.cmp(&b.0.pid)));
     processes
@@ -138,8 +152,8 @@ fn hard(process: &Process) -> Evidence {
     }
 }
 
-fn process(census: &Census) -> Option<Finding> {
-    let mut near = nearest(census);
+fn process(facts: &Facts) -> Option<Finding> {
+    let mut near = nearest(facts);
     near.retain(|(process, limit)| process.descriptors as f64 >= *limit as f64 * NEAR);
     let (worst, most) = *near.first()?;
     let pid = worst.pid;
@@ -148,62 +162,70 @@ fn process(census: &Census) -> Option<Finding> {
         2 => "; another process is near its limit".to_owned(),
         count => format!("; {} other processes are near their limit", count - 1),
     };
-    let numbers = format!("{} has {} descriptors and may have {most}", name(worst), worst.descriptors);
+    let numbers = format!("{} has {} descriptors, limit {most}", name(worst), worst.descriptors);
     let (severity, sentence) = if worst.descriptors >= most {
-        (Severity::Critical, format!("{numbers}: accept() and open() fail{more}"))
+        (Severity::Critical, format!("{numbers}: accept() and open() fail with EMFILE{more}"))
     } else {
         (Severity::Warning, format!("{numbers}{more}"))
     };
-    let to = most.saturating_mul(4);
-    let raise = match worst.hard {
-        Some(Limit::Of(hard)) if hard <= most => format!(
-            "raise both its limits, for now: prlimit --pid {pid} --nofile={to}:{to}; for good: LimitNOFILE={to} in its \
-             systemd unit"
-        ),
-        hard => {
-            let to = if let Some(Limit::Of(hard)) = hard { hard.min(to) } else { to };
-            format!(
-                "raise its soft limit, for now: prlimit --pid {pid} --nofile={to}: (its hard limit allows that); for good: \
-                 in its own configuration, or LimitNOFILE= in its systemd unit"
-            )
-        }
-    };
-    Some(
-        Finding::new(&PROCESS, severity, sentence)
-            .shown_by(near.iter().take(TOP).flat_map(|(process, limit)| held(process, *limit)))
-            .shown_by([hard(worst)])
-            .to_do([
-                format!(
-                    "see what they are, and whether sockets in CLOSE-WAIT are among them: ss -tanp | grep pid={pid},"
-                ),
-                raise,
-            ])
-            .avoid([
-                "do not tune TIME_WAIT for this: a TIME_WAIT holds no descriptor",
-                "do not raise fs.file-max for this: it is the machine's limit, not the process's",
-                "do not raise it past 1024 for a program that uses select(): FD_SETSIZE is built in",
-            ]),
-    )
+    let home = home(facts, pid);
+    let look = format!("ss -tanp | grep 'pid={pid},'");
+    let look = home.map_or_else(|| look.clone(), |namespace| namespace.command(&look));
+    let finding = Finding::new(&PROCESS, severity, sentence)
+        .shown_by(near.iter().take(TOP).flat_map(|(process, limit)| held(process, *limit)))
+        .shown_by([hard(worst)])
+        .to_do([format!("{look} (its sockets: those in CLOSE-WAIT are a leak)"), raise(worst, most, home)])
+        .avoid([
+            "do not tune TIME_WAIT for this: a TIME_WAIT holds no descriptor",
+            "do not raise fs.file-max for this: fs.file-max limits the machine, not the process",
+            "do not raise the limit above 1024 for a program that uses select(): FD_SETSIZE is built in",
+        ]);
+    Some(Finding { netns: home.map(|namespace| namespace.inum), ..finding })
 }
 
-fn system(census: &Census) -> Option<Finding> {
+/// The step that gives a process more.
+fn raise(process: &Process, most: u64, home: Option<&Namespace>) -> String {
+    let pid = process.pid;
+    let wanted = most.saturating_mul(4);
+    let (to, limits, why) = match process.hard {
+        Some(Limit::Of(hard)) if hard <= most => {
+            (wanted, format!("{wanted}:{wanted}"), "raises both its limits for now")
+        }
+        hard => {
+            let to = if let Some(Limit::Of(hard)) = hard { hard.min(wanted) } else { wanted };
+            (to, format!("{to}:"), "raises its soft limit for now; its hard limit allows that")
+        }
+    };
+    let lasting = match home.and_then(|namespace| namespace.place.container.as_ref()) {
+        Some(container) => format!("for good: --ulimit nofile={to}:{to} where container {container} is started"),
+        None => format!("for good: LimitNOFILE={to} in its systemd unit, or in the program's own configuration"),
+    };
+    format!("prlimit --pid {pid} --nofile={limits} ({why}); {lasting}")
+}
+
+fn system(facts: &Facts) -> Option<Finding> {
+    let census = &facts.machine.census;
     let system = census.system?;
     let (open, most) = (system.allocated, system.limit);
     if (open as f64) < most as f64 * NEAR {
         return None;
     }
+    let numbers = format!("the machine (all its namespaces) has {open} open files, limit {most}");
     let (severity, sentence) = if open >= most {
-        (Severity::Critical, format!("the machine has {open} open files and may have {most}: open() and accept() fail"))
+        (Severity::Critical, format!("{numbers}: open() and accept() fail with ENFILE"))
     } else {
-        (Severity::Warning, format!("the machine has {open} open files and may have {most}"))
+        (Severity::Warning, numbers)
     };
+    let (key, value) = ("fs.file-max", most.saturating_mul(2));
+    let first = facts.namespaces.first();
+    let raise = first.map_or_else(|| Place::default().setting(0, key, &value.to_string()), |it| it.setting(key, value));
     Some(
         Finding::new(&SYSTEM, severity, sentence)
             .shown_by(files(census))
-            .shown_by(users(census))
+            .shown_by(users(census.processes.iter()))
             .to_do([
-                "see who has most of them, below: a leak takes any limit".to_owned(),
-                format!("raise the limit: sysctl -w fs.file-max={}", most.saturating_mul(2)),
+                "look first at who holds most of them, in the evidence: a leak fills any limit".to_owned(),
+                format!("{raise} (twice the limit now)"),
             ])
             .avoid(["do not tune TIME_WAIT for this: a TIME_WAIT holds no open file"]),
     )
@@ -215,9 +237,9 @@ fn files(census: &Census) -> Option<Evidence> {
 }
 
 /// What the processes of each user hold together; the most first.
-fn users(census: &Census) -> Vec<Evidence> {
+fn users<'a>(all: impl Iterator<Item = &'a Process>) -> Vec<Evidence> {
     let mut users: BTreeMap<u32, (u64, u64)> = BTreeMap::new();
-    for process in &census.processes {
+    for process in all {
         let (descriptors, processes) = users.entry(process.uid).or_default();
         *descriptors = descriptors.saturating_add(process.descriptors);
         *processes += 1;
@@ -233,17 +255,17 @@ fn users(census: &Census) -> Vec<Evidence> {
 
 fn room(facts: &Facts) -> Option<Finding> {
     let census = &facts.machine.census;
-    let near = nearest(census);
+    let near = nearest(facts);
     let (nearest, limit) = near.first()?;
     // Of the others not even the number is known.
     let of = if census.unreadable > 0 || census.missed > 0 { ", of those that could be looked at," } else { "" };
     let sentence = format!(
-        "the process nearest to its limit{of} is {}: it has {} descriptors and may have {limit}; TIME_WAITs have none",
+        "{} is the process nearest to its limit{of} with {} descriptors of {limit}; TIME_WAITs have none",
         name(nearest),
         nearest.descriptors
     );
     // They come with the most sockets first.
-    let busiest = census.processes.iter().filter(|process| process.whole && process.sockets > 0).take(TOP);
+    let busiest = judged(facts).filter(|process| process.whole && process.sockets > 0).take(TOP);
     let sockets = busiest.map(|process| {
         let source = fds(process.pid);
         Evidence::new(format!("sockets of {}", name(process)), process.sockets, "sockets", source)
@@ -255,7 +277,7 @@ fn room(facts: &Facts) -> Option<Finding> {
         Finding::new(&ROOM, Severity::Fine, sentence)
             .shown_by(held(nearest, *limit))
             .shown_by(sockets)
-            .shown_by(users(census))
+            .shown_by(users(judged(facts)))
             .shown_by(files(census))
             .shown_by(time_waits),
     )
@@ -266,8 +288,9 @@ mod tests {
     use super::*;
     use crate::{
         doctor::{
-            checks::fixture::{Fixture, ids},
+            checks::fixture::{Fixture, INUM, ids},
             finding::Value,
+            places::{Container, Reach, Runtime},
         },
         host::processes::SystemFiles,
     };
@@ -296,8 +319,7 @@ mod tests {
             .facts();
         let findings = check(&facts);
         assert_eq!(ids(&findings), ["descriptors.process"]);
-        let sentence =
-            "full (2) has 64 descriptors and may have 64: accept() and open() fail; another process is near its limit";
+        let sentence = "full (2) has 64 descriptors, limit 64: accept() and open() fail with EMFILE; another process is near its limit";
         assert_eq!(findings[0].sentence, sentence);
         assert!(findings[0].to_do[1].contains("--nofile=256:"), "{findings:?}");
     }
@@ -351,9 +373,62 @@ mod tests {
     }
 
     #[test]
+    fn processes_elsewhere_are_no_finding_about_the_namespace_that_was_asked_for() {
+        let with = |alone, inhabitants: &[u32]| {
+            let mut facts = Fixture::quiet().process(7, "full", 1024, 1024).process(8, "calm", 10, 1024).facts();
+            facts.alone = alone;
+            facts.namespaces[0].inhabitants = inhabitants.iter().copied().collect();
+            check(&facts)
+        };
+        let here = with(true, &[7, 8]);
+        assert_eq!((ids(&here), here[0].netns), (vec!["descriptors.process"], Some(INUM)));
+        let room = with(true, &[8]);
+        assert_eq!(ids(&room), ["descriptors.room"]);
+        assert!(room[0].sentence.starts_with("calm (8) is the process nearest"), "{}", room[0].sentence);
+        assert!(!format!("{room:?}").contains("full"), "{room:?}");
+        assert_eq!(ids(&with(true, &[])), Vec::<&str>::new());
+        // All were asked for, and nobody knows where it is.
+        let anywhere = with(false, &[]);
+        assert_eq!((ids(&anywhere), anywhere[0].netns), (vec!["descriptors.process"], None));
+    }
+
+    #[test]
+    fn the_machine_is_judged_whatever_was_asked_for() {
+        let mut facts = Fixture::quiet().process(1, "sh", 4, 1024).facts();
+        facts.alone = true;
+        facts.machine.census.system = Some(SystemFiles { allocated: 1000, limit: 1000 });
+        facts.namespaces[0].place.host_is_elsewhere = true;
+        let found = &check(&facts)[0];
+        assert!(
+            found.sentence.starts_with("the machine (all its namespaces) has 1000 open files"),
+            "{}",
+            found.sentence
+        );
+        assert!(found.to_do[1].starts_with("on the host, "), "{:?}", found.to_do);
+    }
+
+    #[test]
+    fn steps_act_where_the_process_is() {
+        let mut facts = Fixture::quiet().process(7, "full", 1024, 1024).facts();
+        facts.namespaces[0].inhabitants = [7].into();
+        facts.namespaces[0].place = Place {
+            reach: Reach::Process(7),
+            container: Some(Container { runtime: Runtime::Docker, id: "0123456789ab".to_owned() }),
+            ..Place::default()
+        };
+        let found = &check(&facts)[0];
+        assert!(
+            found.to_do[0].starts_with("nsenter --net=/proc/7/ns/net ss -tanp | grep 'pid=7,'"),
+            "{:?}",
+            found.to_do
+        );
+        assert!(found.to_do[1].contains("--ulimit nofile=4096:4096 where container docker 0123"), "{:?}", found.to_do);
+    }
+
+    #[test]
     fn users_are_summed() {
         let facts = Fixture::quiet().process(1, "a", 30, 1024).process(2, "b", 12, 1024).facts();
-        let users = users(&facts.machine.census);
+        let users = users(judged(&facts));
         assert_eq!((users[0].name.as_str(), &users[0].value), ("user 0", &Value::Count(42)));
     }
 }

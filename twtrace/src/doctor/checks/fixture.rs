@@ -73,12 +73,11 @@ impl Fixture {
         self
     }
 
-    /// Adds a line that sets a sysctl at boot; no later line does.
+    /// Adds a line that sets a sysctl at boot.
     pub fn line(mut self, file: &str, line: usize, key: &str, value: &str) -> Self {
         let SysctlFiles { settings, .. } = &mut self.0.machine.files;
-        settings.iter_mut().filter(|setting| setting.key == key).for_each(|setting| setting.wins = false);
         let file = Path::new(file).to_owned();
-        settings.push(Setting { key: key.to_owned(), value: value.to_owned(), file, line, wins: true });
+        settings.push(Setting { key: key.to_owned(), value: Some(value.to_owned()), file, line });
         self
     }
 

@@ -3,28 +3,33 @@ use proptest::prelude::*;
 use super::*;
 use crate::host::recorded::Recorded;
 
-/// The key, the value and the number of each line that sets something, and whether it wins.
-fn parse(text: &str) -> Vec<(String, String, usize, bool)> {
-    let lines = lines(text).map(|line| (PathBuf::new(), line)).collect();
-    settings(lines).into_iter().map(|set| (set.key, set.value, set.line, set.wins)).collect()
+/// The key, the value and the number of each line.
+fn told_lines(text: &str) -> Vec<(String, Option<String>, usize)> {
+    parse(text, Path::new("")).map(|set| (set.key, set.value, set.line)).collect()
 }
 
-/// File, value and whether it wins, of each.
-fn told(files: &SysctlFiles) -> Vec<(&str, &str, bool)> {
-    files.settings.iter().map(|set| (set.file.to_str().unwrap(), set.value.as_str(), set.wins)).collect()
+/// File and value of each.
+fn told(files: &SysctlFiles) -> Vec<(&str, &str)> {
+    files.settings.iter().map(|set| (set.file.to_str().unwrap(), set.value.as_deref().unwrap())).collect()
 }
 
 #[test]
 fn lines_are_read() {
     let text = "# a comment\n ; another = 1\n\n  net.ipv4.ip_local_port_range =  1024   65000 \r\n\
-        -net/ipv4/tcp_tw_reuse=1\n- kernel.x = a = b\nnot an assignment\n= 1\nkernel.core_pattern=\n";
+        -net/ipv4/tcp_tw_reuse=1\n- kernel.x = a = b\nnot an assignment\n= 1\nkernel.core_pattern=\n\
+        net.ipv4.tcp_syncookies = 0 ; never\r\n-net.ipv4.conf.all.x\na = 5\u{a0}";
     let expected = [
-        ("net.ipv4.ip_local_port_range", "1024   65000", 4),
-        ("net.ipv4.tcp_tw_reuse", "1", 5),
-        ("kernel.x", "a = b", 6),
-        ("kernel.core_pattern", "", 9),
+        ("net.ipv4.ip_local_port_range", Some("1024   65000"), 4),
+        ("net.ipv4.tcp_tw_reuse", Some("1"), 5),
+        ("kernel.x", Some("a = b"), 6),
+        ("kernel.core_pattern", Some(""), 9),
+        ("net.ipv4.tcp_syncookies", Some("0 ; never"), 10),
+        ("net.ipv4.conf.all.x", None, 11),
+        // No blank of the C locale.
+        ("a", Some("5\u{a0}"), 12),
     ];
-    assert_eq!(parse(text), expected.map(|(key, value, line)| (key.to_owned(), value.to_owned(), line, true)));
+    let expected = expected.map(|(key, value, line)| (key.to_owned(), value.map(str::to_owned), line));
+    assert_eq!(told_lines(text), expected);
 }
 
 #[test]
@@ -45,15 +50,6 @@ fn both_spellings_are_one_key() {
 }
 
 #[test]
-fn the_last_line_wins() {
-    let wins = |text| parse(text).into_iter().map(|(.., wins)| wins).collect::<Vec<_>>();
-    assert_eq!(wins("a.b=1\na/b=2\nc=3\na.b=1\n"), [false, false, true, true]);
-    assert_eq!(wins("a.b=1\n-a.b\n"), [false], "it was taken back");
-    assert_eq!(wins("-a.b\na.b=1\n"), [true]);
-    assert_eq!(wins("a.*=1\na.b=2\n"), [true, true]);
-}
-
-#[test]
 fn files_count_by_their_names_and_the_first_directory_hides_the_others() {
     let machine = Recorded::new()
         .file("usr/lib/sysctl.d/50-a.conf", "a=hidden\n")
@@ -67,11 +63,13 @@ fn files_count_by_their_names_and_the_first_directory_hides_the_others() {
         .file("etc/sysctl.conf", "b=4\na=4\n");
     let files = read(&machine.host());
     let expected = [
-        ("/usr/local/lib/sysctl.d/10-c.conf", "0", false),
-        ("/run/sysctl.d/50-a.conf", "1", false),
-        ("/etc/sysctl.d/90-b.conf", "2", false),
-        ("/etc/sysctl.conf", "4", true),
-        ("/etc/sysctl.conf", "4", true),
+        // Hidden files are procps's.
+        ("/etc/sysctl.d/.hidden.conf", "3"),
+        ("/usr/local/lib/sysctl.d/10-c.conf", "0"),
+        ("/run/sysctl.d/50-a.conf", "1"),
+        ("/etc/sysctl.d/90-b.conf", "2"),
+        ("/etc/sysctl.conf", "4"),
+        ("/etc/sysctl.conf", "4"),
     ];
     assert_eq!(told(&files), expected);
     assert_eq!((files.settings.last().map(|set| set.line), files.unread, files.systemd), (Some(2), vec![], false));
@@ -79,22 +77,40 @@ fn files_count_by_their_names_and_the_first_directory_hides_the_others() {
 
 #[test]
 fn no_file_is_listed_twice() {
-    let machine = Recorded::new()
-        .file("usr/lib/sysctl.d/10-a.conf", "a=1\n")
-        .link("lib", "usr/lib")
-        .link("etc/sysctl.d/99-sysctl.conf", "../sysctl.conf")
-        .file("etc/sysctl.d/99-tuning.conf", "a=3\n")
-        .link("etc/sysctl.d/20-again.conf", "99-tuning.conf")
-        .file("etc/sysctl.conf", "a=2\n")
-        .file("run/systemd/system/x", "");
-    let files = read(&machine.host());
+    let machine = || {
+        Recorded::new()
+            .file("usr/lib/sysctl.d/10-a.conf", "a=1\n")
+            .link("lib", "usr/lib")
+            .link("etc/sysctl.d/99-sysctl.conf", "../sysctl.conf")
+            .file("etc/sysctl.d/99-tuning.conf", "a=3\n")
+            .link("etc/sysctl.d/20-again.conf", "99-tuning.conf")
+            .file("etc/sysctl.d/.hidden.conf", "a=4\n")
+            .file("etc/sysctl.conf", "a=2\n")
+    };
+    let by_systemd = machine().file("run/systemd/system/x", "");
+    let files = read(&by_systemd.host());
     let expected = [
-        ("/usr/lib/sysctl.d/10-a.conf", "1", false),
-        ("/etc/sysctl.d/99-sysctl.conf", "2", false),
-        ("/etc/sysctl.d/99-tuning.conf", "3", true),
+        ("/usr/lib/sysctl.d/10-a.conf", "1"),
+        ("/etc/sysctl.d/99-sysctl.conf", "2"),
+        ("/etc/sysctl.d/99-tuning.conf", "3"),
     ];
     assert_eq!(told(&files), expected);
     assert!(files.unread.is_empty() && files.systemd);
+    let sets = |files: &SysctlFiles| {
+        files.about("a").iter().find(|line| line.fate == Fate::Sets).map(|line| line.written().to_owned())
+    };
+    assert_eq!(sets(&files).as_deref(), Some("3"));
+    // procps reads /etc/sysctl.conf last, whoever links to it.
+    let by_procps = machine();
+    let files = read(&by_procps.host());
+    let expected = [
+        ("/etc/sysctl.d/.hidden.conf", "4"),
+        ("/usr/lib/sysctl.d/10-a.conf", "1"),
+        ("/etc/sysctl.d/99-tuning.conf", "3"),
+        ("/etc/sysctl.conf", "2"),
+    ];
+    assert_eq!(told(&files), expected);
+    assert_eq!(sets(&files).as_deref(), Some("2"));
 }
 
 #[test]
@@ -109,7 +125,7 @@ fn what_cannot_be_read_is_named() {
         .file("etc/sysctl.d/e.conf", b"a=\xff\n")
         .file("run/sysctl.d", "");
     let files = read(&machine.host());
-    assert_eq!(told(&files), [("/lib/sysctl.d/b.conf", "1", false), ("/etc/sysctl.d/e.conf", "\u{fffd}", true)]);
+    assert_eq!(told(&files), [("/lib/sysctl.d/b.conf", "1"), ("/etc/sysctl.d/e.conf", "\u{fffd}")]);
     let mut unread: Vec<_> = files.unread.iter().map(|(path, why)| (path.to_str().unwrap(), why.as_str())).collect();
     unread.sort_unstable();
     let expected = [
@@ -133,10 +149,12 @@ fn this_machine_has_files() {
 
 #[test]
 fn long_files_are_read() {
-    let text: String = (0..1_000_000).map(|i| format!("a.b{}={i}\n", i % 500_000)).collect();
-    let settings = parse(&text);
-    assert_eq!(settings.len(), 1_000_000);
-    assert_eq!(settings.iter().filter(|(.., wins)| *wins).count(), 500_000);
+    let text: String = (0..200_000).map(|i| format!("a.b{}={i}\n", i % 100_000)).collect();
+    let settings: Vec<Setting> = parse(&text, Path::new("")).collect();
+    assert_eq!(settings.len(), 200_000);
+    let files = SysctlFiles { settings, ..SysctlFiles::default() };
+    let values: Vec<(&str, Fate)> = files.about("a.b7").iter().map(|line| (line.written(), line.fate)).collect();
+    assert_eq!(values, [("7", Fate::Overruled), ("100007", Fate::Sets)]);
     assert_eq!(dotted(&"a/".repeat(1_000_000)).len(), 1_999_999);
 }
 
@@ -144,20 +162,7 @@ proptest! {
     /// Total: any bytes are settings or none.
     #[test]
     fn any_bytes_are_read(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
-        let _ = parse(&String::from_utf8_lossy(&bytes));
-    }
-
-    /// Of each key that is set, one line wins or none; and a key is spelt in one way.
-    #[test]
-    fn one_line_wins(text in "([-#;]?[ab./*]{0,4} ?=? ?[0-9]{0,2}\n){0,12}", cut in 0usize..80) {
-        for text in [text.as_str(), text.get(..cut).unwrap_or_default()] {
-            let settings = parse(text);
-            let mut won = HashSet::new();
-            for (key, _, line, wins) in &settings {
-                prop_assert!(!key.is_empty() && *line <= text.lines().count());
-                prop_assert!(!wins || won.insert(key), "{key} twice");
-            }
-        }
+        let _ = told_lines(&String::from_utf8_lossy(&bytes));
     }
 
     /// Names with dots in them are told from names that dots separate.

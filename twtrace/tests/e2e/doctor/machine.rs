@@ -145,30 +145,38 @@ fn holder() -> io::Result<()> {
 }
 
 /// A process that holds as many descriptors as it is told.
-struct Holder {
+pub struct Holder {
     child: Child,
     tells: ChildStdin,
     hears: BufReader<ChildStdout>,
 }
 
 impl Holder {
-    fn start() -> Result<Self, String> {
+    /// Starts one in a namespace.
+    pub fn start(netns: &Netns) -> Result<Self, String> {
         let _no_traffic = forking();
         // In a guest the first process is this program as well.
         let mut command = Command::new("/proc/self/exe");
         command.arg(HOLDER).stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut child = command.spawn().map_err(|error| format!("starting a holder: {error}"))?;
+        let mut child = netns.run(|| command.spawn()).map_err(|error| format!("starting a holder: {error}"))?;
         let tells = child.stdin.take().ok_or("no standard input")?;
         let hears = BufReader::new(child.stdout.take().ok_or("no standard output")?);
         Ok(Self { child, tells, hears })
     }
 
     /// Holds so many, and tells whether there can be no more.
-    fn hold(&mut self, count: u64) -> Result<bool, String> {
+    pub fn hold(&mut self, count: u64) -> Result<bool, String> {
         let mut answer = String::new();
         let done = writeln!(self.tells, "{count}").and_then(|()| self.hears.read_line(&mut answer));
         done.map_err(|error| format!("a holder: {error}"))?;
         answer.trim().parse().map_err(|_| format!("a holder says '{answer}'"))
+    }
+}
+
+impl Holder {
+    /// Its id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
     }
 }
 
@@ -182,8 +190,8 @@ impl Drop for Holder {
 pub fn doctor_descriptors() -> Outcome {
     let netns = new()?;
     let _machine = machine();
-    let mut holder = Holder::start()?;
-    let name = format!("descriptors of holder ({})", holder.child.id());
+    let mut holder = Holder::start(&netns)?;
+    let name = format!("descriptors of holder ({})", holder.pid());
     // How bad it is, if it is about the holder; what others of this machine have is not this test's to say.
     let about = |said: &Said, count: u64| -> Option<String> {
         let finding = said.finding("descriptors.process")?;

@@ -9,10 +9,12 @@ pub mod machine;
 pub mod manners;
 pub mod nat;
 pub mod nginx;
+pub mod places;
 pub mod ports;
 pub mod reuse;
 pub mod sockets;
 pub mod states;
+pub mod sysctls;
 
 use std::{
     fmt, io,

@@ -1,5 +1,8 @@
-use super::*;
-use crate::doctor::checks::fixture::{Fixture, INUM, ids, number};
+use super::{seen::LONGEST, *};
+use crate::doctor::{
+    checks::fixture::{Fixture, INUM, ids, number},
+    places::{Place, Reach},
+};
 
 const FILE: &str = "/etc/sysctl.d/99-tuning.conf";
 
@@ -42,7 +45,7 @@ fn defaults_are_no_folklore() {
     for (key, value) in defaults {
         let (id, severity, sentence) = told(line(key, value));
         assert_eq!((id.as_str(), severity), ("folklore.none", Severity::Fine), "{key} = {value}: {sentence}");
-        assert!(sentence.contains("1 lines"), "{sentence}");
+        assert!(sentence.contains("1 line of files"), "{sentence}");
     }
 }
 
@@ -125,10 +128,18 @@ fn what_a_line_set_is_said_to_be_its_work() {
     assert!(found.sentence.starts_with(&format!("tcp_fin_timeout is 15, set by {FILE}:12: ")), "{}", found.sentence);
     assert_eq!(
         found.to_do,
-        [format!("remove the line {FILE}:12"), "set it back: sysctl -w net.ipv4.tcp_fin_timeout=60".to_owned()]
+        [format!("remove the line {FILE}:12"), "sysctl -w net.ipv4.tcp_fin_timeout=60 (the default)".to_owned()]
     );
     let other = line("net.ipv4.tcp_fin_timeout", "15").sysctl("ipv4/tcp_fin_timeout", 20);
-    assert!(told(other).2.starts_with("tcp_fin_timeout is 20: "));
+    let head = format!("tcp_fin_timeout is 20 now, and {FILE}:12 sets 15 at boot: ");
+    assert!(told(other).2.starts_with(&head));
+    // The line is right, and the value is not what it says.
+    let other = line("net.ipv4.tcp_timestamps", "1").sysctl("ipv4/tcp_timestamps", 0);
+    assert!(told(other).2.starts_with(&format!("tcp_timestamps is 0 now, and {FILE}:12 sets 1 at boot: ")));
+    // The line is wrong, and was not read yet.
+    let (_, severity, sentence) = told(line("net.ipv4.tcp_timestamps", "0"));
+    assert_eq!(severity, Severity::Warning);
+    assert!(sentence.starts_with(&format!("{FILE}:12 sets tcp_timestamps to 0 (1 now): ")), "{sentence}");
 }
 
 #[test]
@@ -137,7 +148,7 @@ fn a_line_that_is_set_again_does_no_harm() {
         line("net.ipv4.tcp_timestamps", "0").line("/etc/sysctl.d/99-z.conf", 1, "net.ipv4.tcp_timestamps", "1");
     let (id, severity, sentence) = told(overruled);
     assert_eq!((id.as_str(), severity), ("folklore.timestamps", Severity::Note));
-    assert!(sentence.contains("a later line sets it again"), "{sentence}");
+    assert!(sentence.contains("sets it again"), "{sentence}");
     let again = line("net.ipv4.tcp_timestamps", "0").line("/etc/sysctl.d/99-z.conf", 3, "net.ipv4.tcp_timestamps", "0");
     let found = only(again);
     assert_eq!(found.severity, Severity::Warning);
@@ -161,9 +172,79 @@ fn systemd_does_not_read_sysctl_conf() {
     let kept = || line("net.ipv4.tcp_timestamps", "0").line("/etc/sysctl.conf", 3, "net.ipv4.tcp_timestamps", "1");
     assert_eq!(with(false, kept()).0, Severity::Note);
     assert_eq!(with(true, kept()).0, Severity::Warning);
-    // A line that takes back patterns is no setting: nothing stays.
-    let gone = line("net.ipv4.tcp_timestamps", "0").machine(|machine| machine.files.settings[0].wins = false);
-    assert_eq!(check(&gone)[0].severity, Severity::Note);
+}
+
+#[test]
+fn lines_count_by_the_number_that_the_kernel_reads() {
+    for (key, value, id, severity) in [
+        ("net.ipv4.tcp_timestamps", "0   # saves bytes", "folklore.timestamps", Severity::Warning),
+        ("net.ipv4.tcp_fin_timeout", "0xa", "folklore.fin-timeout", Severity::Note),
+        ("net.ipv4.tcp_max_tw_buckets", "5000\t#enough", "folklore.max-tw-buckets", Severity::Warning),
+        ("net.ipv4.tcp_max_tw_buckets", "-1", "folklore.max-tw-buckets", Severity::Warning),
+        ("net.ipv4.tcp_syncookies", "0 ; never", "folklore.syncookies", Severity::Warning),
+        ("net.ipv4.tcp_f*", "15", "folklore.fin-timeout", Severity::Note),
+        ("net.ipv4.tcp_syncookie[a-z]", "00", "folklore.syncookies", Severity::Warning),
+        // As ever, and what the kernel refuses.
+        ("net.ipv4.tcp_fin_timeout", "074 # as ever", "folklore.none", Severity::Fine),
+        ("net.ipv4.tcp_timestamps", "0#off", "folklore.none", Severity::Fine),
+        ("net.ipv4.tcp_fin_timeout", "5s", "folklore.none", Severity::Fine),
+        // A pattern is about the sysctls that there are.
+        ("net.ipv4.tcp_tw_recycl?", "1", "folklore.none", Severity::Fine),
+    ] {
+        let found = only(line(key, value));
+        assert_eq!((found.id.as_str(), found.severity), (id, severity), "{key} = {value}: {}", found.sentence);
+    }
+    let sentence = told(line("net.ipv4.tcp_f*", "0xf # quick")).2;
+    let head = format!("{FILE}:12 sets tcp_fin_timeout to 15 (60 now) by the pattern net.ipv4.tcp_f*: ");
+    assert!(sentence.starts_with(&head), "{sentence}");
+}
+
+#[test]
+fn files_are_judged_where_they_are_read() {
+    let with = |boots, initial| {
+        let facts = line("net.ipv4.tcp_timestamps", "0").namespace(|namespace| {
+            namespace.boots = boots;
+            namespace.place.initial = initial;
+            namespace.sysctls.insert("net/ipv4/tcp_timestamps", Some(0));
+        });
+        let [finding] = check(&facts).try_into().unwrap();
+        finding.sentence
+    };
+    assert!(with(true, Some(true)).starts_with(&format!("tcp_timestamps is 0, set by {FILE}:12: ")));
+    // Somebody else may have set it, and it is the same.
+    assert!(with(true, Some(false)).starts_with(&format!("tcp_timestamps is 0, as in {FILE}:12: ")));
+    assert!(with(false, Some(false)).starts_with("tcp_timestamps is 0: "));
+    let elsewhere = line("net.ipv4.tcp_timestamps", "0").namespace(|namespace| namespace.boots = false);
+    let [finding] = check(&elsewhere).try_into().unwrap();
+    assert_eq!(finding.id, "folklore.none");
+    assert!(finding.sentence.contains("other network namespaces, and were not judged"), "{}", finding.sentence);
+}
+
+#[test]
+fn every_namespace_is_judged() {
+    let with = |values: &[u64]| {
+        let mut facts = Fixture::quiet().facts();
+        for (place, value) in values.iter().enumerate() {
+            let mut other = Namespace { inum: 7 + place as u32, ..facts.namespaces[0].clone() };
+            other.place = Place { reach: Reach::Named(format!("n{place}")), ..Place::default() };
+            other.place.name = Some(format!("n{place}"));
+            other.sysctls.insert("net/ipv4/tcp_timestamps", Some(*value));
+            other.sysctls.insert("net/ipv4/tcp_fin_timeout", Some(15));
+            facts.namespaces.push(other);
+        }
+        check(&facts)
+    };
+    let [found] = with(&[1, 0]).try_into().unwrap();
+    assert_eq!((found.id.as_str(), found.netns, found.severity), ("folklore.timestamps", Some(8), Severity::Warning));
+    assert!(found.sentence.starts_with("tcp_timestamps is 0: "), "{}", found.sentence);
+    assert_eq!(found.to_do, ["ip netns exec n1 sysctl -w net.ipv4.tcp_timestamps=1 (the default)"]);
+    // One finding for all that have the same value.
+    let [found] = with(&[0; 7]).try_into().unwrap();
+    let head = "tcp_timestamps is 0 in 7 network namespaces (7, n0; 8, n1; 9, n2; 10, n3; 11, n4; ...): ";
+    assert!(found.sentence.starts_with(head), "{}", found.sentence);
+    assert_eq!((found.to_do.len(), number(&found, "tcp_timestamps")), (5, Some(0.0)));
+    // What does no harm is not told of others.
+    assert_eq!(ids(&with(&[1, 1])), ["folklore.none"]);
 }
 
 #[test]
