@@ -178,6 +178,9 @@ mod tests {
                 assert!(text.len() > 20 && !text.lines().filter(is_prose).any(|line| line.contains("  ")), "{text:?}");
             }
             assert!(!story.by_hand.is_empty() && !story.sources.is_empty(), "{}", story.id);
+            for rule in [story.holds, story.does_not] {
+                assert!(rule.len() > 3 && !rule.contains('\n'), "{}: {rule:?}", story.id);
+            }
         }
     }
 }
