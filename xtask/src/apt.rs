@@ -91,7 +91,43 @@ fn with_backports() -> Result<Option<(String, Private)>> {
     Ok(Some((backports, Private::new(&list.join("\n"))?)))
 }
 
+/// Installs the libraries that `package` depends on, and not itself.
+pub fn install_libraries(package: &str) -> Result<()> {
+    let depends = || exec::probe(Command::new("apt-cache").args(["depends", package]).env("LC_ALL", "C"));
+    // A machine that was just made has no package lists.
+    let answer = depends().filter(|answer| answer.contains("Depends:")).or_else(|| {
+        update();
+        depends()
+    });
+    let answer = answer.with_context(|| format!("apt knows no package {package}"))?;
+    let libraries: Vec<&str> = libraries(&answer).collect();
+    install(&libraries)
+}
+
+/// Of what `apt-cache depends` prints, the libraries; of alternatives, which `|` joins to the next, the first.
+fn libraries(depends: &str) -> impl Iterator<Item = &str> {
+    let mut joined = false;
+    depends.lines().filter_map(move |line| {
+        let is_other = std::mem::replace(&mut joined, line.trim_start().starts_with('|'));
+        let name = line.trim_start().trim_start_matches('|').strip_prefix("Depends: ")?;
+        (!is_other && name.starts_with("lib")).then_some(name)
+    })
+}
+
 /// Installs `package` if there is no `program`.
 pub fn install_program(program: &str, package: &str) -> Result<()> {
     if exec::which(program).is_some() { Ok(()) } else { install(&[package]) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn libraries_are_told_from_the_rest() {
+        let depends = "haproxy\n  PreDepends: dpkg\n  Depends: libc6\n |Depends: libsystemd0\n  Depends: libelogind0\n  Depends: \
+                       adduser\n  Suggests: libfoo\n";
+        assert_eq!(libraries(depends).collect::<Vec<_>>(), ["libc6", "libsystemd0"]);
+        assert_eq!(libraries("").count(), 0);
+    }
 }

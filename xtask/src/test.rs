@@ -1,6 +1,6 @@
 //! `cargo xtask test`: everything, and one line that counts it.
 
-use std::{env, fs, process::Command, process::ExitCode};
+use std::{env, fs, path::PathBuf, process::Command, process::ExitCode};
 
 use anyhow::{Context as _, Result};
 
@@ -26,6 +26,18 @@ pub struct Args {
 
 /// The end-to-end tests, which take root and are run apart.
 pub const E2E: &str = "e2e";
+/// Programs that these tests use on this machine, and Debian's packages with them.
+const PROGRAMS: [(&str, &str); 7] = [
+    ("tmux", "tmux"),
+    ("wrk", "wrk"),
+    ("nft", "nftables"),
+    ("ip", "iproute2"),
+    ("nstat", "iproute2"),
+    ("sysctl", "procps"),
+    ("setpriv", "util-linux"),
+];
+/// Servers that they start in namespaces of their own; each package has the name of its program.
+const SERVERS: [&str; 2] = ["nginx", "haproxy"];
 
 pub fn verb(args: &Args) -> Result<ExitCode> {
     Ok(run(args)?.finish())
@@ -70,18 +82,16 @@ fn native() -> Result<Tally> {
     if !exec::is_root() {
         return Ok(skip("native", "the end-to-end tests take root; run: sudo -E cargo xtask test"));
     }
-    // The live view is looked at on a terminal, the doctor's advice is tried on a proxy under load. Without these
-    // programs their tests are skipped, and say so.
-    for program in ["tmux", "wrk"] {
-        if let Err(error) = apt::install_program(program, program) {
+    // The live view is looked at on a terminal, the doctor's advice is tried on proxies and a NAT, and its numbers are
+    // compared with other tools'. Without these programs their tests are skipped, and say so.
+    for (program, package) in PROGRAMS {
+        if let Err(error) = apt::install_program(program, package) {
             eprintln!("xtask: warning: {error:#}");
         }
     }
     let mut cargo = exec::cargo();
     cargo.args(["test", "--release", "--package", "twtrace", "--test", E2E]);
-    if let Err(error) = add_nginx(&mut cargo) {
-        eprintln!("xtask: warning: {error:#}");
-    }
+    add_servers(&mut cargo)?;
     let (tally, guest) = counted(&mut cargo)?;
     if !guest.verdicts.is_empty() {
         Results { guests: vec![guest] }.write(&paths::target()?.join("e2e/native.json"))?;
@@ -89,14 +99,17 @@ fn native() -> Result<Tally> {
     Ok(tally)
 }
 
-/// Puts an nginx on the command's PATH if there is none. It is not installed: that would start it as a service.
-fn add_nginx(command: &mut Command) -> Result<()> {
-    if exec::which("nginx").is_none() {
-        let dir = apt::unpacked("nginx")?.join("usr/sbin");
-        let path = env::var_os("PATH").unwrap_or_default();
-        let path = env::join_paths([dir].into_iter().chain(env::split_paths(&path))).context("adding to PATH")?;
-        command.env("PATH", path);
+/// Puts the servers that there are not on the command's PATH. They are not installed: that would start them as services.
+fn add_servers(command: &mut Command) -> Result<()> {
+    let mut path: Vec<PathBuf> = env::split_paths(&env::var_os("PATH").unwrap_or_default()).collect();
+    for server in SERVERS.into_iter().filter(|server| exec::which(server).is_none()) {
+        let unpacked = apt::install_libraries(server).and_then(|()| apt::unpacked(server));
+        match unpacked {
+            Ok(tree) => path.insert(0, tree.join("usr/sbin")),
+            Err(error) => eprintln!("xtask: warning: {error:#}"),
+        }
     }
+    command.env("PATH", env::join_paths(path).context("adding to PATH")?);
     Ok(())
 }
 
