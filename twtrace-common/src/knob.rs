@@ -47,6 +47,7 @@ macro_rules! for_each_field {
             SK_TXHASH, 4, optional, "sock.sk_txhash";
             INET_SPORT, 2, required, "inet_sock.inet_sport";
             TASK_COMM, 0, required, "task_struct.comm";
+            TP_WRITE_SEQ, 4, optional, "tcp_sock.write_seq";
             TP_SRTT, 4, optional, "tcp_sock.srtt_us";
             TP_BYTES_RECEIVED, 8, optional, "tcp_sock.bytes_received";
             TP_BYTES_SENT, 8, optional, "tcp_sock.bytes_sent";

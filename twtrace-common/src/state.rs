@@ -19,7 +19,7 @@ pub struct Conn {
     pub closer_pid: u32,
     /// Command name of the opener.
     pub opener_comm: [u8; COMM_LEN],
-    /// Command name of the closer.
+    /// Command name of the closer. Before there is one, in the first 4 bytes, `write_seq` when connect() began.
     pub closer_comm: [u8; COMM_LEN],
     /// One of [`role`](crate::record::role).
     pub role: u8,

@@ -4,12 +4,14 @@
 //! fexit sees `inet_hash_connect` and `inet6_hash_connect` return EADDRNOTAVAIL. There is no kprobe twin: it would run
 //! with softirqs on, and while a kprobe program runs the kernel skips those of births and deaths on its CPU.
 //!
-//! The tracepoint twin is the transition from SYN_SENT to CLOSE of a socket whose `sk_txhash` is what it was when connect()
-//! began. `tcp_v4_connect` and `tcp_v6_connect` call `inet_hash_connect`, and right after its success `sk_set_txhash`, which
-//! draws 32 random bits; every other way from SYN_SENT to CLOSE comes later: a RST, ICMP, timeouts, close() and shutdown()
-//! before an answer, a connect() that TCP_FASTOPEN_CONNECT put off, errors of `ip_route_newports` and `tcp_connect`. So what
-//! is told is exactly a failure of `inet_hash_connect`, but for one hash in 2^32 that is drawn again. Its other errno is
-//! ENOMEM, for want of a `struct inet_bind_bucket`: only where it looks for a port, never with one that was bound.
+//! The tracepoint twin is the transition from SYN_SENT to CLOSE of a socket whose `sk_txhash` and `write_seq` are what they
+//! were when connect() began. `tcp_v4_connect` and `tcp_v6_connect` call `inet_hash_connect`; after its success `sk_set_txhash`
+//! draws 32 random bits (before it for IPv6 on 7.2), `write_seq` becomes the first sequence number if it is 0, and `tcp_connect`
+//! adds the SYN to it. Every other way from SYN_SENT to CLOSE comes later: a RST, ICMP, timeouts, close() and shutdown()
+//! before an answer, a connect() that TCP_FASTOPEN_CONNECT put off, errors of `ip_route_newports` and `tcp_connect`. So a
+//! failure of `inet_hash_connect` is what is reported, but for one hash in 2^32 that is drawn again, and, for IPv6 on 7.2, a
+//! socket that is used again, put off by TCP_FASTOPEN_CONNECT and closed. Its other errno is ENOMEM, for want of a
+//! `struct inet_bind_bucket`: only where it looks for a port, never with one that was bound.
 //! (`sk_err` and `packets_out` would not do: both are 0 after a connect() that was put off.)
 //!
 //! `tcp_twsk_unique` is asked about every minisock in a connect()'s way. Its denials are noted by socket, and told only if
@@ -75,7 +77,15 @@ pub fn begins(sk: Typed, conn: &mut Conn) {
     if knob!(DUTIES.tp_no_port) == 1 {
         conn.bound = has_port(sk) as u8;
         conn.closer_pid = sk.get(&knobs::SK_TXHASH).unwrap_or(0);
+        // SAFETY: 16 bytes that begin 4-byte aligned in a Conn.
+        unsafe { conn.closer_comm.as_mut_ptr().cast::<u32>().write(write_seq(sk)) };
     }
+}
+
+/// `tcp_sock.write_seq`, beyond struct sock and so beyond what a typed argument allows; 0 where BTF does not have it.
+#[inline(always)]
+fn write_seq(sk: Typed) -> u32 {
+    Raw(sk.address()).get(&knobs::TP_WRITE_SEQ).unwrap_or(0)
 }
 
 /// A socket goes from SYN_SENT to CLOSE, for whatever reason. One that is not followed is not told of: the table was full,
@@ -86,7 +96,9 @@ pub fn maybe_failed(sk: Typed) {
     // SAFETY: the entry belongs to this socket, whose lock is held at every transition.
     let conn = unsafe { &*conn };
     let is_begun = conn.has_opener == 1 && conn.has_closer == 0;
-    if is_begun && sk.get::<u32>(&knobs::SK_TXHASH) == Some(conn.closer_pid) {
+    // SAFETY: as in `begins`.
+    let began = unsafe { conn.closer_comm.as_ptr().cast::<u32>().read() };
+    if is_begun && sk.get::<u32>(&knobs::SK_TXHASH) == Some(conn.closer_pid) && write_seq(sk) == began {
         failed(sk, conn.bound == 1);
     }
 }

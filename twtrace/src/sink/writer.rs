@@ -271,12 +271,16 @@ impl Writer {
 
     /// No batch comes but `last`, which is written when all others are.
     pub fn finish(mut self, last: Batch) -> Ending {
+        let tally = self.tally();
+        // Once it was given up, what is not written yet is not written any more.
+        let given_up = self.fate.given_up.load(Relaxed);
+        let lost = if given_up { tally.lines_in.saturating_sub(tally.written) } else { tally.dropped };
         self.lines_in += last.lines;
         let _ = self.last.try_send(last);
         let Self { ended, fate, lines_in, queue, .. } = self;
         // The thread reads `last` once the queue is closed.
         drop(queue);
-        Ending { ended, fate, lines_in }
+        Ending { ended, fate, lines_in, lost }
     }
 
     /// As [`Writer::finish`], and waits until that is done, or the reader has taken nothing for so long.
@@ -299,6 +303,8 @@ pub struct Ending {
     ended: Receiver<Option<io::Error>>,
     fate: Arc<Fate>,
     lines_in: u64,
+    /// Lines that were lost before the last batch came.
+    lost: u64,
 }
 
 impl Ending {
@@ -325,7 +331,7 @@ impl Ending {
     pub fn give_up(mut self) -> (Tally, End) {
         self.fate.given_up.store(true, Relaxed);
         let end = match self.wait(PARTING) {
-            Some(End::Flushed) if self.tally().dropped > 0 => End::Stuck,
+            Some(End::Flushed) if self.tally().dropped > self.lost => End::Stuck,
             Some(end) => end,
             None => End::Stuck,
         };

@@ -94,7 +94,7 @@ pub fn doctor_explains() -> Outcome {
             "Here and now:\nNOTE: tcp_abort_on_overflow is 1",
         ),
         (&["--netns", "self", "--explain", "ports.exhausted"], 0, "Here and now:\n  this finding does not hold"),
-        (&["--explain", "no.such"], 64, "there is no such finding; write one of cost.overflow"),
+        (&["--explain", "no.such"], 64, "unknown finding 'no.such'; write one of cost.overflow"),
         (&["--netns", "4242"], 64, "no process and no name under /run/netns holds it"),
         (&["--with-trace", "/nonexistent"], 64, "No such file"),
         (&["--with-trace", "/proc/self/status"], 64, "no line of it is a birth"),

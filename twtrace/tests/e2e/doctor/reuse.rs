@@ -56,7 +56,7 @@ pub fn doctor_with_trace() -> Outcome {
     finding.shows("127.0.0.2 without timestamps", 4)?;
     finding.shows("births", 12)?;
     finding.shows("of accepted connections", 3)?;
-    finding.shows("lines that are none of twtrace's", 0)?;
+    finding.shows("lines that twtrace did not write", 0)?;
     if finding.evidence("127.0.0.1 without timestamps").is_ok() {
         return Err(format!("127.0.0.1 had timestamps: {}", finding.0));
     }
