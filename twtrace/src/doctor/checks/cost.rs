@@ -33,8 +33,8 @@ pub const OVERFLOW: Story = Story {
             seconds. twtrace adds half for bursts and rounds up to a power of two. One minisock takes about 256 bytes, a \
             million of them a quarter of a gigabyte. On a machine without memory to spare the remedy is fewer connections \
             (keepalive).",
-    holds: "TCPTimeWaitOverflow moved between the two looks: a warning. It moved since the namespace began, but not now, and \
-            fewer than 80 % of the buckets are taken: a note",
+    holds: "TCPTimeWaitOverflow moves between the two looks: a warning if 80 % of the buckets are taken, else severity follows \
+            rate, share and duration, up to a warning. It moved earlier only, and fewer than 80 % of the buckets are taken: a note",
     does_not: "a high number of TIME_WAITs below the limit",
     by_hand: &[
         "nstat -az TcpExtTCPTimeWaitOverflow",
