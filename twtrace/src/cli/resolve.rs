@@ -147,19 +147,19 @@ impl Resolver {
                 }
                 (Noun::Container, Lost::Missing(labels)) if labels.is_empty() => (
                     "no container is running in sight of twtrace".to_owned(),
-                    "write --netns /proc/PID/ns/net, or --cgroup-tree PATH".to_owned(),
+                    "write --netns /proc/PID/ns/net, or for run --cgroup-tree PATH".to_owned(),
                 ),
                 (Noun::Container, Lost::Missing(labels)) => (
                     "no running container has this name or id".to_owned(),
-                    format!("there are {}; or write --netns /proc/PID/ns/net, or --cgroup-tree PATH", listed(&labels)),
+                    format!("there are {}; or write --netns /proc/PID/ns/net, or for run --cgroup-tree PATH", listed(&labels)),
                 ),
                 (Noun::Unit, Lost::Missing(labels)) => (
                     "no unit of this name has a process".to_owned(),
                     match labels.is_empty() {
-                        true => "write --netns /proc/PID/ns/net, or --cgroup-tree PATH".to_owned(),
+                        true => "write --netns /proc/PID/ns/net, or for run --cgroup-tree PATH".to_owned(),
                         false => {
                             format!(
-                                "there are {}; or write --netns /proc/PID/ns/net, or --cgroup-tree PATH",
+                                "there are {}; or write --netns /proc/PID/ns/net, or for run --cgroup-tree PATH",
                                 listed(&labels)
                             )
                         }
