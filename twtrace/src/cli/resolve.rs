@@ -151,7 +151,10 @@ impl Resolver {
                 ),
                 (Noun::Container, Lost::Missing(labels)) => (
                     "no running container has this name or id".to_owned(),
-                    format!("there are {}; or write --netns /proc/PID/ns/net, or for run --cgroup-tree PATH", listed(&labels)),
+                    format!(
+                        "there are {}; or write --netns /proc/PID/ns/net, or for run --cgroup-tree PATH",
+                        listed(&labels)
+                    ),
                 ),
                 (Noun::Unit, Lost::Missing(labels)) => (
                     "no unit of this name has a process".to_owned(),

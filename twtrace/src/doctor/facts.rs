@@ -240,6 +240,12 @@ impl Namespace {
         self.place.setting(self.inum, key, &value.to_string())
     }
 
+    /// A step that sets a sysctl: the command, and behind it, as a comment of the shell, why.
+    #[must_use]
+    pub fn step(&self, key: &str, value: impl fmt::Display, why: impl fmt::Display) -> String {
+        format!("{}     # {why}", self.setting(key, value))
+    }
+
     /// A command that is to act in this namespace, as it is typed where the report is read.
     #[must_use]
     pub fn command(&self, command: &str) -> String {

@@ -244,16 +244,14 @@ fn in_range(facts: &Facts, namespace: &Namespace) -> Option<Finding> {
         Some(Evidence::new(name, listeners.len() as u64, "not counted", "sock_diag"))
     });
     let all = list(namespace.reserved.iter().cloned().chain(meant.iter().map(|(port, _)| *port..=*port)));
-    let step = namespace.setting("net.ipv4.ip_local_reserved_ports", &all);
+    let why = "connect() then skips them; bind() to the port itself still works";
+    let step = namespace.step("net.ipv4.ip_local_reserved_ports", &all, why);
     Some(
         Finding::new(&IN_RANGE, Severity::Note, sentence)
             .shown_by(evidence)
             .shown_by(chosen)
             .shown_by([range(namespace), reserved(namespace)])
-            .to_do([
-                format!("`{step}`: connect() then passes over them; bind() to the port itself still works"),
-                "or move the service to a port outside of the range".to_owned(),
-            ])
+            .to_do([step, "or move the service to a port outside of the range".to_owned()])
             .avoid(["do not count on SO_REUSEADDR for this: the connection that takes the port is another program's"]),
     )
 }

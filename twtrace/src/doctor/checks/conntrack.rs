@@ -93,8 +93,8 @@ impl Kept {
 
 /// How to keep closed connections no longer than their sockets.
 fn shorten(namespace: &Namespace, socket_s: u64, timeout_s: u64) -> String {
-    let setting = namespace.setting("net.netfilter.nf_conntrack_tcp_timeout_time_wait", socket_s);
-    format!("{setting}: entries of closed connections then end with their TIME_WAITs (now {timeout_s} s)")
+    let why = format!("now {timeout_s}; entries of closed connections then end with their TIME_WAITs");
+    namespace.step("net.netfilter.nf_conntrack_tcp_timeout_time_wait", socket_s, why)
 }
 
 fn sysctl(name: &str) -> String {
@@ -176,15 +176,14 @@ fn filling(facts: &Facts, namespace: &Namespace, table: &Conntrack, kept: Option
     let entry = facts.machine.slabs.as_ref().and_then(|slabs| slabs.get("nf_conntrack"));
     let bytes = entry.map_or(ENTRY, |slab| slab.object_bytes);
     let more = max.saturating_mul(2);
-    let mut steps = vec![format!(
-        "{} in the initial network namespace (the key is read-only elsewhere): doubles the limit; an entry takes about \
-         {bytes} bytes",
-        namespace.setting("net.netfilter.nf_conntrack_max", more)
-    )];
+    let why = format!(
+        "in the initial network namespace (the key is read-only elsewhere); twice the limit; an entry takes about {bytes} bytes"
+    );
+    let mut steps = vec![namespace.step("net.netfilter.nf_conntrack_max", more, why)];
     if table.buckets.is_some_and(|buckets| buckets < more / 4) {
         let buckets = more / 4;
-        let setting = namespace.setting("net.netfilter.nf_conntrack_buckets", buckets);
-        steps.push(format!("{setting} in the initial network namespace: keeps the chains of the hash short"));
+        let why = "in the initial network namespace; keeps the chains of the hash short";
+        steps.push(namespace.step("net.netfilter.nf_conntrack_buckets", buckets, why));
     }
     steps.extend(kept.map(|kept| kept.shorten(namespace)));
     steps.push(

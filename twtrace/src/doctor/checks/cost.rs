@@ -164,11 +164,9 @@ fn buckets(facts: &Facts, namespace: &Namespace) -> Option<Finding> {
     let since = namespace.total("TcpExt", "TCPTimeWaitOverflow").unwrap_or_default();
     let object = object_bytes(facts);
     let enough = enough(namespace, limit, used);
-    let room = format!(
-        "{}     # now {limit}; a minisock takes {object} bytes, so these take at most {}",
-        namespace.setting("net.ipv4.tcp_max_tw_buckets", enough),
-        mega(enough.saturating_mul(object))
-    );
+    let most = mega(enough.saturating_mul(object));
+    let why = format!("now {limit}; a minisock takes {object} bytes, so these take at most {most}");
+    let room = namespace.step("net.ipv4.tcp_max_tw_buckets", enough, why);
     let fewer = "make fewer short connections: `twtrace doctor --explain keepalive.short-connections`";
     let avoid = ["do not lower tcp_max_tw_buckets: sockets then close without the protection of TIME_WAIT"];
     let story = |story, severity, sentence: String| {

@@ -225,7 +225,7 @@ fn system(facts: &Facts) -> Option<Finding> {
             .shown_by(users(census.processes.iter()))
             .to_do([
                 "look first at who holds most of them, in the evidence: a leak fills any limit".to_owned(),
-                format!("{raise} (twice the limit now)"),
+                format!("{raise}     # twice the limit now"),
             ])
             .avoid(["do not tune TIME_WAIT for this: a TIME_WAIT holds no open file"]),
     )

@@ -121,8 +121,8 @@ fn raise(facts: &Facts, namespace: &Namespace, listener: &Listener) -> Vec<Strin
     let wanted = wanted(namespace, listener, cap);
     let mut steps = Vec::new();
     if wanted > cap {
-        let setting = namespace.setting("net.core.somaxconn", wanted);
-        steps.push(format!("{setting}: it caps every backlog, and is {cap} now"));
+        let why = format!("now {cap}; it caps every backlog");
+        steps.push(namespace.step("net.core.somaxconn", wanted, why));
     }
     steps.push(match program.map(|program| (program, program.line(listener, wanted))) {
         Some((Program { title, unset: Unset::Setting(setting), .. }, Some(line))) => format!(
@@ -308,8 +308,8 @@ fn syn_queue(facts: &Facts, namespace: &Namespace, listeners: &[&Listener]) -> O
     }
     let mut steps = Vec::new();
     if cookies == Some(0) {
-        let setting = namespace.setting("net.ipv4.tcp_syncookies", 1);
-        steps.push(format!("{setting}: the default; a full SYN queue then answers by cookies and drops no SYN"));
+        let why = "the default; a full SYN queue then answers by cookies and drops no SYN";
+        steps.push(namespace.step("net.ipv4.tcp_syncookies", 1, why));
     }
     let list = namespace.command("ss -Htan state syn-recv");
     steps.push(format!(
@@ -332,8 +332,7 @@ fn abort(namespace: &Namespace) -> Option<Finding> {
             .shown_by([namespace.set("ipv4/tcp_abort_on_overflow")])
             .shown_by(namespace.counted("TcpExt", "ListenOverflows"))
             .shown_by(namespace.counted("TcpExt", "EmbryonicRsts"))
-            .to_do([namespace.setting("net.ipv4.tcp_abort_on_overflow", 0)
-                + ": the default; clients retry, and bursts pass"])
+            .to_do([namespace.step("net.ipv4.tcp_abort_on_overflow", 0, "the default; clients retry, and bursts pass")])
             .avoid(["do not use it to see overflows: ListenOverflows counts them"]),
     )
 }

@@ -273,8 +273,8 @@ fn wider(namespace: &Namespace) -> Option<String> {
     let wider = (low.min(LOWEST), u16::MAX);
     (wider != (low, high)).then(|| {
         let value = format!("\"{} {}\"", wider.0, wider.1);
-        let command = namespace.setting("net.ipv4.ip_local_port_range", value);
-        format!("`{command}` (now {low} {high}) gives more ports; reserve those of services: ip_local_reserved_ports")
+        let why = format!("more ports (now {low} {high}); reserve those of services: ip_local_reserved_ports");
+        namespace.step("net.ipv4.ip_local_port_range", value, why)
     })
 }
 

@@ -155,11 +155,11 @@ fn no_timestamps(namespace: &Namespace) -> Option<Finding> {
     let ended = |scarce: Scarce<'_>| namespace.ended(scarce.ends, Some(namespace.available()));
     let severity = scarce(namespace).map_or(Severity::Note, |scarce| severity(ended(scarce)));
     let sentence = "tcp_timestamps is 0: connect() takes over no TIME_WAIT, whatever tcp_tw_reuse says";
-    let step = namespace.setting("net.ipv4.tcp_timestamps", 1);
+    let step = namespace.step("net.ipv4.tcp_timestamps", 1, "the default; new connections use timestamps");
     Some(
         Finding::new(&NO_TIMESTAMPS, severity, sentence)
             .shown_by(settings(namespace))
-            .to_do([format!("{step}     # the default; new connections use timestamps")])
+            .to_do([step])
             .avoid(["do not rely on tcp_tw_reuse while timestamps are off"]),
     )
 }
@@ -181,10 +181,8 @@ fn would_help(namespace: &Namespace) -> Option<Finding> {
     let sentence = format!("{waiting} TIME_WAITs hold ports from {place}, and tcp_tw_reuse is {meaning}{end}");
     let keep =
         "keep connections open and use them again: `twtrace doctor --explain keepalive.short-connections`".to_owned();
-    let reuse = format!(
-        "{}     # only if connections cannot be kept open; serves the end that connects, needs timestamps at both ends",
-        namespace.setting("net.ipv4.tcp_tw_reuse", 1)
-    );
+    let why = "only if connections cannot be kept open; serves the end that connects, needs timestamps at both ends";
+    let reuse = namespace.step("net.ipv4.tcp_tw_reuse", 1, why);
     Some(
         Finding::new(&WOULD_HELP, severity(ended), sentence)
             .shown_by([namespace.begun(ends)])

@@ -398,10 +398,11 @@ fn orphans(facts: &Facts, namespace: &Namespace) -> Option<Finding> {
             .to_do([
                 "find out which peers do not acknowledge or do not close: the findings of states.* name them"
                     .to_owned(),
-                format!("`{}`, if memory allows: an orphan takes up to 64 kB", {
-                    let room = orphans.max(limit).saturating_mul(2).checked_next_power_of_two().unwrap_or(limit);
-                    namespace.setting("net.ipv4.tcp_max_orphans", room)
-                }),
+                namespace.step(
+                    "net.ipv4.tcp_max_orphans",
+                    orphans.max(limit).saturating_mul(2).checked_next_power_of_two().unwrap_or(limit),
+                    "if memory allows: an orphan takes up to 64 kB",
+                ),
             ])
             .avoid(["do not lower tcp_max_orphans: the kernel resets connections whose data is still under way"]),
     )

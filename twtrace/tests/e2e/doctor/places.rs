@@ -56,9 +56,8 @@ fn cookies(netns: &Netns) -> Result<String, String> {
     read.map(|text| text.trim().to_owned()).map_err(|error| error.to_string())
 }
 
-/// Types a step, without the reason behind it; it has to act in the namespace and nowhere else.
-fn typed(step: &str, netns: &Netns, elsewhere: &Netns) -> Outcome {
-    let command = step.split(" (").next().unwrap_or(step);
+/// Types a step as it is printed; it has to act in the namespace and nowhere else.
+fn typed(command: &str, netns: &Netns, elsewhere: &Netns) -> Outcome {
     let program = command.split_ascii_whitespace().next().unwrap_or_default();
     let outside = cookies(elsewhere)?;
     let output = {

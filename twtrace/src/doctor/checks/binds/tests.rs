@@ -82,7 +82,7 @@ fn a_listener_inside_the_range_is_told_with_the_line_that_reserves_it() {
         "python3 (42) listens at port 20051, inside ip_local_port_range 20000-20999 and not reserved: while it is down, a \
          connect() can take the port"
     );
-    assert!(found[0].to_do[0].contains("sysctl -w net.ipv4.ip_local_reserved_ports=20051`"), "{found:?}");
+    assert!(found[0].to_do[0].contains("sysctl -w net.ipv4.ip_local_reserved_ports=20051 "), "{found:?}");
     // Several are one finding, and what is reserved stays so.
     let found = with(vec![7000..=7010, 20_052..=20_053], &[20_051, 20_060, 20_999, 20_053]);
     assert_eq!(ids(&found), ["binds.in-range"]);
@@ -92,7 +92,7 @@ fn a_listener_inside_the_range_is_told_with_the_line_that_reserves_it() {
         ),
         "{found:?}"
     );
-    assert!(found[0].to_do[0].contains("=7000-7010,20051-20053,20060,20999`"), "{found:?}");
+    assert!(found[0].to_do[0].contains("=7000-7010,20051-20053,20060,20999 "), "{found:?}");
     // Outside, or reserved.
     assert_eq!(ids(&with(vec![], &[80, 19_999, 21_000])), ["binds.free"]);
     assert_eq!(ids(&with(vec![20_000..=20_100], &[20_051])), ["binds.free"]);

@@ -240,6 +240,6 @@ impl<'a> Rule<'a> {
         let key = format!("net.ipv4.{}", self.name);
         let default =
             self.default_of.map(|of| of(Some(namespace)).to_string()).unwrap_or_else(|| self.default.to_string());
-        format!("{} (the default)", namespace.setting(&key, default))
+        namespace.step(&key, default, "the default")
     }
 }

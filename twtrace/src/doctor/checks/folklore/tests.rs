@@ -128,7 +128,7 @@ fn what_a_line_set_is_said_to_be_its_work() {
     assert!(found.sentence.starts_with(&format!("tcp_fin_timeout is 15, set by {FILE}:12: ")), "{}", found.sentence);
     assert_eq!(
         found.to_do,
-        [format!("remove the line {FILE}:12"), "sysctl -w net.ipv4.tcp_fin_timeout=60 (the default)".to_owned()]
+        [format!("remove the line {FILE}:12"), "sysctl -w net.ipv4.tcp_fin_timeout=60     # the default".to_owned()]
     );
     let other = line("net.ipv4.tcp_fin_timeout", "15").sysctl("ipv4/tcp_fin_timeout", 20);
     let head = format!("tcp_fin_timeout is 20 now, and {FILE}:12 sets 15 at boot: ");
@@ -237,7 +237,7 @@ fn every_namespace_is_judged() {
     let [found] = with(&[1, 0]).try_into().unwrap();
     assert_eq!((found.id.as_str(), found.netns, found.severity), ("folklore.timestamps", Some(8), Severity::Warning));
     assert!(found.sentence.starts_with("tcp_timestamps is 0: "), "{}", found.sentence);
-    assert_eq!(found.to_do, ["ip netns exec n1 sysctl -w net.ipv4.tcp_timestamps=1 (the default)"]);
+    assert_eq!(found.to_do, ["ip netns exec n1 sysctl -w net.ipv4.tcp_timestamps=1     # the default"]);
     // One finding for all that have the same value.
     let [found] = with(&[0; 7]).try_into().unwrap();
     let head = "tcp_timestamps is 0 in 7 network namespaces (7, n0; 8, n1; 9, n2; 10, n3; 11, n4; ...): ";

@@ -62,7 +62,7 @@ fn a_backlog_at_the_cap_needs_both_raised() {
     assert_eq!(
         full[0].to_do[1..],
         [
-            "sysctl -w net.core.somaxconn=8192: it caps every backlog, and is 4096 now",
+            "sysctl -w net.core.somaxconn=8192     # now 4096; it caps every backlog",
             "listen 80 backlog=8192; (nginx): raises the backlog of 0.0.0.0:80 from 4096 to 8192; restart nginx to apply the \
              line"
         ]
@@ -106,7 +106,7 @@ fn the_number_is_computed_from_what_was_measured() {
     };
     // What waits, and three seconds of what overflows.
     for (rate, expected) in [(0, 8192), (1000, 8192), (2000, 16_384), (10_000, 65_536)] {
-        assert!(raised(rate).starts_with(&format!("sysctl -w net.core.somaxconn={expected}: ")), "{}", raised(rate));
+        assert!(raised(rate).starts_with(&format!("sysctl -w net.core.somaxconn={expected} ")), "{}", raised(rate));
     }
 }
 
@@ -191,7 +191,7 @@ fn without_cookies_they_are() {
     let fixture = Fixture::quiet().sysctl("ipv4/tcp_syncookies", 0);
     let off = fixture.counter("TcpExt", "TCPReqQFullDrop", 3, 8).asked(check);
     assert_eq!((ids(&off), off[0].severity), (vec!["listen.syn-queue"], Severity::Critical));
-    assert!(off[0].to_do[0].starts_with("sysctl -w net.ipv4.tcp_syncookies=1: the default"), "{off:?}");
+    assert!(off[0].to_do[0].starts_with("sysctl -w net.ipv4.tcp_syncookies=1     # the default"), "{off:?}");
     assert_eq!(off[0].sentence, "a SYN queue was full just now; 5 SYNs dropped in 0.5 s");
     assert_eq!(number(&off[0], "TCPReqQFullDrop now"), Some(10.0));
     assert_eq!(number(&off[0], "tcp_syncookies"), Some(0.0));
@@ -210,7 +210,7 @@ fn resets_at_overflow_do_harm_once_there_was_one() {
         assert_eq!(severity(&with(value, 1), "listen.abort-on-overflow"), found, "{value}");
     }
     let found = with(1, 0);
-    assert!(found[0].to_do[0].starts_with("sysctl -w net.ipv4.tcp_abort_on_overflow=0: the default"), "{found:?}");
+    assert!(found[0].to_do[0].starts_with("sysctl -w net.ipv4.tcp_abort_on_overflow=0     # the default"), "{found:?}");
 }
 
 #[test]
@@ -276,7 +276,7 @@ fn syns_dropped_without_cookies_are_one_finding() {
         "the SYN queue of 0.0.0.0:8080 of app (42) is full: 128 handshakes unfinished, limit 128; 236 SYNs dropped in 0.5 s, \
          100 % of the attempts"
     );
-    assert!(found[0].to_do[0].starts_with("sysctl -w net.ipv4.tcp_syncookies=1: "), "{found:?}");
+    assert!(found[0].to_do[0].starts_with("sysctl -w net.ipv4.tcp_syncookies=1 "), "{found:?}");
     // The last quarter of tcp_max_syn_backlog moves ListenDrops alone.
     let quarter = with(0, 0, 100, 0);
     assert_eq!((quarter[0].id.as_str(), quarter[0].severity), ("listen.syn-queue", Severity::Critical));
