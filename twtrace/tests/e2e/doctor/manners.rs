@@ -98,7 +98,7 @@ pub fn doctor_explains() -> Outcome {
         (&["--netns", "4242"], 64, "no process and no name under /run/netns holds it"),
         (&["--with-trace", "/nonexistent"], 64, "No such file"),
         (&["--with-trace", "/proc/self/status"], 64, "no line of it is a birth"),
-        (&["--watch", "1ms"], 64, "it has to be between 1s and 1h"),
+        (&["--watch", "1ms"], 64, "'1ms' is out of range (expected 1s to 1h)"),
     ] {
         let (seen, text) = said(args)?;
         if seen != Some(code) || !text.contains(part) {
