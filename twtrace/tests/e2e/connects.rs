@@ -99,7 +99,7 @@ fn held(event: &Event, us: u32) -> Option<Held> {
     Some((event.kind(), holder.by, holder.task.is_some_and(|task| task.pid == us), ages))
 }
 
-fn make_held(stage: &mut Stage<'_>) -> io::Result<Vec<Pair>> {
+fn make_held(stage: &mut Stage<'_>) -> io::Result<(Pair, TcpListener)> {
     sysctl("tcp_timestamps", "0")?;
     let listener = stage.listen(Family::V4)?;
     let to = listener.local_addr()?;
@@ -124,9 +124,8 @@ fn make_held(stage: &mut Stage<'_>) -> io::Result<Vec<Pair>> {
     let plain = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?;
     expect_in_use(plain.bind(&at.into()))?;
     stage.no_bind(Call::Bind, at);
-    // While the listener is there.
-    std::thread::sleep(std::time::Duration::from_millis(500));
-    Ok(vec![pair])
+    // Looked up after the call, the later the slower the machine: both holders stay until all is told.
+    Ok((pair, listener))
 }
 
 fn expect_in_use<T>(result: io::Result<T>) -> io::Result<()> {
