@@ -129,7 +129,7 @@ pub fn comm(host: &Host, pid: u32) -> Option<String> {
     Some(name)
 }
 
-/// A process's command line, words parted by blanks, cut at [`COMMAND`] bytes; `None` if there is no such process, or none of
+/// A process's command line, words parted by blanks, cut at 16 KiB; `None` if there is no such process, or none of
 /// its own (a kernel thread).
 #[must_use]
 pub fn command(host: &Host, pid: u32) -> Option<String> {
