@@ -24,7 +24,7 @@ use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_SOCK_DIAG};
 use crate::model::event::Tuple;
 
 /// INET_DIAG_NOCOOKIE: whichever socket has the tuple.
-pub(crate) const NO_COOKIE: [u8; 8] = [0xff; 8];
+const NO_COOKIE: [u8; 8] = [0xff; 8];
 /// What is read at once, bytes: the most that the kernel puts into one packet of a dump (netlink_recvmsg).
 const PACKET: usize = 32 << 10;
 /// Size of `struct inet_diag_msg`, and where in it the time of the timer lies, which the crate drops for TIME_WAIT.
@@ -193,13 +193,10 @@ pub fn at_port(port: u16) -> io::Result<Vec<Entry>> {
     Ok(found)
 }
 
-/// The socket of the calling thread's namespace that has this connection, or listens where it would come in; the cost is that
-/// of one look-up in the kernel's hash tables.
-///
-/// # Errors
-/// Those of netlink, but that there is none is no error.
-pub fn find(tuple: &Tuple) -> io::Result<Option<Entry>> {
-    let request = InetRequest {
+/// The request for one socket, by its connection.
+#[must_use]
+pub fn of_connection(tuple: &Tuple) -> SockDiagMessage {
+    SockDiagMessage::InetRequest(InetRequest {
         family: if tuple.laddr.is_ipv4() { AF_INET } else { AF_INET6 },
         protocol: IPPROTO_TCP,
         extensions: ExtensionFlags::empty(),
@@ -212,8 +209,16 @@ pub fn find(tuple: &Tuple) -> io::Result<Option<Entry>> {
             interface_id: 0,
             cookie: NO_COOKIE,
         },
-    };
-    let socket = ask(NLM_F_REQUEST, SockDiagMessage::InetRequest(request))?;
+    })
+}
+
+/// The socket of the calling thread's namespace that has this connection, or listens where it would come in; the cost is that
+/// of one look-up in the kernel's hash tables.
+///
+/// # Errors
+/// Those of netlink, but that there is none is no error.
+pub fn find(tuple: &Tuple) -> io::Result<Option<Entry>> {
+    let socket = ask(NLM_F_REQUEST, of_connection(tuple))?;
     let mut buffer = Vec::with_capacity(PACKET);
     receive(&socket, &mut buffer)?;
     let mut found = None;

@@ -1,16 +1,12 @@
 //! Sockets by netlink's sock_diag: SOCK_DESTROY, which is what `ss -K` does, and a list of the minisocks.
 
-use std::{io, net::IpAddr};
+use std::io;
 
 use netlink_packet_core::{NLM_F_ACK, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
-use netlink_packet_sock_diag::{
-    SockDiagDestroy, SockDiagMessage,
-    constants::{AF_INET, AF_INET6, IPPROTO_TCP},
-    inet::{ExtensionFlags, InetRequest, SocketId},
-};
+use netlink_packet_sock_diag::{SockDiagDestroy, SockDiagMessage};
 
 use crate::{
-    host::diag::{Detail, Entry, NO_COOKIE, StateFlags, ask, dump},
+    host::diag::{Detail, Entry, StateFlags, ask, dump, of_connection},
     model::event::{Substate, Tuple},
 };
 
@@ -19,25 +15,7 @@ use crate::{
 /// # Errors
 /// The kernel's: EOPNOTSUPP for a TIME_WAIT before 6.0, ENOENT if there is no such socket.
 pub fn kill(tuple: &Tuple) -> io::Result<()> {
-    let family = match tuple.laddr {
-        IpAddr::V4(_) => AF_INET,
-        IpAddr::V6(_) => AF_INET6,
-    };
-    let request = SockDiagMessage::InetRequest(InetRequest {
-        family,
-        protocol: IPPROTO_TCP,
-        extensions: ExtensionFlags::empty(),
-        states: StateFlags::all(),
-        socket_id: SocketId {
-            source_port: tuple.lport,
-            destination_port: tuple.rport,
-            source_address: tuple.laddr,
-            destination_address: tuple.raddr,
-            interface_id: 0,
-            cookie: NO_COOKIE,
-        },
-    });
-    let socket = ask(NLM_F_REQUEST | NLM_F_ACK, SockDiagDestroy::new(request))?;
+    let socket = ask(NLM_F_REQUEST | NLM_F_ACK, SockDiagDestroy::new(of_connection(tuple)))?;
     let (answer, _) = socket.recv_from_full()?;
     match NetlinkMessage::<SockDiagMessage>::deserialize(&answer).map_err(io::Error::other)?.payload {
         NetlinkPayload::Error(error) => error.code.map_or(Ok(()), |_| Err(error.to_io())),
