@@ -161,7 +161,7 @@ pub fn doctor_in_range() -> Outcome {
     let said = Said::of(&netns, &[])?;
     let finding = said.finds("binds.in-range", "note")?;
     let step = finding.0["do"][0].as_str().unwrap_or_default();
-    let value = step.split("net.ipv4.ip_local_reserved_ports=").nth(1).and_then(|rest| rest.split('`').next());
+    let value = step.split("net.ipv4.ip_local_reserved_ports=").nth(1).and_then(|rest| rest.split(' ').next());
     if value != Some("20010-20012,20051") {
         return Err(format!("the line is {step}"));
     }
