@@ -4,7 +4,7 @@ use std::{process::Command, process::ExitCode, time::Instant};
 
 use anyhow::{Context as _, Result};
 
-use crate::{bench, docs, ebpf_toolchain, exec, paths, setup, tally::Tally, test};
+use crate::{bench, docs, ebpf_toolchain, exec, paths, setup, tally::Tally, test, vm};
 
 pub fn verb(tests: &test::Args) -> Result<ExitCode> {
     let mut total = Tally::default();
@@ -13,9 +13,12 @@ pub fn verb(tests: &test::Args) -> Result<ExitCode> {
     total += gate("lints", lints);
     total += gate("lints of the eBPF programs", ebpf_lints);
     total += gate("documentation", documentation);
-    total += test::run(tests).unwrap_or_else(|error| failed("tests", &error));
+    let (tests, verdicts) = test::run(tests).unwrap_or_else(|error| (failed("tests", &error), Vec::new()));
+    total += tests;
     total += bench::check();
     total += docs::check();
+    // Once more at the end: hours of output are above, and often only the end is kept.
+    print!("{}", vm::failures(&verdicts));
     Ok(total.finish())
 }
 

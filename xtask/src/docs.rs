@@ -99,11 +99,17 @@ fn printed(name: &str) -> Result<String> {
     Ok(page)
 }
 
-/// The lines that only one of the pages has.
+/// The lines that only one of the pages has: the first ones of each.
 fn difference(old: &str, new: &str) -> String {
+    const FIRST: usize = 20;
     let only = |mark, these: &str, those: &str| -> String {
         let those: BTreeSet<&str> = those.lines().collect();
-        these.lines().filter(|line| !those.contains(line)).map(|line| format!("{mark} {line}\n")).collect()
+        let lines: Vec<&str> = these.lines().filter(|line| !those.contains(line)).collect();
+        let mut text: String = lines.iter().take(FIRST).map(|line| format!("{mark} {line}\n")).collect();
+        if lines.len() > FIRST {
+            text.push_str(&format!("{mark} ... {} more\n", lines.len() - FIRST));
+        }
+        text
     };
     only('-', old, new) + &only('+', new, old)
 }
@@ -115,5 +121,7 @@ mod tests {
     #[test]
     fn the_difference_names_lines() {
         assert_eq!(difference("a\nb\n", "a\nc\n"), "- b\n+ c\n");
+        let many: String = (0..25).map(|n| format!("{n}\n")).collect();
+        assert!(difference(&many, "0\n").ends_with("- 20\n- ... 4 more\n"));
     }
 }

@@ -40,16 +40,27 @@ const PROGRAMS: [(&str, &str); 7] = [
 const SERVERS: [&str; 2] = ["nginx", "haproxy"];
 
 pub fn verb(args: &Args) -> Result<ExitCode> {
-    Ok(run(args)?.finish())
+    Ok(run(args)?.0.finish())
 }
 
+/// Counts, and the verdicts that some of them were counted from.
+pub type Ran = (Tally, Vec<Guest>);
+
 /// Runs every part, whatever becomes of the others.
-pub fn run(args: &Args) -> Result<Tally> {
+pub fn run(args: &Args) -> Result<Ran> {
     setup::ensure()?;
-    let mut total = part("unit", unit());
-    total += if args.no_native { skip("native", "--no-native") } else { part("native", native()) };
-    total += if args.no_vm { skip("guests", "--no-vm") } else { part("guests", guests(args)) };
-    Ok(total)
+    let (mut total, mut verdicts) = part("unit", unit().map(uncounted));
+    let native = if args.no_native { uncounted(skip("native", "--no-native")) } else { part("native", native()) };
+    let guests = if args.no_vm { uncounted(skip("guests", "--no-vm")) } else { part("guests", guests(args)) };
+    for (tally, guests) in [native, guests] {
+        total += tally;
+        verdicts.extend(guests);
+    }
+    Ok((total, verdicts))
+}
+
+const fn uncounted(tally: Tally) -> Ran {
+    (tally, Vec::new())
 }
 
 /// What needs neither root nor a kernel nor a network.
@@ -78,9 +89,9 @@ fn integration_tests() -> Result<Vec<String>> {
 }
 
 /// The end-to-end tests on this machine's own kernel.
-fn native() -> Result<Tally> {
+fn native() -> Result<Ran> {
     if !exec::is_root() {
-        return Ok(skip("native", "the end-to-end tests take root; run: sudo -E cargo xtask test"));
+        return Ok(uncounted(skip("native", "the end-to-end tests take root; run: sudo -E cargo xtask test")));
     }
     // The live view is looked at on a terminal, the doctor's advice is tried on proxies and a NAT, and its numbers are
     // compared with other tools'. Without these programs their tests are skipped, and say so.
@@ -93,10 +104,11 @@ fn native() -> Result<Tally> {
     cargo.args(["test", "--release", "--package", "twtrace", "--test", E2E]);
     add_servers(&mut cargo)?;
     let (tally, guest) = counted(&mut cargo)?;
-    if !guest.verdicts.is_empty() {
-        Results { guests: vec![guest] }.write(&paths::target()?.join("e2e/native.json"))?;
+    let results = Results { guests: vec![guest] };
+    if results.guests.iter().any(|guest| !guest.verdicts.is_empty()) {
+        results.write(&paths::target()?.join("e2e/native.json"))?;
     }
-    Ok(tally)
+    Ok((tally, results.guests))
 }
 
 /// Puts the servers that there are not on the command's PATH. They are not installed: that would start them as services.
@@ -113,21 +125,21 @@ fn add_servers(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-fn guests(args: &Args) -> Result<Tally> {
+fn guests(args: &Args) -> Result<Ran> {
     if let Err(error) = vm::ready() {
-        return Ok(skip("guests", &format!("{error:#}")));
+        return Ok(uncounted(skip("guests", &format!("{error:#}"))));
     }
     vm::run(&vm::Args::of_kernels(args.kernel.clone())?)
 }
 
 /// The counts of a part; its error is a failure.
-fn part(name: &str, tally: Result<Tally>) -> Tally {
-    let tally = tally.unwrap_or_else(|error| {
+fn part(name: &str, ran: Result<Ran>) -> Ran {
+    let ran = ran.unwrap_or_else(|error| {
         println!("failed: {name}: {error:#}");
-        Tally::FAILED
+        uncounted(Tally::FAILED)
     });
-    println!("== {name}: {tally}\n");
-    tally
+    println!("== {name}: {}\n", ran.0);
+    ran
 }
 
 fn skip(name: &str, reason: &str) -> Tally {

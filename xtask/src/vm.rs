@@ -9,7 +9,10 @@ mod unpack;
 pub mod verdict;
 pub mod verifier;
 
-pub use self::fetch::{KERNELS, Kernel};
+pub use self::{
+    fetch::{KERNELS, Kernel},
+    table::failures,
+};
 
 use std::{
     collections::VecDeque,
@@ -92,7 +95,7 @@ struct Alone {
 
 pub fn verb(args: &Args) -> Result<ExitCode> {
     ready()?;
-    Ok(run(args)?.finish())
+    Ok(run(args)?.0.finish())
 }
 
 /// Makes sure that there is a QEMU; else says why there is none.
@@ -104,7 +107,7 @@ pub fn ready() -> Result<()> {
 }
 
 /// Runs the guests and prints what came of them.
-pub fn run(args: &Args) -> Result<Tally> {
+pub fn run(args: &Args) -> Result<(Tally, Vec<Guest>)> {
     let kernels = args.kernels();
     let programs = Programs::build(args.init.as_deref())?;
     fetch::fetch(&kernels, args.refresh)?;
@@ -138,7 +141,7 @@ pub fn run(args: &Args) -> Result<Tally> {
         tally += guest.tally();
     }
     tally += verifier::check(&guests);
-    Ok(tally)
+    Ok((tally, guests))
 }
 
 /// What the guests are made of, and what came of them.
@@ -186,13 +189,11 @@ fn boot_one(prepared: &Prepared, accel: Accel, args: &Args, dir: &Path) -> Guest
     let boot = Boot { series, vmlinuz, initramfs, accel, log: log.clone(), timeout };
     let started = Instant::now();
     let guest = boot::boot(&boot, |verdict| println!("[{series}] {}", told(verdict)));
-    let guest = guest.unwrap_or_else(|error| Guest::broken(series, format!("{error:#}")));
+    let mut guest = guest.unwrap_or_else(|error| Guest::broken(series, format!("{error:#}")));
     println!("[{series}] {} in {:.1} s", guest.tally(), started.elapsed().as_secs_f64());
     if let Some(problem) = &guest.problem {
-        println!("[{series}] {problem}; the end of {}:", log.display());
-        for line in boot::tail(&log) {
-            println!("[{series}] | {line}");
-        }
+        println!("[{series}] {problem}; the console is in {}", log.display());
+        guest.console = boot::tail(&log);
     }
     if guest.tally().failed == 0 && !args.keep_log {
         let _ = fs::remove_file(&log);

@@ -222,7 +222,7 @@ impl Listener {
     fn into_guest(self, series: &str, ended: Ended, timeout: Duration) -> Guest {
         let Self { verdicts, verified, done, garbled, panic } = self;
         let release = done.as_ref().map_or("?", |done| &done.release).to_owned();
-        let mut guest = Guest { kernel: series.to_owned(), release, problem: None, verdicts, verified };
+        let mut guest = Guest { kernel: series.to_owned(), release, verdicts, verified, ..Guest::default() };
         let heard = guest.tally();
         guest.problem = match (done.map(|done| done.counts), ended) {
             (None, Ended::TimedOut) => Some(format!("timed out after {} s", timeout.as_secs())),

@@ -12,16 +12,28 @@ use crate::tally::Tally;
 pub fn render(guests: &[Guest]) -> String {
     let mut text = aligned(&counts(guests));
     text.push_str(&marks(guests));
-    for guest in guests {
-        if let Some(problem) = &guest.problem {
-            let _ = writeln!(text, "failed: {}: {problem}", guest.kernel);
+    text.push_str(&failures(guests));
+    text.push_str(&reasons(guests, Outcome::Skipped, "skipped"));
+    text
+}
+
+/// What went wrong with guests, with the ends of their consoles, and the tests that failed.
+pub fn failures(guests: &[Guest]) -> String {
+    let mut text = String::new();
+    for Guest { kernel, problem, console, .. } in guests {
+        if let Some(problem) = problem {
+            let _ = writeln!(text, "failed: {kernel}: {problem}");
         }
+        console.iter().for_each(|line| text.push_str(&format!("  [{kernel}] {line}\n")));
     }
-    for (outcome, word) in [(Outcome::Failed, "failed"), (Outcome::Skipped, "skipped")] {
-        for Told { names: [kernels, tests, backends], reason } in told(guests, outcome) {
-            let (kernels, tests, backends) = (kernels.join(", "), tests.join(", "), backends.join(", "));
-            let _ = writeln!(text, "{word}: {kernels}: {tests} on {backends}: {reason}");
-        }
+    text + &reasons(guests, Outcome::Failed, "failed")
+}
+
+fn reasons(guests: &[Guest], outcome: Outcome, word: &str) -> String {
+    let mut text = String::new();
+    for Told { names: [kernels, tests, backends], reason } in told(guests, outcome) {
+        let (kernels, tests, backends) = (kernels.join(", "), tests.join(", "), backends.join(", "));
+        let _ = writeln!(text, "{word}: {kernels}: {tests} on {backends}: {reason}");
     }
     text
 }
@@ -155,7 +167,9 @@ mod tests {
                 ("demo", "any", Outcome::Passed, None),
             ],
         );
-        let text = render(&[good, Guest::broken("7.2", "timed out after 900 s".into())]);
+        let mut late = Guest::broken("7.2", "timed out after 900 s".into());
+        late.console.push("[  9.1] Oops: int3".into());
+        let text = render(&[good, late]);
         let expected = "\
 passed/failed/skipped  fentry  tracepoint  any
 6.1.0-56-cloud-amd64   1/1/0   0/0/2       1/0/0
@@ -168,6 +182,7 @@ storm              · –
 
 1 test passed on every kernel and backend
 failed: 7.2: timed out after 900 s
+  [7.2] [  9.1] Oops: int3
 failed: 6.1: expiry on fentry: 59 s, not 60
 skipped: 6.1: reuse, storm on tracepoint: no hook
 ";

@@ -98,6 +98,9 @@ pub struct Guest {
     /// What the verifier took for each program of each backend.
     #[serde(default)]
     pub verified: Vec<Verified>,
+    /// The last lines of its console, if something went wrong with it.
+    #[serde(skip)]
+    pub console: Vec<String>,
 }
 
 impl Guest {
