@@ -303,8 +303,18 @@ pub const PORTS_EITHER: u32 = 2;
 pub struct LiveKnobs {
     /// Inode number of the namespace of the self-test, 0 when none runs: its events are flagged and not counted.
     pub self_test_netns: u32,
-    /// Zero.
-    pub pad: u32,
+    /// Which programs act: see [`stage`]. All begin and stop at one moment, whatever the order in which hooks come and go.
+    pub stage: u32,
+}
+
+/// Values of [`LiveKnobs::stage`].
+pub mod stage {
+    /// No program does anything: hooks are being attached, or the run is over.
+    pub const STOPPED: u32 = 0;
+    /// Only what follows minisocks: a transition of a socket must not be told while the birth just before it was not.
+    pub const MINISOCKS: u32 = 1;
+    /// Everything.
+    pub const ALL: u32 = 2;
 }
 
 const _: () = {

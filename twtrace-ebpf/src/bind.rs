@@ -11,7 +11,10 @@
 use core::mem::MaybeUninit;
 
 use aya_ebpf::{macros::fexit, programs::FExitContext};
-use twtrace_common::record::{Bind, Life, call, flag, kind};
+use twtrace_common::{
+    knob::stage,
+    record::{Bind, Life, call, flag, kind},
+};
 
 use crate::{
     connect,
@@ -28,6 +31,9 @@ const LISTEN: u8 = 10;
 /// `int inet_csk_get_port(struct sock *sk, unsigned short snum)`; the result follows the arguments.
 #[fexit]
 pub fn no_bind_fexit(ctx: FExitContext) -> i32 {
+    if !maps::acts(stage::ALL) {
+        return 0;
+    }
     if ctx.arg::<i32>(2) != 0 {
         let sk = Typed(ctx.arg(0));
         if kernel::is_tcp_sock(sk) {

@@ -11,6 +11,7 @@ use aya_ebpf::{
     programs::{BtfTracePointContext, FEntryContext, ProbeContext},
 };
 use twtrace_common::{
+    knob::stage,
     record::{Birth, Life, flag, kind, substate, valid},
     state::{Alive, Closing, Conn, alive},
 };
@@ -30,6 +31,9 @@ use crate::{
 /// int timeo)`, or `void inet_twsk_hashdance(tw, sk, hashinfo)`
 #[fentry]
 pub fn birth_fentry(ctx: FEntryContext) -> i32 {
+    if !maps::acts(stage::MINISOCKS) {
+        return 0;
+    }
     let timeo = if knob!(DUTIES.has_timeo) == 1 { ctx.arg::<i32>(3) } else { 0 };
     hashed(Typed(ctx.arg(0)), Typed(ctx.arg(1)), timeo);
     0
@@ -38,6 +42,9 @@ pub fn birth_fentry(ctx: FEntryContext) -> i32 {
 /// As [`birth_fentry`].
 #[kprobe]
 pub fn birth_kprobe(ctx: ProbeContext) -> u32 {
+    if !maps::acts(stage::MINISOCKS) {
+        return 0;
+    }
     let timeo = ctx.arg::<i32>(3).unwrap_or(0);
     if let (Some(tw), Some(sk)) = (ctx.arg(0).and_then(Head::of), ctx.arg(1)) {
         hashed(tw, Raw(sk), timeo);
@@ -71,7 +78,7 @@ fn hashed(tw: impl Object, sk: impl Object, timeo: i32) {
 #[btf_tracepoint(function = "timer_start")]
 pub fn birth_tp(ctx: BtfTracePointContext) -> i32 {
     let timer = ctx.arg::<*const u8>(0);
-    if !is_minisock_timer(timer) {
+    if !is_minisock_timer(timer) || !maps::acts(stage::MINISOCKS) {
         return 0;
     }
     let tw = kernel::minisock_of(timer as u64);

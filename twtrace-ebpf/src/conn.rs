@@ -8,6 +8,7 @@ use core::mem::MaybeUninit;
 
 use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
 use twtrace_common::{
+    knob::stage,
     record::{Life, role, valid},
     state::{Closing, Conn},
 };
@@ -18,7 +19,7 @@ use crate::{
     filter,
     kernel::{self, Object as _, Of, Typed},
     knobs::knob,
-    maps::{CLOSING, CONNS, bump},
+    maps::{self, CLOSING, CONNS, bump},
     mptcp, passive,
     plain::clear,
     refusal,
@@ -37,6 +38,9 @@ const IN_CLOSING: i32 = 11;
 /// `void inet_sock_set_state(const struct sock *sk, const int oldstate, const int newstate)`
 #[btf_tracepoint(function = "inet_sock_set_state")]
 pub fn conn_tp(ctx: BtfTracePointContext) -> i32 {
+    if !maps::acts(stage::ALL) {
+        return 0;
+    }
     transition(&ctx);
     again::told(again::CONN, token(&ctx));
     0
@@ -45,6 +49,9 @@ pub fn conn_tp(ctx: BtfTracePointContext) -> i32 {
 /// As [`conn_tp`], where that is not run.
 #[btf_tracepoint(function = "inet_sock_set_state")]
 pub fn conn_again_tp(ctx: BtfTracePointContext) -> i32 {
+    if !maps::acts(stage::ALL) {
+        return 0;
+    }
     again::if_untold(again::CONN, token(&ctx), || is_done(ctx.arg(0), ctx.arg(2)), || transition(&ctx));
     0
 }

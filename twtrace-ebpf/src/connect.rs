@@ -25,6 +25,7 @@ use aya_ebpf::{
 };
 use twtrace_common::{
     counter::Counters,
+    knob::stage,
     record::{Connect, Life, denial, flag, kind, role, substate, valid},
     state::{Conn, DENIALS, Denied},
 };
@@ -44,6 +45,9 @@ const EADDRNOTAVAIL: i32 = 99;
 /// `int inet_hash_connect(struct inet_timewait_death_row *death_row, struct sock *sk)`; the result follows the arguments.
 #[fexit]
 pub fn no_port_fexit(ctx: FExitContext) -> i32 {
+    if !maps::acts(stage::ALL) {
+        return 0;
+    }
     hash_connected(&ctx);
     0
 }
@@ -51,6 +55,9 @@ pub fn no_port_fexit(ctx: FExitContext) -> i32 {
 /// `int inet6_hash_connect(struct inet_timewait_death_row *death_row, struct sock *sk)`
 #[fexit]
 pub fn no_port6_fexit(ctx: FExitContext) -> i32 {
+    if !maps::acts(stage::ALL) {
+        return 0;
+    }
     hash_connected(&ctx);
     0
 }
@@ -106,6 +113,9 @@ pub fn maybe_failed(sk: Typed) {
 /// `int tcp_twsk_unique(struct sock *sk, struct sock *sktw, void *twp)`; the result follows the arguments.
 #[fexit]
 pub fn denied_fexit(ctx: FExitContext) -> i32 {
+    if !maps::acts(stage::ALL) {
+        return 0;
+    }
     if ctx.arg::<i32>(3) == 0 {
         denied(ctx.arg(0), Typed(ctx.arg(1)), ctx.arg::<u64>(2) == 0);
     }
@@ -116,6 +126,9 @@ pub fn denied_fexit(ctx: FExitContext) -> i32 {
 /// succeeds. It runs with softirqs off.
 #[kprobe]
 pub fn denied_kprobe(ctx: ProbeContext) -> u32 {
+    if !maps::acts(stage::ALL) {
+        return 0;
+    }
     if let (Some(sk), Some(tw), Some(twp)) = (ctx.arg::<u64>(0), ctx.arg::<u64>(1), ctx.arg::<u64>(2)) {
         denied(sk, Raw(tw), twp == 0);
     }

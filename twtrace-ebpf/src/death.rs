@@ -14,6 +14,7 @@ use aya_ebpf::{
 };
 use twtrace_common::{
     counter::Counters,
+    knob::stage,
     record::{Death, cause, flag, kind, substate, valid},
     state::{Alive, alive},
 };
@@ -38,6 +39,9 @@ const FRAMES: u64 = 4 << 10;
 /// `static void tw_timer_handler(struct timer_list *t)`
 #[fentry]
 pub fn expiry_fentry(ctx: FEntryContext) -> i32 {
+    if !maps::acts(stage::MINISOCKS) {
+        return 0;
+    }
     expiring(ctx.arg(0));
     0
 }
@@ -45,6 +49,9 @@ pub fn expiry_fentry(ctx: FEntryContext) -> i32 {
 /// As [`expiry_fentry`].
 #[kprobe]
 pub fn expiry_kprobe(ctx: ProbeContext) -> u32 {
+    if !maps::acts(stage::MINISOCKS) {
+        return 0;
+    }
     if let Some(timer) = ctx.arg(0) {
         expiring(timer);
     }
@@ -54,6 +61,9 @@ pub fn expiry_kprobe(ctx: ProbeContext) -> u32 {
 /// `static void inet_twsk_kill(struct inet_timewait_sock *tw)`
 #[fentry]
 pub fn death_fentry(ctx: FEntryContext) -> i32 {
+    if !maps::acts(stage::MINISOCKS) {
+        return 0;
+    }
     killed(&ctx, Typed(ctx.arg(0)));
     again::told(again::DEATH, [ctx.arg(0), 0]);
     0
@@ -62,6 +72,9 @@ pub fn death_fentry(ctx: FEntryContext) -> i32 {
 /// As [`death_fentry`], where that is not run: the minisock is in the table of lives still.
 #[fentry]
 pub fn death_again_fentry(ctx: FEntryContext) -> i32 {
+    if !maps::acts(stage::MINISOCKS) {
+        return 0;
+    }
     let is_gone = || LIVES.get_ptr(ctx.arg::<u64>(0)).is_none();
     again::if_untold(again::DEATH, [ctx.arg(0), 0], is_gone, || killed(&ctx, Typed(ctx.arg(0))));
     0
@@ -70,6 +83,9 @@ pub fn death_again_fentry(ctx: FEntryContext) -> i32 {
 /// As [`death_fentry`].
 #[kprobe]
 pub fn death_kprobe(ctx: ProbeContext) -> u32 {
+    if !maps::acts(stage::MINISOCKS) {
+        return 0;
+    }
     if let Some(tw) = ctx.arg(0).and_then(Head::of) {
         killed(&ctx, tw);
     }
@@ -104,7 +120,7 @@ fn killed(ctx: &impl EbpfContext, tw: impl Object) {
 #[btf_tracepoint(function = "timer_cancel")]
 pub fn death_tp(ctx: BtfTracePointContext) -> i32 {
     let timer = ctx.arg::<*const u8>(0);
-    if !is_minisock_timer(timer) {
+    if !is_minisock_timer(timer) || !maps::acts(stage::MINISOCKS) {
         return 0;
     }
     // SAFETY: as in is_minisock_timer.
@@ -147,7 +163,7 @@ pub fn death_tp(ctx: BtfTracePointContext) -> i32 {
 #[btf_tracepoint(function = "timer_expire_entry")]
 pub fn expiry_tp(ctx: BtfTracePointContext) -> i32 {
     let timer = ctx.arg::<*const u8>(0);
-    if !is_minisock_timer(timer) {
+    if !is_minisock_timer(timer) || !maps::acts(stage::MINISOCKS) {
         return 0;
     }
     let tw = kernel::minisock_of(timer as u64);

@@ -179,3 +179,13 @@ pub fn self_test_netns() -> u32 {
         None => 0,
     }
 }
+
+/// True if programs of this [`stage`](twtrace_common::knob::stage) act now.
+#[inline(always)]
+pub fn acts(stage: u32) -> bool {
+    match LIVE_KNOBS.get_ptr(0) {
+        // SAFETY: as in `self_test_netns`. Volatile, for it is read once by each program that runs.
+        Some(knobs) => unsafe { (&raw const (*knobs).stage).read_volatile() >= stage },
+        None => false,
+    }
+}

@@ -14,6 +14,7 @@ use aya_ebpf::{
 };
 use twtrace_common::{
     counter::Counters,
+    knob::stage,
     record::{Life, Touch, flag, kind, substate, valid},
     state::{Alive, alive},
 };
@@ -30,6 +31,9 @@ use crate::{
 /// `void __inet_twsk_schedule(struct inet_timewait_sock *tw, int timeo, bool rearm)`
 #[fentry]
 pub fn rearm_fentry(ctx: FEntryContext) -> i32 {
+    if !maps::acts(stage::MINISOCKS) {
+        return 0;
+    }
     if ctx.arg::<u8>(2) != 0 {
         let now_jiffies = kernel::jiffies();
         touched(Typed(ctx.arg(0)), UNTOLD, now_jiffies + ctx.arg::<i32>(1) as u64, now_jiffies);
@@ -40,6 +44,9 @@ pub fn rearm_fentry(ctx: FEntryContext) -> i32 {
 /// As [`rearm_fentry`].
 #[kprobe]
 pub fn rearm_kprobe(ctx: ProbeContext) -> u32 {
+    if !maps::acts(stage::MINISOCKS) {
+        return 0;
+    }
     if let (Some(timeo), Some(rearm)) = (ctx.arg::<i32>(1), ctx.arg::<u8>(2))
         && rearm != 0
         && let Some(tw) = ctx.arg(0).and_then(Head::of)

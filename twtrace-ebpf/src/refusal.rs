@@ -11,7 +11,10 @@ use aya_ebpf::{
     macros::{fexit, kprobe},
     programs::{FExitContext, ProbeContext},
 };
-use twtrace_common::record::{Birth, flag, kind, refusal, substate, valid};
+use twtrace_common::{
+    knob::stage,
+    record::{Birth, flag, kind, refusal, substate, valid},
+};
 
 use crate::{
     again, birth, conn,
@@ -31,6 +34,9 @@ const REFUSED: u8 = u8::MAX;
 /// state)`; the result follows the arguments.
 #[fexit]
 pub fn refusal_fexit(ctx: FExitContext) -> i32 {
+    if !maps::acts(stage::ALL) {
+        return 0;
+    }
     if ctx.arg::<u64>(3) == 0 {
         not_made(&ctx);
     }
@@ -41,6 +47,9 @@ pub fn refusal_fexit(ctx: FExitContext) -> i32 {
 /// As [`refusal_fexit`], where that is not run.
 #[fexit]
 pub fn refusal_again_fexit(ctx: FExitContext) -> i32 {
+    if !maps::acts(stage::ALL) {
+        return 0;
+    }
     // Of a connection that is not followed nobody can say: better once too few, which is counted, than twice.
     let is_done = || conn::state(ctx.arg(0)).is_none_or(|state| state == REFUSED);
     again::if_untold(again::REFUSAL, [ctx.arg(0), 0], is_done, || {
@@ -62,6 +71,9 @@ fn not_made(ctx: &FExitContext) {
 /// `void tcp_time_wait(struct sock *sk, int state, int timeo)`
 #[kprobe]
 pub fn refusal_kprobe(ctx: ProbeContext) -> u32 {
+    if !maps::acts(stage::ALL) {
+        return 0;
+    }
     if let (Some(sk), Some(state)) = (ctx.arg::<u64>(0), ctx.arg::<u32>(1))
         && ENTERING.insert(sk, state, 0).is_err()
     {

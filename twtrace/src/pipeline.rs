@@ -5,11 +5,13 @@ mod feed;
 mod holders;
 mod meter;
 mod options;
+mod signals;
 
 pub use feed::Feed;
 use holders::Waiting;
 use meter::Meter;
 pub use options::{Options, Shown};
+pub use signals::Signals;
 
 use std::{
     io,
@@ -17,7 +19,6 @@ use std::{
 };
 
 use tokio::{
-    signal::unix::{Signal, SignalKind, signal},
     sync::mpsc,
     time::{Interval, MissedTickBehavior, interval},
 };
@@ -29,12 +30,12 @@ use crate::{
     host::{Host, buckets::Watch, clock},
     model::{
         event::Event,
-        reconcile::{Compared, Look, Suspicion},
+        reconcile::{Compared, Suspicion},
         report::{Start, Totals},
         totals::{Beside, totals},
     },
     plan::Capability,
-    reconcile::{LookError, Scope},
+    reconcile::{First, LookError, Scope},
     sink::{Batch, Clock, Loss, Sink, Steer, Tick, Writer, notes::remark},
     source::Source,
     tracer::Tracer,
@@ -164,6 +165,7 @@ impl<'a> Pipeline<'a> {
         start: &Start,
         scope: &Scope,
         options: &Options,
+        signals: &mut Signals,
         ready: impl FnOnce() -> io::Result<()>,
     ) -> Result<(), RunError> {
         let began = Instant::now();
@@ -171,9 +173,7 @@ impl<'a> Pipeline<'a> {
         let now_ns = clock::monotonic_ns();
         let began_ns = self.tracer.early.first().map_or(now_ns, |event| event.mono_ns.min(now_ns));
         let live_since = began.checked_sub(Duration::from_nanos(now_ns - began_ns)).unwrap_or(began);
-        // Before anything is said: whoever reads the first line may answer it with a signal.
-        let mut signals = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-        let (first, _) = scope.look(self.tracer)?;
+        let first = scope.first(self.tracer)?;
         ready()?;
         self.shown.clone_from(&options.shown);
         self.measure(options.self_stats, options);
@@ -187,23 +187,22 @@ impl<'a> Pipeline<'a> {
         }
         self.flush();
         self.last = Some((live_since, 0, 0));
-        self.serve(options, &mut signals, scope, &first).await?;
+        self.serve(options, signals, scope, &first).await?;
         if !self.reported && self.feed.is_some() && !self.sink.is_live() && !self.writer.is_closed() {
             // Shorter than the time between two tables: better one at the end than none.
             self.drain()?;
             self.ticks = options.tables_every.max(1) - 1;
             self.tell(options, scope, &first)?;
         }
-        let look = scope.look(self.tracer)?;
-        self.finish(&first, look, began, options, &mut signals).await
+        self.finish(scope, &first, began, options, signals).await
     }
 
     async fn serve(
         &mut self,
         options: &Options,
-        (interrupt, terminate): &mut (Signal, Signal),
+        signals: &mut Signals,
         scope: &Scope,
-        first: &Look,
+        first: &First,
     ) -> Result<(), RunError> {
         let (mut drain, mut tell, mut audit) = (every(DRAIN), every(options.interval), every(AUDIT));
         if self.sink.is_live() {
@@ -225,8 +224,7 @@ impl<'a> Pipeline<'a> {
             let mut telling = false;
             tokio::select! {
                 biased;
-                _ = interrupt.recv() => return Ok(()),
-                _ = terminate.recv() => return Ok(()),
+                () = signals.recv() => return Ok(()),
                 () = &mut over => return Ok(()),
                 () = &mut closed => return Ok(()),
                 _ = tell.tick() => telling = true,
@@ -326,7 +324,7 @@ impl<'a> Pipeline<'a> {
     }
 
     /// Tells losses and counters, and the tables if they are due.
-    fn tell(&mut self, options: &Options, scope: &Scope, first: &Look) -> Result<(), RunError> {
+    fn tell(&mut self, options: &Options, scope: &Scope, first: &First) -> Result<(), RunError> {
         let now = clock::monotonic_ns();
         let report = self.ticks % options.tables_every.max(1) == options.tables_every.max(1) - 1;
         self.ticks = self.ticks.wrapping_add(1);
@@ -335,7 +333,7 @@ impl<'a> Pipeline<'a> {
             feed.tick(all, self.tracer, now)?;
         }
         let Compared { rows: reconcile, comparing } = if self.sink.is_live() {
-            scope.compare(self.tracer, first, self.beside.refusal, &mut self.suspicion)?
+            scope.compare(self.tracer, &first.look, self.beside.refusal, &mut self.suspicion)?
         } else {
             Compared::default()
         };

@@ -2,10 +2,15 @@
 
 use std::{io, sync::Arc, thread, time::Duration};
 
+use twtrace_common::counter::Own;
+
 use crate::{
     bpf::BpfError,
     host::{Host, HostError, counters::KernelCounters, netns::Netns},
-    model::reconcile::{Compared, Look, Rest, Suspicion, between, reconcile},
+    model::{
+        reconcile::{Bracket, Compared, Look, Rest, Suspicion, between, bracket, reconcile},
+        report::Reconciled,
+    },
     tracer::Tracer,
 };
 
@@ -15,6 +20,33 @@ const ATTEMPTS: usize = 60;
 const BRIEFLY: usize = 3;
 /// Between two readings that must agree: longer than an event needs from the kernel's counter to the programs'.
 const GAP: Duration = Duration::from_millis(3);
+
+/// The look that a run is compared with.
+#[derive(Clone, Copy, Debug)]
+pub struct First {
+    /// Both sides.
+    pub look: Look,
+    /// How many events may have been counted by one of them only.
+    pub under_way: u64,
+}
+
+/// The largest step of a counter between two readings.
+fn moved(before: &Own, after: &Own) -> u64 {
+    let Own { born, died, expired, taken, refused } = *before;
+    let steps = [
+        after.born.abs_diff(born),
+        after.died.abs_diff(died),
+        after.expired.abs_diff(expired),
+        after.taken.abs_diff(taken),
+        after.refused.abs_diff(refused),
+    ];
+    steps.into_iter().max().unwrap_or(0)
+}
+
+/// Events that the kernel may have counted and twtrace not yet: on each CPU one of a task, and one of the softirq on top.
+fn in_flight(host: &Host) -> u64 {
+    2 * host.cpus()
+}
 
 /// Whose counters are looked at.
 #[derive(Clone, Debug)]
@@ -62,6 +94,45 @@ impl Scope {
     /// If one of the two cannot be read.
     pub fn look(&self, tracer: &Tracer) -> Result<(Look, Rest), LookError> {
         self.at_rest(tracer, ATTEMPTS)
+    }
+
+    /// As [`Scope::look`], and how far twtrace's own counters moved while both sides were read, if they never stood still.
+    ///
+    /// # Errors
+    /// If one of the two cannot be read.
+    pub fn first(&self, tracer: &Tracer) -> Result<First, LookError> {
+        match self.look(tracer)? {
+            (look, Rest::Still) => Ok(First { look, under_way: 0 }),
+            (_, Rest::Moving) => {
+                let before = tracer.counters()?.own;
+                let kernel = self.read()?;
+                let after = tracer.counters()?.own;
+                let under_way = moved(&before, &after).saturating_add(in_flight(&self.host));
+                Ok(First { look: Look { kernel, own: before }, under_way })
+            }
+        }
+    }
+
+    /// Stops the tracer. Compares what it counted, which moves no more, with the kernel's counters of before and after: at
+    /// rest, if there is a moment of it beforehand.
+    ///
+    /// # Errors
+    /// If one of the two cannot be read, or the tracer cannot be stopped.
+    pub fn stop(&self, tracer: &mut Tracer, first: &First, refusal: bool) -> Result<Vec<Reconciled>, LookError> {
+        let (last, rest) = self.look(tracer)?;
+        let before = self.read()?;
+        tracer.stop()?;
+        let after = self.read()?;
+        let end = match rest {
+            Rest::Still => {
+                Bracket { before: last.kernel, after: last.kernel, own: last.own, under_way: first.under_way }
+            }
+            Rest::Moving => {
+                let own = tracer.counters()?.own;
+                Bracket { before, after, own, under_way: first.under_way.saturating_add(in_flight(&self.host)) }
+            }
+        };
+        Ok(bracket(&first.look, &end, tracer.tw_counts, refusal))
     }
 
     fn at_rest(&self, tracer: &Tracer, attempts: usize) -> Result<(Look, Rest), LookError> {

@@ -239,7 +239,15 @@ impl Tracer {
         self.attached.runs()
     }
 
-    /// Stops the programs. Records in the ring and counters stay.
+    /// Lets no program act any more, all of them at once. Records in the ring and counters stay, and nothing is added.
+    ///
+    /// # Errors
+    /// If the programs cannot be told.
+    pub fn stop(&mut self) -> Result<(), BpfError> {
+        self.attached.stop()
+    }
+
+    /// Takes the programs off their hooks.
     pub fn detach(&mut self) {
         self.attached.detach();
     }

@@ -23,7 +23,7 @@ use crate::{
         report::{CapabilityReport, Start},
         wanted::Wanted,
     },
-    pipeline::{Feed, Pipeline, RunError},
+    pipeline::{Feed, Pipeline, RunError, Signals},
     plan::{Capability, Plan},
     reconcile::Scope,
     sink::{
@@ -58,6 +58,8 @@ async fn trace(host: &Host, verbose: u8, asked: &Run) -> Result<Exit, Exit> {
     } else {
         None
     };
+    // Before anything takes its time: whoever asks for the end gets one, with a summary.
+    let mut signals = Signals::new().map_err(|error| internal("signals", &error))?;
     let scope = demo.as_ref().map_or_else(|| Scope::own(host), |demo| Scope::other(host, Arc::clone(&demo.netns)));
     let settings = settings(host, asked, &scope)?;
     let attempt =
@@ -103,7 +105,7 @@ async fn trace(host: &Host, verbose: u8, asked: &Run) -> Result<Exit, Exit> {
         if let Some(inputs) = front.inputs.take() {
             pipeline = pipeline.with_inputs(inputs);
         }
-        pipeline.run(&start, &scope, &options, ready).await
+        pipeline.run(&start, &scope, &options, &mut signals, ready).await
     };
     if let Some(demo) = &mut demo
         && let Err(error) = demo.end()

@@ -12,10 +12,11 @@ use aya::{
     programs::{BtfTracePoint, FEntry, FExit, KProbe, Program, ProgramError},
 };
 use aya_log::EbpfLogger;
-use twtrace_common::knob::{Filter, LiveKnobs, PORTS_EITHER, PORTS_LOCAL, PORTS_REMOTE, PortSet};
+use twtrace_common::knob::{Filter, LiveKnobs, PORTS_EITHER, PORTS_LOCAL, PORTS_REMOTE, PortSet, stage};
 
 use super::{
     globals::{Globals, Offsets, SLOTTED, Slots, duties},
+    grace,
     seed::SEED,
 };
 use crate::{
@@ -178,6 +179,7 @@ pub struct Attached {
     pub(super) ring: Option<RingBuf<MapData>>,
     /// The programs that are loaded, or will be.
     pub(super) names: Vec<&'static str>,
+    knobs: LiveKnobs,
 }
 
 /// An attempt that did not come off: either a hook that another backend may do without, or an end.
@@ -211,7 +213,9 @@ pub fn attach(kernel: &Kernel, plan: &Plan, settings: &Settings) -> Result<Attac
     let ring = RingBuf::try_from(ebpf.take_map("RING").ok_or(BpfError::Missing("map RING"))?)
         .map_err(|source| BpfError::Map { name: "RING", source })?;
     let names = plan.hooks.iter().map(|hook| hook.program).chain([SEED]).collect();
-    Ok(Attached { ebpf, ring: Some(ring), names })
+    let mut attached = Attached { ebpf, ring: Some(ring), names, knobs: LiveKnobs::default() };
+    attached.begin()?;
+    Ok(attached)
 }
 
 /// The object with its maps made and its globals set, no program loaded.
@@ -349,10 +353,34 @@ impl Attached {
     /// # Errors
     /// If the map cannot be written.
     pub fn set_self_test(&mut self, self_test_netns: u32) -> Result<(), BpfError> {
+        self.turn(LiveKnobs { self_test_netns, ..self.knobs })
+    }
+
+    /// Lets the programs act. What follows minisocks comes first: between a minisock's birth and its socket's transition to
+    /// CLOSE, on one CPU, nobody may begin to look at transitions.
+    fn begin(&mut self) -> Result<(), BpfError> {
+        self.turn(LiveKnobs { stage: stage::MINISOCKS, ..self.knobs })?;
+        grace::period();
+        self.turn(LiveKnobs { stage: stage::ALL, ..self.knobs })
+    }
+
+    /// Lets no program act any more, and waits until none does: from then on counters and ring stand still.
+    ///
+    /// # Errors
+    /// If the map cannot be written.
+    pub fn stop(&mut self) -> Result<(), BpfError> {
+        self.turn(LiveKnobs { stage: stage::STOPPED, ..self.knobs })?;
+        grace::period();
+        Ok(())
+    }
+
+    fn turn(&mut self, to: LiveKnobs) -> Result<(), BpfError> {
         let map = self.ebpf.map_mut("LIVE_KNOBS").ok_or(BpfError::Missing("map LIVE_KNOBS"))?;
         let wrong = |source| BpfError::Map { name: "LIVE_KNOBS", source };
         let mut knobs: Array<_, LiveKnobs> = Array::try_from(map).map_err(wrong)?;
-        knobs.set(0, LiveKnobs { self_test_netns, pad: 0 }, 0).map_err(wrong)
+        knobs.set(0, to, 0).map_err(wrong)?;
+        self.knobs = to;
+        Ok(())
     }
 
     /// Takes every program off its hook; maps and their contents stay.

@@ -3,6 +3,7 @@
 mod attach;
 mod counters;
 mod globals;
+mod grace;
 mod passive;
 mod produce;
 mod seed;

@@ -101,6 +101,18 @@ impl Host {
         self.read("proc/sys/kernel/osrelease").map_or_else(|_| "?".to_owned(), |text| text.trim().to_owned())
     }
 
+    /// How many CPUs run, by the ranges of /sys/devices/system/cpu/online; at least 1.
+    #[must_use]
+    pub fn cpus(&self) -> u64 {
+        let count = |range: &str| -> Option<u64> {
+            let (first, last) = range.split_once('-').unwrap_or((range, range));
+            let (first, last): (u64, u64) = (first.parse().ok()?, last.parse().ok()?);
+            Some(last.checked_sub(first)?.saturating_add(1))
+        };
+        let online = self.read("sys/devices/system/cpu/online").unwrap_or_default();
+        online.trim().split(',').filter_map(count).fold(0, u64::saturating_add).max(1)
+    }
+
     /// A sysctl that is one number, e.g. `net/ipv4/tcp_max_tw_buckets`.
     #[must_use]
     pub fn sysctl(&self, name: &str) -> Option<u64> {

@@ -1,6 +1,6 @@
 //! A tracer for one scenario alone.
 
-use std::{io, thread, time::Duration};
+use std::io;
 
 use twtrace_common::counter::Counters;
 
@@ -14,9 +14,6 @@ pub struct Alone {
 impl Alone {
     /// The smallest ring.
     pub const TABLES: Tables = Tables { ring: 4096, lives: 1 << 14, conns: 1 << 14 };
-    /// A program may still be running on another CPU when its hook is gone; it is done within microseconds.
-    const STRAGGLERS: Duration = Duration::from_millis(30);
-
     /// This tracer, from now on nobody's else.
     #[must_use]
     pub fn new(tracer: Tracer) -> Self {
@@ -28,8 +25,7 @@ impl Alone {
     /// # Errors
     /// If the counters cannot be read.
     pub fn finish(&mut self) -> io::Result<(Counters, u64)> {
-        self.tracer.detach();
-        thread::sleep(Self::STRAGGLERS);
+        self.tracer.stop().map_err(io::Error::other)?;
         let mut records = self.tracer.early.len() as u64;
         self.tracer.ring.drain(usize::MAX, &mut |bytes| {
             records += u64::from(decode(bytes).is_ok_and(|event| !event.self_test));

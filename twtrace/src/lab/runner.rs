@@ -288,7 +288,7 @@ fn finish(
     let unborn = told.unborn(&spaces);
     let beside =
         totals::Beside { missed_runs, alive_unseen, unborn, early_lost: tracer.early_lost, ..Default::default() };
-    tracer.detach();
+    tracer.stop().map_err(TracerError::from)?;
     let counters = tracer.counters().map_err(TracerError::from)?;
     let totals = totals::totals(&counters, &beside);
     let mut trouble = totals.trouble;

@@ -30,7 +30,8 @@ pub enum Rest {
 #[must_use]
 pub fn reconcile(start: &Look, end: &Look, tw_counts: Option<TwCounts>, refusal: bool) -> Vec<Reconciled> {
     let moved = |now: u64, then: u64| now.cast_signed().wrapping_sub(then.cast_signed());
-    let row = |counter, kernel: i64, twtrace: i64| Reconciled { counter, kernel, twtrace, diff: kernel - twtrace };
+    let row =
+        |counter, kernel: i64, twtrace: i64| Reconciled { counter, kernel, twtrace, diff: kernel - twtrace, slack: 0 };
     let (k0, k1, t0, t1) = (&start.kernel, &end.kernel, &start.own, &end.own);
     let mut rows = Vec::new();
     let tw = moved(k1.tw + k1.tw_killed, k0.tw + k0.tw_killed);
@@ -45,8 +46,55 @@ pub fn reconcile(start: &Look, end: &Look, tw_counts: Option<TwCounts>, refusal:
         rows.push(row("TcpExt.TCPTimeWaitOverflow", overflow, moved(t1.refused, t0.refused)));
     }
     let expected = k0.sockstat_tw.cast_signed() + moved(t1.born, t0.born) - moved(t1.died, t0.died);
-    rows.push(row("sockstat.tw", k1.sockstat_tw.cast_signed(), expected));
+    rows.push(row(SOCKSTAT_TW, k1.sockstat_tw.cast_signed(), expected));
     rows
+}
+
+const SOCKSTAT_TW: &str = "sockstat.tw";
+
+/// The end of a run: twtrace's counters stand still, the kernel's were read before and after they came to stand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bracket {
+    /// The kernel's counters just before the programs stopped.
+    pub before: KernelCounters,
+    /// The same just after.
+    pub after: KernelCounters,
+    /// twtrace's, which did not move any more.
+    pub own: Own,
+    /// How many events may have been counted by one side only, at the start and at the end.
+    pub under_way: u64,
+}
+
+/// What moved between the start and a bracket: each of twtrace's counts has to lie between the kernel's two.
+#[must_use]
+pub fn bracket(start: &Look, end: &Bracket, tw_counts: Option<TwCounts>, refusal: bool) -> Vec<Reconciled> {
+    let Bracket { before, after, own, under_way } = *end;
+    let rows = |kernel| reconcile(start, &Look { kernel, own }, tw_counts, refusal);
+    let under_way = i64::try_from(under_way).unwrap_or(i64::MAX);
+    // Births and ends between the two readings, none of which is more: sockstat.tw may have gone up and down.
+    let moved = (after.tw + after.tw_killed + after.tw_recycled)
+        .saturating_sub(before.tw + before.tw_killed + before.tw_recycled)
+        .saturating_add(after.sockstat_tw.abs_diff(before.sockstat_tw));
+    let both = rows(before).into_iter().zip(rows(after));
+    both.map(|(early, late)| {
+        let extra = if late.counter == SOCKSTAT_TW { i64::try_from(moved).unwrap_or(i64::MAX) } else { 0 };
+        let low = early.kernel.min(late.kernel).saturating_sub(extra);
+        let high = early.kernel.max(late.kernel).saturating_add(extra);
+        let kernel = late.twtrace.clamp(low, high);
+        let apart = kernel - late.twtrace;
+        let diff = apart.signum() * (apart.abs() - under_way).max(0);
+        Reconciled { kernel, diff, slack: (high - low).saturating_add(under_way), ..late }
+    })
+    .collect()
+}
+
+/// What a comparison says of a run: `None`, if only what moved meanwhile may hide a difference.
+#[must_use]
+pub fn agrees(rows: &[Reconciled]) -> Option<bool> {
+    if rows.iter().any(|row| row.diff != 0) {
+        return Some(false);
+    }
+    rows.iter().all(|row| row.slack == 0).then_some(true)
 }
 
 /// Two comparisons of the same look at the kernel, with twtrace's counters from before it and from after it: a difference
@@ -143,7 +191,7 @@ mod tests {
 
     #[test]
     fn what_is_under_way_is_no_difference() {
-        let row = |diff| Reconciled { counter: "TW", kernel: 10, twtrace: 10 - diff, diff };
+        let row = |diff| Reconciled { counter: "TW", kernel: 10, twtrace: 10 - diff, diff, slack: 0 };
         let told = |a, b| between(vec![row(a)], &[row(b)]).first().map(|row| (row.diff, row.twtrace));
         assert_eq!(told(2, -1), Some((0, 10)));
         assert_eq!(told(2, 1), Some((1, 9)));
@@ -154,7 +202,7 @@ mod tests {
     /// What is shown after each of these looks: the difference, and whether there may be another.
     fn shown(looks: &[(i64, Rest)]) -> Vec<(i64, bool)> {
         let mut suspicion = Suspicion::default();
-        let row = |diff| Reconciled { counter: "TW", kernel: 10, twtrace: 10 - diff, diff };
+        let row = |diff| Reconciled { counter: "TW", kernel: 10, twtrace: 10 - diff, diff, slack: 0 };
         looks
             .iter()
             .map(|&(diff, rest)| {
@@ -167,7 +215,7 @@ mod tests {
     }
 
     fn row_of(counter: &'static str) -> Reconciled {
-        Reconciled { counter, kernel: 3, twtrace: 3, diff: 0 }
+        Reconciled { counter, kernel: 3, twtrace: 3, diff: 0, slack: 0 }
     }
 
     #[test]
@@ -238,6 +286,49 @@ mod tests {
         let diffs: Vec<_> = rows.iter().map(|row| (row.counter, row.diff)).collect();
         assert_eq!(diffs[0], ("TcpExt.TW+TWKilled", 1));
         assert_eq!(diffs[3], ("sockstat.tw", 1));
+    }
+
+    /// What is told of counters that moved from `before` to `after` (TcpExt TW and sockstat tw) while twtrace had counted
+    /// `own` births and no ends: difference and slack of the two.
+    fn bracketed(before: [u64; 2], after: [u64; 2], own: u64, under_way: u64) -> [(i64, i64); 2] {
+        let start = look(100, 0, 0, 5, [0; 5]);
+        let kernel = |[tw, sockstat_tw]: [u64; 2]| look(tw, 0, 0, sockstat_tw, [0; 5]).kernel;
+        let own = look(0, 0, 0, 0, [own, 0, 0, 0, 0]).own;
+        let end = Bracket { before: kernel(before), after: kernel(after), own, under_way };
+        let rows = bracket(&start, &end, Some(TwCounts::Births), false);
+        [0, 2].map(|row| (rows[row].diff, rows[row].slack))
+    }
+
+    #[test]
+    fn what_stands_still_is_compared_exactly() {
+        assert_eq!(bracketed([130, 35], [130, 35], 30, 0), [(0, 0), (0, 0)]);
+        assert_eq!(bracketed([130, 35], [130, 35], 29, 0), [(1, 0), (1, 0)]);
+    }
+
+    #[test]
+    fn a_count_between_the_kernels_two_is_no_difference() {
+        for own in 30..=34 {
+            assert_eq!(bracketed([130, 35], [134, 39], own, 0).map(|(diff, _)| diff), [0, 0], "{own}");
+        }
+        assert_eq!(bracketed([130, 35], [134, 39], 27, 0)[0], (3, 4));
+        assert_eq!(bracketed([130, 35], [134, 39], 40, 0)[0], (-6, 4));
+        // One event on each of two CPUs may be on one side only.
+        assert_eq!(bracketed([130, 35], [134, 39], 28, 2)[0], (0, 6));
+        assert_eq!(bracketed([130, 35], [134, 39], 27, 2)[0], (1, 6));
+    }
+
+    #[test]
+    fn what_went_up_and_down_between_two_readings_is_no_difference() {
+        // Four were born and four ended: the number of those alive may have been 39 when twtrace stopped.
+        assert_eq!(bracketed([130, 35], [134, 35], 34, 0), [(0, 4), (0, 8)]);
+    }
+
+    #[test]
+    fn only_a_comparison_at_rest_is_exact() {
+        let row = |diff, slack| Reconciled { slack, diff, ..row_of("TW") };
+        assert_eq!(agrees(&[row(0, 0), row(0, 0)]), Some(true));
+        assert_eq!(agrees(&[row(0, 0), row(0, 3)]), None);
+        assert_eq!(agrees(&[row(1, 0), row(0, 3)]), Some(false));
     }
 
     #[test]

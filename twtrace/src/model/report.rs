@@ -90,8 +90,10 @@ pub struct Reconciled {
     pub kernel: i64,
     /// What twtrace expects it to be.
     pub twtrace: i64,
-    /// kernel - twtrace.
+    /// kernel - twtrace, as far as that is beyond `slack`.
     pub diff: i64,
+    /// How far the kernel's counter and twtrace's moved while they were read; 0: they were read at rest.
+    pub slack: i64,
 }
 
 /// The last thing said.
@@ -101,7 +103,10 @@ pub struct Summary {
     pub totals: Totals,
     /// The kernel's own counters compared, for twtrace's own network namespace.
     pub reconcile: Vec<Reconciled>,
-    /// Nothing lost and every difference zero; `None` if the kernel's counters could not be read at rest.
+    /// The network namespace of the kernel's counters, by inode number.
+    pub netns: u32,
+    /// Nothing lost and every difference zero; `None` if the kernel's counters could not be read at rest, and there is no
+    /// difference beyond what moved meanwhile.
     pub exact: Option<bool>,
     /// How long the run was, nanoseconds.
     pub duration_ns: u64,

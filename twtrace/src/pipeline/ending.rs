@@ -2,16 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use tokio::signal::unix::Signal;
-
-use super::{LAST_HOLDERS, Options, Pipeline, RunError, show};
+use super::{LAST_HOLDERS, Options, Pipeline, RunError, Signals, show};
 use crate::{
     host::clock,
-    model::{
-        reconcile::{Look, Rest, reconcile},
-        report::Summary,
-        totals::totals,
-    },
+    model::{reconcile::agrees, report::Summary, totals::totals},
+    reconcile::{First, Scope},
     sink::{
         BATCH_BYTES, Loss,
         notes::{self, remark},
@@ -24,20 +19,19 @@ impl Pipeline<'_> {
     /// Stops the programs, takes what they left, and says the summary.
     pub(super) async fn finish(
         mut self,
-        first: &Look,
-        (last, rest): (Look, Rest),
+        scope: &Scope,
+        first: &First,
         began: Instant,
         options: &Options,
-        signals: &mut (Signal, Signal),
+        signals: &mut Signals,
     ) -> Result<(), RunError> {
         self.audit()?;
+        let reconcile = scope.stop(self.tracer, first, self.beside.refusal)?;
         self.beside.missed_runs = self.tracer.missed_runs()?;
         self.tracer.detach();
         // A frame is worth nothing a moment later; lines are.
         let limit = if self.sink.is_live() { GRACE } else { options.drain_for };
         let mut patience = Patience::new(limit, self.writer.taken(), began.elapsed());
-        // A program may still be running on another CPU when its hook is gone; it is done within microseconds.
-        std::thread::sleep(Duration::from_millis(2));
         while self.drain()? > 0 {}
         for event in self.holders.finish(LAST_HOLDERS) {
             show(self.sink, &self.shown, &event);
@@ -52,17 +46,10 @@ impl Pipeline<'_> {
             self.sink.lost(now, Loss::Output, self.beside.sink_dropped);
         }
         let totals = totals(&counters, &self.beside);
-        let refusal = self.beside.refusal;
-        let reconcile = reconcile(first, &last, self.tracer.tw_counts, refusal);
-        let differs = reconcile.iter().any(|row| row.diff != 0);
         let loss = totals.lost > 0 || !totals.trouble.is_empty();
-        let exact = match rest {
-            _ if loss => Some(false),
-            Rest::Still => Some(!differs),
-            Rest::Moving => None,
-        };
+        let exact = if loss { Some(false) } else { agrees(&reconcile) };
         let duration_ns = u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX);
-        let summary = Summary { totals, reconcile, exact, duration_ns };
+        let summary = Summary { totals, reconcile, netns: scope.inum()?, exact, duration_ns };
         self.sink.summary(now, &summary);
         let mut remarks = self.sink.notes();
         let (is_live, mut lines) = (self.sink.is_live(), self.beside.sink_dropped);
@@ -103,7 +90,7 @@ impl Pipeline<'_> {
         &mut self,
         began: Instant,
         patience: &mut Patience,
-        signals: &mut (Signal, Signal),
+        signals: &mut Signals,
     ) -> Result<bool, RunError> {
         loop {
             let count = self.drain()?;
@@ -138,11 +125,10 @@ impl Pipeline<'_> {
 }
 
 /// Waits a moment, for the writer. `true`: somebody asked again for the end.
-async fn asked((interrupt, terminate): &mut (Signal, Signal)) -> bool {
+async fn asked(signals: &mut Signals) -> bool {
     tokio::select! {
         biased;
-        _ = interrupt.recv() => true,
-        _ = terminate.recv() => true,
+        () = signals.recv() => true,
         () = tokio::time::sleep(Duration::from_millis(2)) => false,
     }
 }

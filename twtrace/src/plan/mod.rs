@@ -192,25 +192,17 @@ pub struct Hook {
 }
 
 impl Hook {
-    /// When it is attached, relative to the others: hooks go live one after the other, under traffic.
-    ///
-    /// Ends before births, so that no life is entered whose end would be missed; births before transitions, so that no
-    /// socket closes that seems to have had no birth; `tcp_time_wait`'s note last, so that somebody reads it.
+    /// When it is attached, relative to the others.
     ///
     /// A program that stands in for a busy one is called after it, so that no event is told twice if the busy one ends in
-    /// between: trampolines call the last that was attached first, tracepoints the first.
+    /// between: trampolines call the last that was attached first, tracepoints the first. Else the order is all the same:
+    /// no program acts before all are attached (`twtrace_common::knob::stage`).
     #[must_use]
     pub fn rank(&self) -> u8 {
         match self.program {
-            "death_again_fentry" => 0,
-            "death_fentry" | "death_kprobe" | "death_tp" => 1,
-            "expiry_fentry" | "expiry_kprobe" | "expiry_tp" => 2,
-            "rearm_fentry" | "rearm_kprobe" => 3,
-            "birth_fentry" | "birth_kprobe" | "birth_tp" => 4,
-            "conn_tp" => 5,
-            "conn_again_tp" => 6,
-            "refusal_again_fexit" => 7,
-            _ => 8,
+            "death_again_fentry" | "refusal_again_fexit" => 0,
+            "conn_again_tp" => 2,
+            _ => 1,
         }
     }
 }

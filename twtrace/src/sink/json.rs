@@ -110,9 +110,9 @@ impl Sink for JsonSink {
     }
 
     fn summary(&mut self, mono_ns: u64, summary: &Summary) {
-        let Summary { totals, reconcile, exact, duration_ns } = summary;
+        let Summary { totals, reconcile, netns, exact, duration_ns } = summary;
         let (counters, exact, duration_ns) = (Counters::of(totals), *exact, *duration_ns);
-        self.line("summary", mono_ns, SummaryLine { counters, reconcile, exact, duration_ns });
+        self.line("summary", mono_ns, SummaryLine { counters, reconcile, reconcile_netns: *netns, exact, duration_ns });
     }
 
     fn aggregates(&mut self) -> Option<&mut Aggregates> {
@@ -372,6 +372,7 @@ struct SummaryLine<'a> {
     #[serde(flatten)]
     counters: Counters<'a>,
     reconcile: &'a [Reconciled],
+    reconcile_netns: u32,
     exact: Option<bool>,
     duration_ns: u64,
 }

@@ -93,6 +93,7 @@ pub fn summary(summary: &Summary) -> String {
     let mut block = Block::default();
     block.row("run", Span(*duration_ns));
     let born = totals.born_time_wait.saturating_add(totals.born_fin_wait2);
+    block.row("scope", "all network namespaces, filters applied");
     block.row("born", format_args!("{born}: time_wait {}, fin_wait2 {}", totals.born_time_wait, totals.born_fin_wait2));
     block.row("turned", Known(totals.turned));
     block.row("rearmed", Known(totals.rearmed));
@@ -123,8 +124,9 @@ pub fn summary(summary: &Summary) -> String {
     for (i, (name, count)) in totals.trouble.iter().enumerate() {
         block.row(if i == 0 { "trouble" } else { "" }, trouble::sentence(name, *count));
     }
-    for (i, line) in table(reconcile).iter().enumerate() {
-        block.row(if i == 0 { "reconcile" } else { "" }, line);
+    block.row("reconcile", format_args!("network namespace {} only, without filters", summary.netns));
+    for line in table(reconcile) {
+        block.row("", line);
     }
     block.0 + &verdict(summary) + "\n"
 }
@@ -154,8 +156,9 @@ fn table(rows: &[Reconciled]) -> Vec<String> {
     let name = width(|row| row.counter.to_owned());
     let (kernel, twtrace) = (width(|row| row.kernel.to_string()), width(|row| row.twtrace.to_string()));
     let line = |row: &Reconciled| {
-        let Reconciled { counter, kernel: k, twtrace: t, diff } = row;
-        format!("{counter:<name$} kernel {k:>kernel$} twtrace {t:>twtrace$} diff {diff}")
+        let Reconciled { counter, kernel: k, twtrace: t, diff, slack } = row;
+        let within = if *slack == 0 { String::new() } else { format!(" within {slack}") };
+        format!("{counter:<name$} kernel {k:>kernel$} twtrace {t:>twtrace$} diff {diff}{within}")
     };
     rows.iter().map(line).collect()
 }
@@ -173,13 +176,20 @@ fn verdict(summary: &Summary) -> String {
     why.extend(off.map(|row| format!("{} differs by {}", row.counter, row.diff)));
     match summary.exact {
         Some(true) => format!(
-            "exact: no event was lost, and {} of the kernel agree with twtrace's counts in its own network namespace",
-            Many(summary.reconcile.len() as u64, "counter")
+            "exact: no event was lost, and {} of the kernel agree with twtrace's counts in network namespace {}",
+            Many(summary.reconcile.len() as u64, "counter"),
+            summary.netns
         ),
         Some(false) if why.is_empty() && !totals.trouble.is_empty() => "NOT exact: see trouble".to_owned(),
         Some(false) if why.is_empty() => "NOT exact: counters disagree, cause unknown; please report it".to_owned(),
         None if why.is_empty() => {
-            "exactness unknown: the kernel's counters never stood still long enough to compare".to_owned()
+            let slack = summary.reconcile.iter().map(|row| row.slack).max().unwrap_or(0);
+            format!(
+                "consistent within {slack}: no event was lost, and {} of the kernel agree with twtrace's counts in network \
+                 namespace {}; they moved while they were read",
+                Many(summary.reconcile.len() as u64, "counter"),
+                summary.netns
+            )
         }
         Some(false) | None => format!("NOT exact: {}", why.join(", ")),
     }

@@ -21,6 +21,8 @@ use crate::{
 pub struct Scale {
     /// Connections of the storm.
     pub storm: usize,
+    /// Runs that are ended in the middle of one.
+    pub stops: usize,
 }
 
 type Outcome = Result<(), String>;

@@ -19,6 +19,7 @@ mod scene;
 mod scope;
 mod screen;
 mod seeds;
+mod stops;
 mod summary;
 mod tracer;
 
@@ -62,7 +63,7 @@ fn main() -> ExitCode {
             test_threads: Some(4),
             ..Arguments::default()
         };
-        run(&arguments, &config.backends, Scale { storm: 3_000 }, true);
+        run(&arguments, &config.backends, Scale { storm: 3_000, stops: 8 }, true);
         guest::power_off();
     }
     if let Some(code) = doctor::machine::hold().or_else(containers::close) {
@@ -75,7 +76,7 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let backends: Vec<String> = Backend::ALL.map(|backend| backend.name().to_owned()).to_vec();
-    run(&arguments, &backends, Scale { storm: 20_000 }, false)
+    run(&arguments, &backends, Scale { storm: 20_000, stops: 40 }, false)
 }
 
 fn run(arguments: &Arguments, backends: &[String], scale: Scale, guest: bool) -> ExitCode {
@@ -96,6 +97,16 @@ fn run(arguments: &Arguments, backends: &[String], scale: Scale, guest: bool) ->
         ("doctor_nginx_limits", doctor::nginx::doctor_nginx_limits),
         ("doctor_nginx_fastcgi", doctor::nginx::doctor_nginx_fastcgi),
     ];
+    for (backend, refusal) in &offered {
+        last.push(match refusal {
+            Some(reason) if guest => {
+                let reason = reason.clone();
+                trial("stops", backend, &tally, move |_| Err(reason.clone()))
+            }
+            Some(reason) => skipped("stops", backend, reason, &tally),
+            None => trial("stops", backend, &tally, move |backend| stops::stops(backend, scale)),
+        });
+    }
     last.extend(proxies.map(|(name, case)| match &no_nginx {
         Some(reason) => skipped(name, "any", reason, &tally),
         None => trial(name, "any", &tally, move |_| case()),

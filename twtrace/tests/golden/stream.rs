@@ -166,7 +166,7 @@ pub fn play(sink: &mut dyn Sink, seconds: u64) {
         }
         let totals = totals(&sofar);
         let live = totals.live.unwrap_or(0).cast_signed();
-        let row = |counter, kernel, diff| Reconciled { counter, kernel, twtrace: kernel - diff, diff };
+        let row = |counter, kernel, diff| Reconciled { counter, kernel, twtrace: kernel - diff, diff, slack: 0 };
         let reconcile = [row("TcpExt.TWRecycled", 3, 0), row("sockstat.tw", live, 0)];
         let rate = |is: fn(&Detail) -> bool| {
             let latest = sofar.iter().filter(|event: &&Event| event.mono_ns >= n * SECOND);
