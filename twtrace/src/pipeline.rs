@@ -303,10 +303,7 @@ impl<'a> Pipeline<'a> {
         if self.waiting.is_none() && self.sink.pending() > 0 {
             self.waiting = self.writer.try_send(self.sink.take()).err();
         }
-        let notes = self.sink.notes();
-        if !notes.is_empty() {
-            remark(&notes);
-        }
+        remark(&self.sink.notes());
     }
 
     fn measure(&mut self, whether: bool, options: &Options) {

@@ -13,8 +13,7 @@ use crate::{
         totals::totals,
     },
     sink::{
-        BATCH_BYTES, Loss,
-        notes::{self, remark},
+        BATCH_BYTES, Loss, notes, remarks,
         writer::{End, GRACE, Patience},
     },
     source::Source as _,
@@ -64,7 +63,7 @@ impl Pipeline<'_> {
         let duration_ns = u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX);
         let summary = Summary { totals, reconcile, exact, duration_ns };
         self.sink.summary(now, &summary);
-        let mut remarks = self.sink.notes();
+        let mut said = self.sink.notes();
         let (is_live, mut lines) = (self.sink.is_live(), self.beside.sink_dropped);
         let last_lines = self.sink.take();
         let lines_of_last = last_lines.lines();
@@ -80,13 +79,13 @@ impl Pipeline<'_> {
         };
         if matches!(end, End::Stuck) {
             lines += lines_of_last;
-            if remarks.is_empty() {
+            if said.is_empty() {
                 // The summary found no room where it belongs.
-                remarks = notes::summary(&summary);
+                said = notes::summary(&summary);
             }
         }
-        if !matches!(end, End::Closed) && !remarks.is_empty() {
-            remark(&remarks);
+        if !matches!(end, End::Closed) && !said.is_empty() {
+            remarks::parting(&said);
         }
         match end {
             End::Failed(error) => Err(RunError::Output(error)),

@@ -22,6 +22,7 @@ pub(crate) mod human;
 pub mod json;
 pub mod notes;
 pub mod own;
+pub mod remarks;
 pub mod text;
 pub mod trouble;
 pub mod whose;

@@ -3,13 +3,16 @@
 use std::{
     collections::BTreeSet,
     ffi::CStr,
-    io::{BufRead as _, BufReader, Read as _},
-    process::{Child, ChildStdout},
+    io::{self, BufRead as _, BufReader, PipeReader, PipeWriter, Read as _, Write as _},
+    process::{Child, ChildStdout, Stdio},
     thread,
     time::{Duration, Instant},
 };
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::{
+    fs::{OFlags, fcntl_getfl, fcntl_setfl},
+    process::{Pid, Signal, kill_process},
+};
 use serde_json::Value;
 use twtrace::{
     host::netns::Netns,
@@ -36,8 +39,15 @@ struct Run {
 
 impl Run {
     fn start(netns: &Netns, format: &str, more: &[&str]) -> Result<Self, String> {
+        Self::with_errors(netns, format, more, Stdio::piped())
+    }
+
+    /// As [`Run::start`], with this as its standard error.
+    fn with_errors(netns: &Netns, format: &str, more: &[&str], errors: Stdio) -> Result<Self, String> {
         let args = ["run", "--netns", "self", "--format", format];
-        let mut child = spawn(netns, &[&args, more].concat(), |_| {})?;
+        let mut child = spawn(netns, &[&args, more].concat(), |command| {
+            command.stderr(errors);
+        })?;
         let mut out = BufReader::new(child.stdout.take().ok_or("no stdout")?);
         let mut first = String::new();
         out.read_line(&mut first).map_err(|error| error.to_string())?;
@@ -48,7 +58,7 @@ impl Run {
         kill_process(Pid::from_child(&self.child), Signal::TERM).map_err(|error| error.to_string())
     }
 
-    /// Waits for its end. Exit code, standard error.
+    /// Waits for its end. Exit code, standard error if that is ours to read.
     fn ended(&mut self) -> Result<(i32, String), String> {
         let deadline = Instant::now() + PATIENCE;
         let status = loop {
@@ -62,8 +72,9 @@ impl Run {
             thread::sleep(Duration::from_millis(20));
         };
         let mut errors = String::new();
-        let err = self.child.stderr.as_mut().ok_or("no stderr")?;
-        err.read_to_string(&mut errors).map_err(|error| error.to_string())?;
+        if let Some(err) = &mut self.child.stderr {
+            err.read_to_string(&mut errors).map_err(|error| error.to_string())?;
+        }
         Ok((status.code().ok_or_else(|| format!("it ended with {status}"))?, errors))
     }
 
@@ -139,6 +150,56 @@ pub fn slow_reader() -> Outcome {
     let last = lines.last().cloned().unwrap_or_default();
     if code != 0 || of_type(&lines, "born") != LIVES || last["type"] != "summary" {
         return Err(format!("exit {code}, {} lines: {last}; {errors}", of_type(&lines, "born")));
+    }
+    Ok(())
+}
+
+/// A pipe that is full and that nobody reads.
+fn full_pipe() -> io::Result<(PipeReader, PipeWriter)> {
+    let (reader, mut writer) = io::pipe()?;
+    let flags = fcntl_getfl(&writer)?;
+    fcntl_setfl(&writer, flags | OFlags::NONBLOCK)?;
+    for piece in [&[b'#'; 4096][..], b"#"] {
+        while writer.write(piece).is_ok() {}
+    }
+    fcntl_setfl(&writer, flags)?;
+    Ok((reader, writer))
+}
+
+/// Standard error is a full pipe that nobody reads (`2>&1 | less`, and nobody turns the page): events are told all the same,
+/// SIGTERM ends the run with its summary, and whoever reads standard error afterwards learns what is missing there.
+pub fn stuck_errors() -> Outcome {
+    const FEW: usize = 20;
+    // The programs' own log goes to standard error as well, a line for each life that finds no room in the table.
+    for (format, more) in [("text", &[][..]), ("json", &["--ebpf-log", "trace", "--max-lives", "4"])] {
+        let netns = fresh()?;
+        let (mut errors, full) = full_pipe().map_err(|error| error.to_string())?;
+        let mut run = Run::with_errors(&netns, format, more, full.into())?;
+        let mut scene = Scene::new(&netns)?;
+        let listener = scene.listen()?;
+        scene.live(&listener, First::Client, FEW)?;
+        run.stop()?;
+        let (code, _) = run.ended().map_err(|error| format!("{format}: {error}"))?;
+        let all = run.rest(Duration::ZERO)?;
+        let text = String::from_utf8_lossy(&all).into_owned();
+        let mut said = String::new();
+        errors.read_to_string(&mut said).map_err(|error| error.to_string())?;
+        let said = said.trim_start_matches('#');
+        let (born, is_told) = match format {
+            "json" => {
+                let lines = lines(&all)?;
+                let summary = lines.last().cloned().unwrap_or_default();
+                let counted = summary["born_time_wait"].as_u64().unwrap_or(0);
+                let is_right = summary["type"] == "summary" && counted == FEW as u64 && summary["lost"] == 0;
+                (of_type(&lines, "born"), is_right)
+            }
+            _ => {
+                (text.lines().filter(|line| line.contains(" born ")).count(), said.contains("exact: no event was lost"))
+            }
+        };
+        if code != 0 || born != FEW || !is_told || !said.contains("lines are missing") {
+            return Err(format!("{format}: exit {code}, {born} births of {FEW}: {said}\n{text}"));
+        }
     }
     Ok(())
 }
