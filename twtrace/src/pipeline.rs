@@ -1,11 +1,13 @@
 //! The run itself: from the ring through the decoder into the sink, until somebody or something ends it.
 
+mod due;
 mod ending;
 mod feed;
 mod holders;
 mod meter;
 mod options;
 
+use due::Due;
 pub use feed::Feed;
 use holders::Waiting;
 use meter::Meter;
@@ -93,6 +95,7 @@ pub struct Pipeline<'a> {
     reported: bool,
     buckets: Option<Watch>,
     ticks: u32,
+    due: Due,
     suspicion: Suspicion,
     feed: Option<Feed>,
     inputs: Option<mpsc::Receiver<Input>>,
@@ -128,6 +131,7 @@ impl<'a> Pipeline<'a> {
             reported: false,
             buckets: None,
             ticks: 0,
+            due: Due::default(),
             suspicion: Suspicion::default(),
             feed: None,
             inputs: None,
@@ -192,7 +196,8 @@ impl<'a> Pipeline<'a> {
             // Shorter than the time between two tables: better one at the end than none.
             self.drain()?;
             self.ticks = options.tables_every.max(1) - 1;
-            self.tell(options, scope, &first)?;
+            self.come_due(options)?;
+            self.tell(scope, &first)?;
         }
         let look = scope.look(self.tracer)?;
         self.finish(&first, look, began, options, &mut signals).await
@@ -208,7 +213,8 @@ impl<'a> Pipeline<'a> {
         let (mut drain, mut tell, mut audit) = (every(DRAIN), every(options.interval), every(AUDIT));
         if self.sink.is_live() {
             // Whoever looks at a screen wants to see how things stand at once.
-            self.tell(options, scope, first)?;
+            self.come_due(options)?;
+            self.tell(scope, first)?;
         }
         // The first tick of an interval is at once, and there is nothing to tell yet.
         tell.tick().await;
@@ -248,7 +254,10 @@ impl<'a> Pipeline<'a> {
             }
             self.drain()?;
             if telling {
-                self.tell(options, scope, first)?;
+                self.come_due(options)?;
+            }
+            if self.due.is_due() && self.has_room() {
+                self.tell(scope, first)?;
             }
             self.flush();
         }
@@ -260,7 +269,7 @@ impl<'a> Pipeline<'a> {
             meter.look(self.tracer);
         }
         self.flush();
-        if self.waiting.is_some() && !self.sink.is_live() {
+        if !self.has_room() {
             return Ok(0);
         }
         for event in self.holders.answered() {
@@ -297,13 +306,14 @@ impl<'a> Pipeline<'a> {
 
     /// Hands what is formatted to the writer, unless an earlier batch still waits.
     fn flush(&mut self) {
-        if let Some(batch) = self.waiting.take() {
-            self.waiting = self.writer.try_send(batch).err();
-        }
-        if self.waiting.is_none() && self.sink.pending() > 0 {
-            self.waiting = self.writer.try_send(self.sink.take()).err();
-        }
+        hand_over(self.sink, &mut self.writer, &mut self.waiting);
         remark(&self.sink.notes());
+    }
+
+    /// True if what is formatted now does not heap up behind a batch that waits. A live view always has room: it draws no
+    /// frame before the last one is on its way.
+    fn has_room(&self) -> bool {
+        self.waiting.is_none() || self.sink.is_live()
     }
 
     fn measure(&mut self, whether: bool, options: &Options) {
@@ -322,15 +332,27 @@ impl<'a> Pipeline<'a> {
         Ok(())
     }
 
-    /// Tells losses and counters, and the tables if they are due.
-    fn tell(&mut self, options: &Options, scope: &Scope, first: &Look) -> Result<(), RunError> {
-        let now = clock::monotonic_ns();
+    /// An interval is over: the tables go on, whether or not there is room to tell of it.
+    fn come_due(&mut self, options: &Options) -> Result<(), RunError> {
         let report = self.ticks % options.tables_every.max(1) == options.tables_every.max(1) - 1;
         self.ticks = self.ticks.wrapping_add(1);
-        self.reported |= report;
+        self.due.come(report);
         if report && let (Some(feed), Some(all)) = (&mut self.feed, self.sink.aggregates()) {
-            feed.tick(all, self.tracer, now)?;
+            feed.tick(all, self.tracer, clock::monotonic_ns())?;
         }
+        if !self.has_room() && self.sink.tells_losses_aside() {
+            let counters = self.tracer.counters()?;
+            self.tell_losses(clock::monotonic_ns(), &counters);
+        }
+        Ok(())
+    }
+
+    /// Tells losses and counters, and the tables if they are due.
+    fn tell(&mut self, scope: &Scope, first: &Look) -> Result<(), RunError> {
+        let Some(report) = self.due.take() else { return Ok(()) };
+        let now = clock::monotonic_ns();
+        self.reported |= report;
+        self.beside.ticks_skipped = self.due.untold();
         let Compared { rows: reconcile, comparing } = if self.sink.is_live() {
             scope.compare(self.tracer, first, self.beside.refusal, &mut self.suspicion)?
         } else {
@@ -376,6 +398,16 @@ impl<'a> Pipeline<'a> {
             self.sink.lost(now, Loss::Decode, self.beside.garbage - self.garbage_told);
             self.garbage_told = self.beside.garbage;
         }
+    }
+}
+
+/// Hands a writer what a sink has formatted, unless an earlier batch still waits for room.
+fn hand_over(sink: &mut dyn Sink, writer: &mut Writer, waiting: &mut Option<Batch>) {
+    if let Some(batch) = waiting.take() {
+        *waiting = writer.try_send(batch).err();
+    }
+    if waiting.is_none() && sink.pending() > 0 {
+        *waiting = writer.try_send(sink.take()).err();
     }
 }
 

@@ -50,6 +50,7 @@ impl Pipeline<'_> {
         if given_up && !self.sink.is_live() && self.beside.sink_dropped > 0 {
             self.sink.lost(now, Loss::Output, self.beside.sink_dropped);
         }
+        self.beside.ticks_skipped = self.due.untold();
         let totals = totals(&counters, &self.beside);
         let refusal = self.beside.refusal;
         let reconcile = reconcile(first, &last, self.tracer.tw_counts, refusal);

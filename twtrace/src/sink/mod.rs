@@ -117,6 +117,10 @@ pub trait Sink: Send {
     fn is_live(&self) -> bool {
         false
     }
+    /// It tells of losses on standard error, where they do not have to wait for whoever reads the output.
+    fn tells_losses_aside(&self) -> bool {
+        false
+    }
     /// The wall clock was set, or the machine slept: read times by this clock from now on.
     fn set_clock(&mut self, clock: Clock);
     /// Bytes formatted and not yet taken.

@@ -111,6 +111,9 @@ pub fn summary(summary: &Summary) -> String {
     let Totals { seen, emitted, filtered, lost, .. } = totals;
     let sign = if balances(totals) { "=" } else { "is not" };
     block.row("seen", format_args!("{seen} {sign} {emitted} emitted + {filtered} filtered + {lost} lost"));
+    if totals.ticks_skipped > 0 {
+        block.row("ticks skipped", format_args!("{}: the output was read too slowly", totals.ticks_skipped));
+    }
     for (i, (name, count)) in totals.trouble.iter().enumerate() {
         block.row(if i == 0 { "trouble" } else { "" }, trouble::sentence(name, *count));
     }

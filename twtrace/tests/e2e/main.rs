@@ -225,6 +225,7 @@ fn trials(offered: &Backends, scale: Scale, guest: bool, tally: &Arc<Mutex<Tally
         ("closed_pipe", manners::closed_pipe),
         ("stopped_reader", readers::stopped_reader),
         ("slow_reader", readers::slow_reader),
+        ("skipped_ticks", readers::skipped_ticks),
         ("stuck_errors", readers::stuck_errors),
         ("hostile_names", readers::hostile_names),
         ("endings", manners::endings),

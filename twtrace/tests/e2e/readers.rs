@@ -154,6 +154,45 @@ pub fn slow_reader() -> Outcome {
     Ok(())
 }
 
+/// Ticks come faster than they are read: of those that find no room, one is told as soon as there is room, with the number
+/// of those that were not, and the summary tells it as well.
+pub fn skipped_ticks() -> Outcome {
+    let netns = fresh()?;
+    let mut run = Run::start(&netns, "json", &["--by", "port", "--interval", "10ms"])?;
+    let mut told = None;
+    // Each time nobody reads for longer: the pipe and twtrace's queue are full in a second or two.
+    for pause in [2, 4, 8, 16] {
+        thread::sleep(Duration::from_secs(pause));
+        for _ in 0..1000 {
+            let mut line = String::new();
+            run.out.read_line(&mut line).map_err(|error| error.to_string())?;
+            let line: Value = serde_json::from_str(&line).map_err(|error| format!("{error}: {line}"))?;
+            let skipped = line["ticks_skipped"].as_u64().unwrap_or(0);
+            if skipped > 0 {
+                told = Some((skipped, line));
+                break;
+            }
+        }
+        if told.is_some() {
+            break;
+        }
+    }
+    let (skipped, line) = told.ok_or("no tick says that others were skipped")?;
+    if line["type"] != "tick" || line["by"].is_null() {
+        return Err(format!("not a tick with its tables: {line}"));
+    }
+    run.stop()?;
+    let mut rest = Vec::new();
+    run.out.read_to_end(&mut rest).map_err(|error| error.to_string())?;
+    let (code, errors) = run.ended()?;
+    let lines = lines(&rest)?;
+    let summary = lines.last().cloned().unwrap_or_default();
+    if code != 0 || summary["type"] != "summary" || summary["ticks_skipped"].as_u64().is_none_or(|all| all < skipped) {
+        return Err(format!("exit {code}, {skipped} skipped before: {summary}; {errors}"));
+    }
+    Ok(())
+}
+
 /// A pipe that is full and that nobody reads.
 fn full_pipe() -> io::Result<(PipeReader, PipeWriter)> {
     let (reader, mut writer) = io::pipe()?;
