@@ -17,6 +17,7 @@ use crate::{
         writer::{End, GRACE, Patience},
     },
     source::Source as _,
+    tui::terminal,
 };
 
 impl Pipeline<'_> {
@@ -75,6 +76,10 @@ impl Pipeline<'_> {
             }
             // Whoever was given up before has had its time.
             if given_up || patience.is_over(ending.taken(), began.elapsed()) || asked(signals).await {
+                if is_live {
+                    // Of a terminal that has stopped: else nobody would give it back.
+                    terminal::discard();
+                }
                 break ending.give_up().1;
             }
         };

@@ -58,6 +58,11 @@ pub fn give_back() {
     }
 }
 
+/// Forgets what the terminal has not shown yet. If it has stopped, what comes last finds room.
+pub fn discard() {
+    let _gone = rustix::termios::tcflush(io::stdout(), rustix::termios::QueueSelector::OFlush);
+}
+
 /// Gives the keyboard back, and returns what has to be written to leave the view; `None` if that has been done.
 pub fn leave() -> Option<Vec<u8>> {
     TAKEN.swap(false, SeqCst).then(|| {

@@ -288,6 +288,10 @@ fn trials(offered: &Backends, scale: Scale, guest: bool, tally: &Arc<Mutex<Tally
         Some(reason) => skipped(name, "any", reason, tally),
         None => trial(name, "any", tally, move |_| case()),
     }));
+    trials.push(match screen::no_terminal() {
+        Some(reason) => skipped("stopped_terminal", "any", &reason, tally),
+        None => trial("stopped_terminal", "any", tally, |_| screen::stopped_terminal()),
+    });
     trials.push(match doctor::aborts::missing() {
         Some(reason) => skipped("doctor_health_checks", "any", &reason, tally),
         None => trial("doctor_health_checks", "any", tally, |_| doctor::aborts::doctor_health_checks()),
