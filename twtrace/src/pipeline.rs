@@ -4,12 +4,14 @@ mod due;
 mod ending;
 mod feed;
 mod holders;
+mod jobs;
 mod meter;
 mod options;
 
 use due::Due;
 pub use feed::Feed;
 use holders::Waiting;
+use jobs::{Job, Jobs};
 use meter::Meter;
 pub use options::{Options, Shown};
 
@@ -53,6 +55,8 @@ const AUDIT: Duration = Duration::from_secs(25);
 const AT_ONCE: usize = 8192;
 /// How long the last events may wait for their holders at the end.
 const LAST_HOLDERS: Duration = Duration::from_millis(500);
+/// How long a terminal may take for the bytes that give it back, before the process is suspended.
+const LEAVING: Duration = Duration::from_millis(500);
 /// Of a shorter time no rate is told.
 const MOMENT: Duration = Duration::from_millis(5);
 /// Why a run ended in error.
@@ -210,6 +214,7 @@ impl<'a> Pipeline<'a> {
         scope: &Scope,
         first: &Look,
     ) -> Result<(), RunError> {
+        let mut jobs = Jobs::of(self.sink.is_live())?;
         let (mut drain, mut tell, mut audit) = (every(DRAIN), every(options.interval), every(AUDIT));
         if self.sink.is_live() {
             // Whoever looks at a screen wants to see how things stand at once.
@@ -239,6 +244,7 @@ impl<'a> Pipeline<'a> {
                 _ = audit.tick() => self.audit()?,
                 Some(input) = next(&mut self.inputs) => match self.sink.input(input) {
                     Some(Steer::End) => return Ok(()),
+                    Some(Steer::Suspend) => jobs::ask(),
                     Some(Steer::Measure(whether)) => {
                         self.measure(whether, options);
                         telling = true;
@@ -248,6 +254,10 @@ impl<'a> Pipeline<'a> {
                         tell.tick().await;
                     }
                     None => {}
+                },
+                job = jobs.next() => match job {
+                    Job::Suspend => self.suspend(),
+                    Job::GoneOn => self.sink.come_back(),
                 },
                 full = self.tracer.ring.filling() => full?,
                 _ = drain.tick() => {}
@@ -314,6 +324,23 @@ impl<'a> Pipeline<'a> {
     /// frame before the last one is on its way.
     fn has_room(&self) -> bool {
         self.waiting.is_none() || self.sink.is_live()
+    }
+
+    /// Gives the terminal back, lets the process be suspended, and takes the terminal again. Meanwhile the ring keeps what it
+    /// can, and the programs count the rest.
+    fn suspend(&mut self) {
+        self.sink.leave();
+        let since = Instant::now();
+        loop {
+            self.flush();
+            let is_out = self.waiting.is_none() && self.sink.pending() == 0 && self.writer.is_idle();
+            if is_out || self.writer.is_closed() || since.elapsed() > LEAVING {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        jobs::suspend();
+        self.sink.come_back();
     }
 
     fn measure(&mut self, whether: bool, options: &Options) {

@@ -72,6 +72,17 @@ pub fn leave() -> Option<Vec<u8>> {
     })
 }
 
+/// Takes the terminal again after the process was stopped, and returns what has to be written to enter the view. Whoever had the
+/// terminal meanwhile may have changed its settings.
+#[must_use]
+pub fn enter() -> Vec<u8> {
+    let was_left = !TAKEN.swap(true, SeqCst);
+    // A terminal that is gone has no mode to be set. What crossterm believes to be set need not be set any more.
+    let _gone = terminal::disable_raw_mode();
+    let _gone = terminal::enable_raw_mode();
+    if was_left { ansi(&[&EnterAlternateScreen, &Hide]) } else { ansi(&[&Hide]) }
+}
+
 /// A command of crossterm's that writes itself.
 trait Ansi {
     fn write(&self, text: &mut String);

@@ -283,7 +283,8 @@ fn trials(offered: &Backends, scale: Scale, guest: bool, tally: &Arc<Mutex<Tally
         None => trial(name, "any", tally, move |_| case()),
     }));
     let no_tmux = screen::missing();
-    let screens: [(&str, Once); 2] = [("screen", screen::screen), ("screen_is_left", screen::screen_is_left)];
+    let screens: [(&str, Once); 3] =
+        [("screen", screen::screen), ("screen_is_left", screen::screen_is_left), ("suspended", screen::suspended)];
     trials.extend(screens.map(|(name, case)| match &no_tmux {
         Some(reason) => skipped(name, "any", reason, tally),
         None => trial(name, "any", tally, move |_| case()),

@@ -161,6 +161,63 @@ pub fn screen() -> Result<(), String> {
     is_sane(&tmux, &before)
 }
 
+/// Ctrl-Z and `fg`, and a shell's work between them; the same for a SIGTSTP from elsewhere, and for a SIGSTOP, which nobody can
+/// prepare for.
+pub fn suspended() -> Result<(), String> {
+    const LIVES: usize = 40;
+    let netns = fresh()?;
+    let tmux = Tmux::start(&netns, "suspended")?;
+    let before = tmux.modes("before")?;
+    let start = format!("{} run --netns self --interval 250ms", binary().display());
+    tmux.keys(&[&start, "Enter"])?;
+    let is_whole = |screen: &str| {
+        let has = |what: &str| screen.matches(what).count() == 1;
+        has("twtrace") && has("1 Ports") && has("kernel: diff 0") && !screen.contains("Stopped")
+    };
+    tmux.shows("the live view", is_whole)?;
+    let shell = tmux.ask(&["display-message", "-p", "#{pane_pid}"])?;
+    let children = fs::read_to_string(format!("/proc/{0}/task/{0}/children", shell.trim()));
+    let children = children.map_err(|error| error.to_string())?;
+    let child = children.split_whitespace().next().and_then(|pid| Pid::from_raw(pid.parse().ok()?));
+    let child = child.ok_or("no child of the shell")?;
+    let mut scene = Scene::new(&netns)?;
+    let listener = scene.listen()?;
+    let port = listener.local_addr().map_err(|error| error.to_string())?.port().to_string();
+    for round in 1..=3 {
+        match round {
+            1 => tmux.keys(&["C-z"])?,
+            2 => kill_process(child, Signal::TSTP).map_err(|error| error.to_string())?,
+            _ => kill_process(child, Signal::STOP).map_err(|error| error.to_string())?,
+        }
+        tmux.shows("the shell", |screen| screen.contains("Stopped") || screen.contains("suspended"))?;
+        if round < 3 {
+            is_sane(&tmux, &before)?;
+        }
+        // Minisocks that are born meanwhile wait in the ring.
+        scene.live(&listener, First::Client, LIVES)?;
+        // A line feed ends a line whether or not the terminal is still in the mode of the view.
+        tmux.keys(&["clear; fg", "C-j"])?;
+        let all = (LIVES * round).to_string();
+        let row = |screen: &str| {
+            let mut rows = screen.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+            rows.any(|cells| cells.starts_with(&["client", &port, &all]))
+        };
+        tmux.shows("the whole view again", |screen| is_whole(screen) && row(screen))?;
+        let flags = tmux.ask(&["display-message", "-p", "#{alternate_on} #{cursor_flag}"])?;
+        if round < 3 && flags.trim() != "1 0" {
+            return Err(format!("not on the other screen, or with a cursor: {flags}"));
+        }
+        // Keys come one by one, and are not shown.
+        tmux.keys(&["2"])?;
+        tmux.shows("the destinations", |screen| screen.contains("RADDR") && is_whole(screen))?;
+        tmux.keys(&["1"])?;
+        tmux.shows("the ports", row)?;
+    }
+    tmux.keys(&["q"])?;
+    tmux.shows("the summary", |screen| screen.contains("exact") && screen.contains("reconcile"))?;
+    is_sane(&tmux, &before)
+}
+
 /// SIGTERM in the middle of it leaves a terminal that can be used.
 pub fn screen_is_left() -> Result<(), String> {
     let netns = fresh()?;
