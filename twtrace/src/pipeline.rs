@@ -90,6 +90,8 @@ pub struct Pipeline<'a> {
     sink: &'a mut dyn Sink,
     writer: Writer,
     waiting: Option<Batch>,
+    /// Events that came before the run.
+    early: std::vec::IntoIter<Event>,
     holders: Waiting,
     beside: Beside,
     lost_told: u64,
@@ -127,6 +129,7 @@ impl<'a> Pipeline<'a> {
             sink,
             writer,
             waiting: None,
+            early: Vec::new().into_iter(),
             holders: Waiting::new(Host::default()),
             beside,
             lost_told: 0,
@@ -190,9 +193,8 @@ impl<'a> Pipeline<'a> {
         if let (Some(feed), Some(all)) = (&mut self.feed, self.sink.aggregates()) {
             feed.begin(all, seeds, began_ns);
         }
-        for event in std::mem::take(&mut self.tracer.early) {
-            told(self.sink, &self.shown, &mut self.holders, &event);
-        }
+        self.early = std::mem::take(&mut self.tracer.early).into_iter();
+        self.drain()?;
         self.flush();
         self.last = Some((live_since, 0, 0));
         self.serve(options, &mut signals, scope, &first).await?;
@@ -284,6 +286,14 @@ impl<'a> Pipeline<'a> {
         }
         for event in self.holders.answered() {
             show(self.sink, &self.shown, &event);
+        }
+        let mut early = 0;
+        for event in self.early.by_ref().take(AT_ONCE) {
+            told(self.sink, &self.shown, &mut self.holders, &event);
+            early += 1;
+        }
+        if early > 0 {
+            return Ok(early);
         }
         let mut uncertain = Vec::new();
         let (sink, shown, holders) = (&mut *self.sink, &self.shown, &mut self.holders);

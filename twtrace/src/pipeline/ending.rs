@@ -138,7 +138,7 @@ impl Pipeline<'_> {
             self.writer.drop_batch(&self.sink.take());
         }
         // What is still in the ring will be read by nobody.
-        self.tracer.ring.drain(usize::MAX, &mut |_| {}) as u64
+        (self.early.len() + self.tracer.ring.drain(usize::MAX, &mut |_| {})) as u64
     }
 }
 

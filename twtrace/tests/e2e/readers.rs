@@ -60,22 +60,12 @@ impl Run {
 
     /// Waits for its end. Exit code, standard error if that is ours to read.
     fn ended(&mut self) -> Result<(i32, String), String> {
-        let deadline = Instant::now() + PATIENCE;
-        let status = loop {
-            if let Some(status) = self.child.try_wait().map_err(|error| error.to_string())? {
-                break status;
-            }
-            if Instant::now() > deadline {
-                let _ = self.child.kill();
-                return Err("it does not end".to_owned());
-            }
-            thread::sleep(Duration::from_millis(20));
-        };
+        let code = ended(&mut self.child)?;
         let mut errors = String::new();
         if let Some(err) = &mut self.child.stderr {
             err.read_to_string(&mut errors).map_err(|error| error.to_string())?;
         }
-        Ok((status.code().ok_or_else(|| format!("it ended with {status}"))?, errors))
+        Ok((code, errors))
     }
 
     /// All that stands in the pipe and will come, and the first line; a page at a time, with pauses.
@@ -89,6 +79,21 @@ impl Run {
             }
             thread::sleep(pause);
         }
+    }
+}
+
+/// Waits for a child's end: its exit code.
+fn ended(child: &mut Child) -> Result<i32, String> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(status) = child.try_wait().map_err(|error| error.to_string())? {
+            return status.code().ok_or_else(|| format!("it ended with {status}"));
+        }
+        if Instant::now() > deadline {
+            let _ = child.kill();
+            return Err("it does not end".to_owned());
+        }
+        thread::sleep(Duration::from_millis(20));
     }
 }
 
@@ -239,6 +244,51 @@ pub fn stuck_errors() -> Outcome {
         if code != 0 || born != FEW || !is_told || !said.contains("lines are missing") {
             return Err(format!("{format}: exit {code}, {born} births of {FEW}: {said}\n{text}"));
         }
+    }
+    Ok(())
+}
+
+/// `2>&1 | less`, and nobody turns the page: the events that find no room in the ring are told as lost on standard error,
+/// which is the same full pipe. SIGTERM ends the run all the same, and every life is a line, or counted as lost.
+pub fn shared_pipe() -> Outcome {
+    const ROUNDS: usize = 120;
+    const EACH: usize = 40;
+    let netns = fresh()?;
+    let (mut reader, pipe) = io::pipe().map_err(|error| error.to_string())?;
+    let errors = pipe.try_clone().map_err(|error| error.to_string())?;
+    let args = ["run", "--netns", "self", "--format", "text", "--ring-size", "4096", "--drain-for", "1s"];
+    let mut child = spawn(&netns, &[&args[..], &["--interval", "10ms"]].concat(), |command| {
+        command.stdout(pipe).stderr(errors);
+    })?;
+    let mut first = Vec::new();
+    while !first.contains(&b'\n') {
+        let mut page = [0; 64];
+        let count = reader.read(&mut page).map_err(|error| error.to_string())?;
+        first.extend_from_slice(&page[..count]);
+    }
+    let mut scene = Scene::new(&netns)?;
+    let listener = scene.listen()?;
+    // A batch every 40 ms, of which the queue holds 64.
+    for _ in 0..ROUNDS {
+        scene.live(&listener, First::Client, EACH)?;
+        thread::sleep(Duration::from_millis(50));
+    }
+    kill_process(Pid::from_child(&child), Signal::TERM).map_err(|error| error.to_string())?;
+    let code = ended(&mut child)?;
+    let mut said = String::from_utf8_lossy(&first).into_owned();
+    reader.read_to_string(&mut said).map_err(|error| error.to_string())?;
+    let numbers = |what: &str| -> Option<Vec<u64>> {
+        let line = said.lines().rfind(|line| line.contains(what))?;
+        Some(line.split(' ').filter_map(|word| word.trim_end_matches(':').parse().ok()).collect())
+    };
+    let [_, _, _, lost] = numbers("emitted +").ok_or_else(|| format!("no summary: {said}"))?[..] else {
+        return Err(format!("which is seen, emitted, filtered, lost? {said}"));
+    };
+    let dropped = numbers("(sink_dropped)").map_or(0, |numbers| numbers[0]);
+    let born = said.lines().filter(|line| line.split_whitespace().nth(1) == Some("born")).count() as u64;
+    let made = (ROUNDS * EACH) as u64;
+    if code != 75 || lost == 0 || dropped == 0 || born + lost + dropped != made {
+        return Err(format!("exit {code}: {born} lines, {lost} lost, {dropped} dropped of {made}: {said}"));
     }
     Ok(())
 }
