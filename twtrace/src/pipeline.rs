@@ -1,14 +1,18 @@
 //! The run itself: from the ring through the decoder into the sink, until somebody or something ends it.
 
+mod due;
 mod ending;
 mod feed;
 mod holders;
+mod jobs;
 mod meter;
 mod options;
 mod signals;
 
+use due::Due;
 pub use feed::Feed;
 use holders::Waiting;
+use jobs::{Job, Jobs};
 use meter::Meter;
 pub use options::{Options, Shown};
 pub use signals::Signals;
@@ -52,6 +56,8 @@ const AUDIT: Duration = Duration::from_secs(25);
 const AT_ONCE: usize = 8192;
 /// How long the last events may wait for their holders at the end.
 const LAST_HOLDERS: Duration = Duration::from_millis(500);
+/// How long a terminal may take for the bytes that give it back, before the process is suspended.
+const LEAVING: Duration = Duration::from_millis(500);
 /// Of a shorter time no rate is told.
 const MOMENT: Duration = Duration::from_millis(5);
 /// Why a run ended in error.
@@ -85,6 +91,8 @@ pub struct Pipeline<'a> {
     sink: &'a mut dyn Sink,
     writer: Writer,
     waiting: Option<Batch>,
+    /// Events that came before the run.
+    early: std::vec::IntoIter<Event>,
     holders: Waiting,
     beside: Beside,
     lost_told: u64,
@@ -94,6 +102,7 @@ pub struct Pipeline<'a> {
     reported: bool,
     buckets: Option<Watch>,
     ticks: u32,
+    due: Due,
     suspicion: Suspicion,
     feed: Option<Feed>,
     inputs: Option<mpsc::Receiver<Input>>,
@@ -121,6 +130,7 @@ impl<'a> Pipeline<'a> {
             sink,
             writer,
             waiting: None,
+            early: Vec::new().into_iter(),
             holders: Waiting::new(Host::default()),
             beside,
             lost_told: 0,
@@ -129,6 +139,7 @@ impl<'a> Pipeline<'a> {
             reported: false,
             buckets: None,
             ticks: 0,
+            due: Due::default(),
             suspicion: Suspicion::default(),
             feed: None,
             inputs: None,
@@ -182,9 +193,8 @@ impl<'a> Pipeline<'a> {
         if let (Some(feed), Some(all)) = (&mut self.feed, self.sink.aggregates()) {
             feed.begin(all, seeds, began_ns);
         }
-        for event in std::mem::take(&mut self.tracer.early) {
-            told(self.sink, &self.shown, &mut self.holders, &event);
-        }
+        self.early = std::mem::take(&mut self.tracer.early).into_iter();
+        self.drain()?;
         self.flush();
         self.last = Some((live_since, 0, 0));
         self.serve(options, signals, scope, &first).await?;
@@ -192,7 +202,8 @@ impl<'a> Pipeline<'a> {
             // Shorter than the time between two tables: better one at the end than none.
             self.drain()?;
             self.ticks = options.tables_every.max(1) - 1;
-            self.tell(options, scope, &first)?;
+            self.come_due(options)?;
+            self.tell(scope, &first)?;
         }
         self.finish(scope, &first, began, options, signals).await
     }
@@ -204,10 +215,12 @@ impl<'a> Pipeline<'a> {
         scope: &Scope,
         first: &First,
     ) -> Result<(), RunError> {
+        let mut jobs = Jobs::of(self.sink.is_live())?;
         let (mut drain, mut tell, mut audit) = (every(DRAIN), every(options.interval), every(AUDIT));
         if self.sink.is_live() {
             // Whoever looks at a screen wants to see how things stand at once.
-            self.tell(options, scope, first)?;
+            self.come_due(options)?;
+            self.tell(scope, first)?;
         }
         // The first tick of an interval is at once, and there is nothing to tell yet.
         tell.tick().await;
@@ -231,6 +244,7 @@ impl<'a> Pipeline<'a> {
                 _ = audit.tick() => self.audit()?,
                 Some(input) = next(&mut self.inputs) => match self.sink.input(input) {
                     Some(Steer::End) => return Ok(()),
+                    Some(Steer::Suspend) => jobs::ask(),
                     Some(Steer::Measure(whether)) => {
                         self.measure(whether, options);
                         telling = true;
@@ -241,12 +255,19 @@ impl<'a> Pipeline<'a> {
                     }
                     None => {}
                 },
+                job = jobs.next() => match job {
+                    Job::Suspend => self.suspend(),
+                    Job::GoneOn => self.sink.come_back(),
+                },
                 full = self.tracer.ring.filling() => full?,
                 _ = drain.tick() => {}
             }
             self.drain()?;
             if telling {
-                self.tell(options, scope, first)?;
+                self.come_due(options)?;
+            }
+            if self.due.is_due() && self.has_room() {
+                self.tell(scope, first)?;
             }
             self.flush();
         }
@@ -258,11 +279,19 @@ impl<'a> Pipeline<'a> {
             meter.look(self.tracer);
         }
         self.flush();
-        if self.waiting.is_some() && !self.sink.is_live() {
+        if !self.has_room() {
             return Ok(0);
         }
         for event in self.holders.answered() {
             show(self.sink, &self.shown, &event);
+        }
+        let mut early = 0;
+        for event in self.early.by_ref().take(AT_ONCE) {
+            told(self.sink, &self.shown, &mut self.holders, &event);
+            early += 1;
+        }
+        if early > 0 {
+            return Ok(early);
         }
         let mut uncertain = Vec::new();
         let (sink, shown, holders) = (&mut *self.sink, &self.shown, &mut self.holders);
@@ -295,16 +324,31 @@ impl<'a> Pipeline<'a> {
 
     /// Hands what is formatted to the writer, unless an earlier batch still waits.
     fn flush(&mut self) {
-        if let Some(batch) = self.waiting.take() {
-            self.waiting = self.writer.try_send(batch).err();
+        hand_over(self.sink, &mut self.writer, &mut self.waiting);
+        remark(&self.sink.notes());
+    }
+
+    /// True if what is formatted now does not heap up behind a batch that waits. A live view always has room: it draws no
+    /// frame before the last one is on its way.
+    fn has_room(&self) -> bool {
+        self.waiting.is_none() || self.sink.is_live()
+    }
+
+    /// Gives the terminal back, lets the process be suspended, and takes the terminal again. Meanwhile the ring keeps what it
+    /// can, and the programs count the rest.
+    fn suspend(&mut self) {
+        self.sink.leave();
+        let since = Instant::now();
+        loop {
+            self.flush();
+            let is_out = self.waiting.is_none() && self.sink.pending() == 0 && self.writer.is_idle();
+            if is_out || self.writer.is_closed() || since.elapsed() > LEAVING {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(1));
         }
-        if self.waiting.is_none() && self.sink.pending() > 0 {
-            self.waiting = self.writer.try_send(self.sink.take()).err();
-        }
-        let notes = self.sink.notes();
-        if !notes.is_empty() {
-            remark(&notes);
-        }
+        jobs::suspend();
+        self.sink.come_back();
     }
 
     fn measure(&mut self, whether: bool, options: &Options) {
@@ -323,15 +367,27 @@ impl<'a> Pipeline<'a> {
         Ok(())
     }
 
-    /// Tells losses and counters, and the tables if they are due.
-    fn tell(&mut self, options: &Options, scope: &Scope, first: &First) -> Result<(), RunError> {
-        let now = clock::monotonic_ns();
+    /// An interval is over: the tables go on, whether or not there is room to tell of it.
+    fn come_due(&mut self, options: &Options) -> Result<(), RunError> {
         let report = self.ticks % options.tables_every.max(1) == options.tables_every.max(1) - 1;
         self.ticks = self.ticks.wrapping_add(1);
-        self.reported |= report;
+        self.due.come(report);
         if report && let (Some(feed), Some(all)) = (&mut self.feed, self.sink.aggregates()) {
-            feed.tick(all, self.tracer, now)?;
+            feed.tick(all, self.tracer, clock::monotonic_ns())?;
         }
+        if !self.has_room() && self.sink.tells_losses_aside() {
+            let counters = self.tracer.counters()?;
+            self.tell_losses(clock::monotonic_ns(), &counters);
+        }
+        Ok(())
+    }
+
+    /// Tells losses and counters, and the tables if they are due.
+    fn tell(&mut self, scope: &Scope, first: &First) -> Result<(), RunError> {
+        let Some(report) = self.due.take() else { return Ok(()) };
+        let now = clock::monotonic_ns();
+        self.reported |= report;
+        self.beside.ticks_skipped = self.due.untold();
         let Compared { rows: reconcile, comparing } = if self.sink.is_live() {
             scope.compare(self.tracer, &first.look, self.beside.refusal, &mut self.suspicion)?
         } else {
@@ -377,6 +433,16 @@ impl<'a> Pipeline<'a> {
             self.sink.lost(now, Loss::Decode, self.beside.garbage - self.garbage_told);
             self.garbage_told = self.beside.garbage;
         }
+    }
+}
+
+/// Hands a writer what a sink has formatted, unless an earlier batch still waits for room.
+fn hand_over(sink: &mut dyn Sink, writer: &mut Writer, waiting: &mut Option<Batch>) {
+    if let Some(batch) = waiting.take() {
+        *waiting = writer.try_send(batch).err();
+    }
+    if waiting.is_none() && sink.pending() > 0 {
+        *waiting = writer.try_send(sink.take()).err();
     }
 }
 

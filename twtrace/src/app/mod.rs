@@ -20,7 +20,7 @@ use crate::{
     host::{Host, HostError, limits, privilege::Privileges},
     lab::hand,
     plan::{Backend, Failure, PlanError, Reason},
-    sink::{events_doc, human::Plain, notes::remark},
+    sink::{events_doc, human::Plain, notes::remark, remarks},
     tracer::TracerError,
 };
 use trouble::internal;
@@ -29,6 +29,9 @@ use trouble::internal;
 #[must_use]
 pub fn main(cli: &Cli) -> ExitCode {
     let host = Host::default();
+    if matches!(cli.command, Command::Run(_)) {
+        remarks::aside();
+    }
     cli.notes.iter().for_each(|said| note(said));
     limits::raise_descriptors();
     let result = match &cli.command {

@@ -6,7 +6,7 @@ use std::{
     process::ExitCode,
 };
 
-use crate::sink::{human::Plain, notes::remark};
+use crate::sink::{human::Plain, remarks};
 
 /// The exit codes, from sysexits.h.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,15 +103,12 @@ impl Exit {
     /// the last word.
     #[must_use]
     pub fn report(&self) -> ExitCode {
-        let said = say(&self.stdout);
-        remark(&self.stderr);
-        match said {
-            Ok(_) => self.code.into(),
-            Err(exit) => {
-                remark(&exit.stderr);
-                exit.code.into()
-            }
-        }
+        let (code, more) = match say(&self.stdout) {
+            Ok(_) => (self.code, String::new()),
+            Err(exit) => (exit.code, exit.stderr),
+        };
+        remarks::last(&format!("{}{more}", self.stderr));
+        code.into()
     }
 }
 

@@ -69,6 +69,8 @@ pub struct Totals {
     pub filtered: u64,
     /// Events that found the ring full.
     pub lost: u64,
+    /// Ticks that came due and were not told, because the output was not read.
+    pub ticks_skipped: u64,
     /// Everything else that was lost or could not be known, by name, zeroes left out.
     pub trouble: Vec<(&'static str, u64)>,
 }

@@ -39,6 +39,8 @@ pub struct Beside {
     pub garbage: u64,
     /// Events that came during the self-test and could not be kept.
     pub early_lost: u64,
+    /// Ticks that came due and were not told, because the output had no room.
+    pub ticks_skipped: u64,
     /// Lines that a slow output did not take, and records that it left in the ring at the end.
     pub sink_dropped: u64,
 }
@@ -72,6 +74,7 @@ pub fn totals(counters: &Counters, beside: &Beside) -> Totals {
         emitted: sum(&counters.emitted),
         filtered: sum(&counters.filtered),
         lost: sum(&counters.lost),
+        ticks_skipped: beside.ticks_skipped,
         trouble: trouble(&counters.trouble, beside),
     }
 }

@@ -8,11 +8,11 @@ use crate::{
     model::{reconcile::agrees, report::Summary, totals::totals},
     reconcile::{First, Scope},
     sink::{
-        BATCH_BYTES, Loss,
-        notes::{self, remark},
+        BATCH_BYTES, Loss, notes, remarks,
         writer::{End, GRACE, Patience},
     },
     source::Source as _,
+    tui::terminal,
 };
 
 impl Pipeline<'_> {
@@ -45,13 +45,14 @@ impl Pipeline<'_> {
         if given_up && !self.sink.is_live() && self.beside.sink_dropped > 0 {
             self.sink.lost(now, Loss::Output, self.beside.sink_dropped);
         }
+        self.beside.ticks_skipped = self.due.untold();
         let totals = totals(&counters, &self.beside);
         let loss = totals.lost > 0 || !totals.trouble.is_empty();
         let exact = if loss { Some(false) } else { agrees(&reconcile) };
         let duration_ns = u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX);
         let summary = Summary { totals, reconcile, netns: scope.inum()?, exact, duration_ns };
         self.sink.summary(now, &summary);
-        let mut remarks = self.sink.notes();
+        let mut said = self.sink.notes();
         let (is_live, mut lines) = (self.sink.is_live(), self.beside.sink_dropped);
         let last_lines = self.sink.take();
         let lines_of_last = last_lines.lines();
@@ -62,18 +63,22 @@ impl Pipeline<'_> {
             }
             // Whoever was given up before has had its time.
             if given_up || patience.is_over(ending.taken(), began.elapsed()) || asked(signals).await {
+                if is_live {
+                    // Of a terminal that has stopped: else nobody would give it back.
+                    terminal::discard();
+                }
                 break ending.give_up().1;
             }
         };
         if matches!(end, End::Stuck) {
             lines += lines_of_last;
-            if remarks.is_empty() {
+            if said.is_empty() {
                 // The summary found no room where it belongs.
-                remarks = notes::summary(&summary);
+                said = notes::summary(&summary);
             }
         }
-        if !matches!(end, End::Closed) && !remarks.is_empty() {
-            remark(&remarks);
+        if !matches!(end, End::Closed) && !said.is_empty() {
+            remarks::parting(&said);
         }
         match end {
             End::Failed(error) => Err(RunError::Output(error)),
@@ -120,7 +125,7 @@ impl Pipeline<'_> {
             self.writer.drop_batch(&self.sink.take());
         }
         // What is still in the ring will be read by nobody.
-        self.tracer.ring.drain(usize::MAX, &mut |_| {}) as u64
+        (self.early.len() + self.tracer.ring.drain(usize::MAX, &mut |_| {})) as u64
     }
 }
 

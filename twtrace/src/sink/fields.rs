@@ -232,6 +232,7 @@ const COUNTERS: &[Field] = &[
     always("emitted", Integer, "", "events sent to twtrace"),
     always("filtered", Integer, "", "events that the filters excluded"),
     always("lost", Integer, "", "events dropped because the ring was full"),
+    always("ticks_skipped", Integer, "", "ticks that were due but not written, because the output was read too slowly"),
     always("trouble", Counts, "", "other losses and unknowns, by name; zero counts are omitted"),
 ];
 

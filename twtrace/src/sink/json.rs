@@ -398,6 +398,7 @@ struct Counters<'a> {
     emitted: u64,
     filtered: u64,
     lost: u64,
+    ticks_skipped: u64,
     #[serde(serialize_with = "as_map")]
     trouble: &'a [(&'static str, u64)],
 }
@@ -424,6 +425,7 @@ impl<'a> Counters<'a> {
             emitted: totals.emitted,
             filtered: totals.filtered,
             lost: totals.lost,
+            ticks_skipped: totals.ticks_skipped,
             trouble: &totals.trouble,
         }
     }

@@ -22,6 +22,7 @@ pub(crate) mod human;
 pub mod json;
 pub mod notes;
 pub mod own;
+pub mod remarks;
 pub mod text;
 pub mod trouble;
 pub mod whose;
@@ -87,6 +88,8 @@ pub struct Tick<'a> {
 pub enum Steer {
     /// End.
     End,
+    /// Be suspended, as by Ctrl-Z.
+    Suspend,
     /// Tick this often.
     Interval(Duration),
     /// Measure what twtrace itself costs, or no more.
@@ -112,8 +115,16 @@ pub trait Sink: Send {
     fn input(&mut self, _: Input) -> Option<Steer> {
         None
     }
+    /// The process is about to be suspended: the terminal is somebody else's until [`Sink::come_back`].
+    fn leave(&mut self) {}
+    /// The process goes on, and nothing is known of what the terminal shows.
+    fn come_back(&mut self) {}
     /// What it shows is worth nothing a moment later: while the output is slow, events are taken all the same.
     fn is_live(&self) -> bool {
+        false
+    }
+    /// It tells of losses on standard error, where they do not have to wait for whoever reads the output.
+    fn tells_losses_aside(&self) -> bool {
         false
     }
     /// The wall clock was set, or the machine slept: read times by this clock from now on.

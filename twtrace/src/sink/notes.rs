@@ -1,11 +1,8 @@
 //! What a human is told besides the events: how the run starts, what was lost, what it came to.
 
-use std::{
-    collections::BTreeMap,
-    fmt::Write,
-    io::{self, Write as _},
-};
+use std::{collections::BTreeMap, fmt::Write};
 
+pub use super::remarks::remark;
 use super::{
     Loss,
     human::{Known, Many, Span},
@@ -15,12 +12,6 @@ use crate::{
     model::report::{Reconciled, Start, Summary, Totals},
     plan::{Capability, UNASKED},
 };
-
-/// Writes remarks to standard error. Whoever read them may have gone away, which is no reason to end, let alone to panic
-/// as `eprint!` would.
-pub fn remark(text: &str) {
-    let _nobody_there = io::stderr().write_all(text.as_bytes());
-}
 
 /// The start: what is watched and how, and a line for every capability that is not.
 #[must_use]
@@ -121,6 +112,9 @@ pub fn summary(summary: &Summary) -> String {
     let Totals { seen, emitted, filtered, lost, .. } = totals;
     let sign = if balances(totals) { "=" } else { "is not" };
     block.row("seen", format_args!("{seen} {sign} {emitted} emitted + {filtered} filtered + {lost} lost"));
+    if totals.ticks_skipped > 0 {
+        block.row("ticks skipped", format_args!("{}: the output was read too slowly", totals.ticks_skipped));
+    }
     for (i, (name, count)) in totals.trouble.iter().enumerate() {
         block.row(if i == 0 { "trouble" } else { "" }, trouble::sentence(name, *count));
     }

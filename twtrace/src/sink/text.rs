@@ -107,6 +107,10 @@ impl Sink for TextSink {
         self.notes.push_str(&notes::summary(summary));
     }
 
+    fn tells_losses_aside(&self) -> bool {
+        true
+    }
+
     fn set_clock(&mut self, clock: Clock) {
         self.clock = clock;
     }

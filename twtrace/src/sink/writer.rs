@@ -23,8 +23,8 @@ use std::{
 use tokio::sync::watch;
 
 use super::BATCH_BYTES;
-pub use output::Output;
-use output::{Descriptor, Opaque};
+use output::Opaque;
+pub use output::{Descriptor, Output};
 pub use patience::Patience;
 
 /// Batches that may wait for the reader, of [`BATCH_BYTES`] each: where batches are larger, fewer may wait.
@@ -168,6 +168,15 @@ impl Writer {
     ///
     /// If there is no room for one more thread.
     pub fn with_output(out: impl Output + 'static, batches: usize) -> io::Result<Self> {
+        Self::with_room(out, batches, batches.saturating_mul(BATCH_BYTES))
+    }
+
+    /// As [`Writer::with_output`], with room for this many batches, but for no more bytes than these in all of them.
+    ///
+    /// # Errors
+    ///
+    /// If there is no room for one more thread.
+    pub fn with_room(out: impl Output + 'static, batches: usize, bytes: usize) -> io::Result<Self> {
         let (queue, from_queue) = mpsc::sync_channel(batches);
         // The last batch has a way of its own: it holds the summary, and must not find the queue full.
         let (last, from_last) = mpsc::sync_channel(1);
@@ -183,7 +192,7 @@ impl Writer {
             // Nobody is there to hear it if the time limit is over.
             let _ = end.send(worker.failure);
         })?;
-        let room = batches.saturating_mul(BATCH_BYTES) as u64;
+        let room = bytes as u64;
         Ok(Self { queue, last, ended, closed, fate, room, bytes_in: 0, lines_in: 0, refused: 0 })
     }
 

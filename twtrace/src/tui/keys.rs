@@ -40,6 +40,8 @@ pub enum Key {
 pub enum Action {
     /// End the run.
     Quit,
+    /// Give the terminal back until `fg`.
+    Suspend,
     /// Show the keys, or hide them.
     Help,
     /// Show a tab, by its number from 0.
@@ -107,6 +109,12 @@ const fn bind(keys: &'static [Key], name: &'static str, action: Action, does: &'
 /// Every key of the tables. While a filter is typed, keys write.
 pub const KEYS: &[Binding] = &[
     bind(&[Key::Char('q'), Key::Control('c')], "q, Ctrl-C", Action::Quit, "end the run"),
+    bind(
+        &[Key::Control('z')],
+        "Ctrl-Z",
+        Action::Suspend,
+        "suspend; fg comes back, and events lost meanwhile are counted",
+    ),
     bind(&[Key::Char('?'), Key::Char('h')], "?, h", Action::Help, "show or hide these keys"),
     bind(&[Key::Char('1')], "1", Action::Tab(0), "ports"),
     bind(&[Key::Char('2')], "2", Action::Tab(1), "destinations"),

@@ -32,6 +32,9 @@ const FRAME: Duration = Duration::from_millis(50);
 /// Between two frames of events that scroll by: nobody reads faster.
 const SCROLL: Duration = Duration::from_millis(250);
 
+/// Bytes that may wait for the terminal before a copy is refused: nobody copies as much while it takes nothing.
+const COPIES: usize = 64 * 1024;
+
 /// Bytes on their way to the terminal; ratatui writes, [`Sink::take`] takes.
 #[derive(Clone, Default)]
 struct Bytes(Arc<Mutex<Vec<u8>>>);
@@ -65,6 +68,8 @@ pub struct Screen {
     drawn: Option<Instant>,
     notes: String,
     is_over: bool,
+    /// The terminal is somebody else's.
+    is_away: bool,
 }
 
 impl Screen {
@@ -86,10 +91,14 @@ impl Screen {
             drawn: None,
             notes: String::new(),
             is_over: false,
+            is_away: false,
         })
     }
 
     fn is_due(&self) -> bool {
+        if self.is_over || self.is_away {
+            return false;
+        }
         let since = self.drawn.map_or(Duration::MAX, |drawn| drawn.elapsed());
         (self.stale && since >= FRAME) || (self.scrolled && since >= SCROLL)
     }
@@ -103,9 +112,21 @@ impl Screen {
     fn carry_out(&mut self, effect: Effect) -> Option<Steer> {
         match effect {
             Effect::Quit => return Some(Steer::End),
+            Effect::Suspend => return Some(Steer::Suspend),
             Effect::Interval(interval) => return Some(Steer::Interval(interval)),
             Effect::Measure(whether) => return Some(Steer::Measure(whether)),
-            Effect::Copy(text) => self.bytes.with(|bytes| bytes.extend(terminal::clipboard(&text))),
+            Effect::Copy(text) => {
+                let fits = self.bytes.with(|bytes| {
+                    let fits = bytes.len() < COPIES;
+                    if fits {
+                        bytes.extend(terminal::clipboard(&text));
+                    }
+                    fits
+                });
+                if !fits {
+                    self.state.message = Some("not copied: the terminal takes nothing".to_owned());
+                }
+            }
             Effect::Write(name, json) => {
                 let message = write(name, &json).map_or_else(
                     |error| format!("cannot write the table: {error}"),
@@ -174,6 +195,25 @@ impl Sink for Screen {
         self.carry_out(effect)
     }
 
+    fn leave(&mut self) {
+        self.is_away = true;
+        if let Some(bytes) = terminal::leave() {
+            self.bytes.with(|waiting| waiting.extend(bytes));
+        }
+    }
+
+    fn come_back(&mut self) {
+        self.is_away = false;
+        let bytes = terminal::enter();
+        self.bytes.with(|waiting| waiting.extend(bytes));
+        if let Ok(size) = terminal::size() {
+            self.state.size = size;
+        }
+        // As above. Resizing also forgets what was drawn, so that all of it is drawn again.
+        let _ = self.terminal.resize(area(self.state.size));
+        self.stale = true;
+    }
+
     fn is_live(&self) -> bool {
         true
     }
@@ -184,11 +224,11 @@ impl Sink for Screen {
 
     fn pending(&self) -> usize {
         let waiting = self.bytes.with(|bytes| bytes.len());
-        if !self.is_over && self.is_due() { waiting + 1 } else { waiting }
+        if self.is_due() { waiting + 1 } else { waiting }
     }
 
     fn take(&mut self) -> Batch {
-        if !self.is_over && self.is_due() {
+        if self.is_due() {
             self.draw();
         }
         self.bytes.with(std::mem::take).into()

@@ -58,6 +58,11 @@ pub fn give_back() {
     }
 }
 
+/// Forgets what the terminal has not shown yet. If it has stopped, what comes last finds room.
+pub fn discard() {
+    let _gone = rustix::termios::tcflush(io::stdout(), rustix::termios::QueueSelector::OFlush);
+}
+
 /// Gives the keyboard back, and returns what has to be written to leave the view; `None` if that has been done.
 pub fn leave() -> Option<Vec<u8>> {
     TAKEN.swap(false, SeqCst).then(|| {
@@ -65,6 +70,17 @@ pub fn leave() -> Option<Vec<u8>> {
         let _gone = terminal::disable_raw_mode();
         ansi(&[&Show, &LeaveAlternateScreen])
     })
+}
+
+/// Takes the terminal again after the process was stopped, and returns what has to be written to enter the view. Whoever had the
+/// terminal meanwhile may have changed its settings.
+#[must_use]
+pub fn enter() -> Vec<u8> {
+    let was_left = !TAKEN.swap(true, SeqCst);
+    // A terminal that is gone has no mode to be set. What crossterm believes to be set need not be set any more.
+    let _gone = terminal::disable_raw_mode();
+    let _gone = terminal::enable_raw_mode();
+    if was_left { ansi(&[&EnterAlternateScreen, &Hide]) } else { ansi(&[&Hide]) }
 }
 
 /// A command of crossterm's that writes itself.

@@ -30,6 +30,8 @@ pub enum Input {
 pub enum Effect {
     /// End the run.
     Quit,
+    /// Suspend the process.
+    Suspend,
     /// Put this into the clipboard.
     Copy(String),
     /// Write this table to a file: its name and its JSON.
@@ -56,6 +58,7 @@ pub fn update(state: &mut State, input: Input) -> Option<Effect> {
             None
         }
         Input::Key(Key::Control('c')) => Some(Effect::Quit),
+        Input::Key(Key::Control('z')) => Some(Effect::Suspend),
         Input::Key(key) if state.prompt.is_some() => typed(state, key),
         Input::Key(key) => {
             state.message = None;
@@ -95,6 +98,7 @@ fn typed(state: &mut State, key: Key) -> Option<Effect> {
 fn act(state: &mut State, action: Action) -> Option<Effect> {
     match action {
         Action::Quit => return Some(Effect::Quit),
+        Action::Suspend => return Some(Effect::Suspend),
         Action::Help => state.help = if state.help.is_some() { None } else { Some(0) },
         Action::Tab(index) => tab(state, index),
         Action::NextTab => tab(state, (state.tab.index() + 1) % Tab::ALL.len()),

@@ -236,6 +236,9 @@ fn trials(offered: &Backends, scale: Scale, guest: bool, tally: &Arc<Mutex<Tally
         ("closed_pipe", manners::closed_pipe),
         ("stopped_reader", readers::stopped_reader),
         ("slow_reader", readers::slow_reader),
+        ("skipped_ticks", readers::skipped_ticks),
+        ("stuck_errors", readers::stuck_errors),
+        ("shared_pipe", readers::shared_pipe),
         ("hostile_names", readers::hostile_names),
         ("endings", manners::endings),
         ("demo", manners::demo),
@@ -292,11 +295,16 @@ fn trials(offered: &Backends, scale: Scale, guest: bool, tally: &Arc<Mutex<Tally
         None => trial(name, "any", tally, move |_| case()),
     }));
     let no_tmux = screen::missing();
-    let screens: [(&str, Once); 2] = [("screen", screen::screen), ("screen_is_left", screen::screen_is_left)];
+    let screens: [(&str, Once); 3] =
+        [("screen", screen::screen), ("screen_is_left", screen::screen_is_left), ("suspended", screen::suspended)];
     trials.extend(screens.map(|(name, case)| match &no_tmux {
         Some(reason) => skipped(name, "any", reason, tally),
         None => trial(name, "any", tally, move |_| case()),
     }));
+    trials.push(match screen::no_terminal() {
+        Some(reason) => skipped("stopped_terminal", "any", &reason, tally),
+        None => trial("stopped_terminal", "any", tally, |_| screen::stopped_terminal()),
+    });
     trials.push(match doctor::aborts::missing() {
         Some(reason) => skipped("doctor_health_checks", "any", &reason, tally),
         None => trial("doctor_health_checks", "any", tally, |_| doctor::aborts::doctor_health_checks()),

@@ -237,6 +237,7 @@ pub fn exact() -> Summary {
             emitted: 39,
             filtered: 2,
             lost: 0,
+            ticks_skipped: 0,
             trouble: vec![],
         },
         reconcile: vec![reconciled("TcpExt.TW+TWKilled", 20, 20), reconciled("sockstat.tw", 6, 6)],
@@ -272,6 +273,7 @@ pub fn inexact() -> Summary {
             reuse_denied: Some(vec![(Denial::TooYoung, 1), (Denial::Unknown(0), 2)]),
             lost: 1,
             seen: 1_234_567,
+            ticks_skipped: 599,
             trouble: vec![("lives_full", 3), ("sink_dropped", 1_000_000)],
             ..right.totals
         },

@@ -2,16 +2,19 @@
 //! as has room, and no more.
 
 use std::{
-    fs::File,
-    io::{self, Write},
-    os::fd::AsFd as _,
+    fs::{File, OpenOptions},
+    io::{self, IsTerminal as _, Write},
+    os::{
+        fd::{AsFd as _, AsRawFd as _},
+        unix::fs::OpenOptionsExt as _,
+    },
     thread,
     time::Duration,
 };
 
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
-    fs::{FileType, fstat},
+    fs::{FileType, OFlags, fstat},
     pipe::{PIPE_BUF, fcntl_getpipe_size, fcntl_setpipe_size},
 };
 
@@ -78,6 +81,7 @@ impl Descriptor {
             Ok(FileType::Fifo) => Kind::Pipe,
             _ => Kind::Other,
         };
+        let file = if kind == Kind::Pipe || file.is_terminal() { opened_again(&file).unwrap_or(file) } else { file };
         Self { file, kind }
     }
 
@@ -126,6 +130,14 @@ impl Descriptor {
         thread::sleep(GLANCE.min(limit));
         0
     }
+}
+
+/// The same pipe or terminal, opened once more, so that no write waits, even if somebody else takes the room first. Setting
+/// O_NONBLOCK on the descriptor itself would change it for all who share it: the shell, and whoever else writes there.
+fn opened_again(file: &File) -> io::Result<File> {
+    let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
+    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+    OpenOptions::new().write(true).custom_flags(flags.bits().cast_signed()).open(path)
 }
 
 impl Write for Descriptor {
@@ -234,6 +246,18 @@ mod tests {
             assert!(out.room(least, Duration::ZERO) >= least);
             assert_eq!(out.write(b"x").map_err(|error| error.kind()), Err(io::ErrorKind::BrokenPipe));
         }
+        Ok(())
+    }
+
+    #[test]
+    fn who_takes_the_room_first_makes_no_write_wait() -> io::Result<()> {
+        let (_reader, mut writer) = io::pipe()?;
+        let mut out = Descriptor::new(File::from(OwnedFd::from(writer.try_clone()?)));
+        assert!(out.room(1, Duration::ZERO) > 0);
+        writer.write_all(&vec![b'x'; out.size()])?;
+        assert_eq!(out.write(b"x").map_err(|error| error.kind()), Err(io::ErrorKind::WouldBlock));
+        // Whoever shares the pipe waits for room as before.
+        assert!(!rustix::fs::fcntl_getfl(&writer)?.contains(OFlags::NONBLOCK));
         Ok(())
     }
 
