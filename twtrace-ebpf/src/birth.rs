@@ -21,7 +21,7 @@ use crate::{
     filter,
     kernel::{self, Head, Object, Of, Raw, Typed},
     knobs::{self, knob},
-    maps::{self, CLOSING, ENTERING, LIVES, bump, count},
+    maps::{self, CLOSING, ENTERING, LIVES, Reader, bump, count},
     plain::{clear, copy, forget},
     rearm,
 };
@@ -39,7 +39,7 @@ pub fn birth_fentry(ctx: FEntryContext) -> i32 {
 #[kprobe]
 pub fn birth_kprobe(ctx: ProbeContext) -> u32 {
     let timeo = ctx.arg::<i32>(3).unwrap_or(0);
-    if let (Some(tw), Some(sk)) = (ctx.arg(0).and_then(Head::of), ctx.arg(1)) {
+    if let (Some(tw), Some(sk)) = (ctx.arg(0).and_then(|tw| Head::of(tw, Reader::Kprobe)), ctx.arg(1)) {
         hashed(tw, Raw(sk), timeo);
     }
     0
@@ -111,7 +111,7 @@ pub fn timer_of(tw: u64) -> Raw {
 
 #[inline(always)]
 fn started(tw: u64, expires: u64, now_jiffies: u64) {
-    let Some(tw) = Head::of(tw) else { return };
+    let Some(tw) = Head::of(tw, Reader::Wheel) else { return };
     let mut sk = 0;
     if let Some(at) = kernel::meeting_point(tw, Of::Minisock) {
         // Only TCP's sockets are entered.

@@ -14,7 +14,8 @@ use aya_ebpf::{
 use twtrace_common::record::{Birth, flag, kind, refusal, substate, valid};
 
 use crate::{
-    again, birth, conn,
+    again::{self, Done},
+    birth, conn,
     emit::{self, now},
     filter,
     kernel::{self, Object, Of, Raw, Typed},
@@ -41,9 +42,13 @@ pub fn refusal_fexit(ctx: FExitContext) -> i32 {
 /// As [`refusal_fexit`], where that is not run.
 #[fexit]
 pub fn refusal_again_fexit(ctx: FExitContext) -> i32 {
-    // Of a connection that is not followed nobody can say: better once too few, which is counted, than twice.
-    let is_done = || conn::state(ctx.arg(0)).is_none_or(|state| state == REFUSED);
-    again::if_untold(again::REFUSAL, [ctx.arg(0), 0], is_done, || {
+    let done = || match conn::state(ctx.arg(0)) {
+        _ if ctx.arg::<u64>(3) != 0 => Done::Perhaps,
+        Some(state) if state != REFUSED => Done::No,
+        // Of a connection that is not followed nobody can say: better once too few, which is counted, than twice.
+        _ => Done::Yes,
+    };
+    again::if_untold(again::REFUSAL, [ctx.arg(0), 0], done, || {
         if ctx.arg::<u64>(3) == 0 {
             not_made(&ctx);
         }
@@ -80,11 +85,11 @@ pub fn at_close(ctx: &impl EbpfContext, sk: Typed, was_closing: bool, born: bool
                 // SAFETY: the entry is this socket's, whose lock is held.
                 let state = unsafe { *state };
                 let _gone_already = ENTERING.remove(sk.address());
-                refused(sk, state as u8);
+                unborn(sk, state as u8);
             }
         }
         2 if !born => match stack::close_of_socket(ctx, was_closing) {
-            Close::TimeWait(state) => refused(sk, state),
+            Close::TimeWait(state) => unborn(sk, state),
             // An abort (data after close, linger2 < 0) looks the same: only a full table makes it a refusal.
             Close::Either if buckets(sk).are_full() => {
                 refused(sk, substate::FIN_WAIT2);
@@ -92,6 +97,20 @@ pub fn at_close(ctx: &impl EbpfContext, sk: Typed, was_closing: bool, born: bool
             Close::Either | Close::Other => {}
         },
         _ => {}
+    }
+}
+
+/// `tcp_time_wait` closed a socket, and no program saw a minisock of it. That is a refusal if there was no room. If there was,
+/// the birth was missed, for memory that runs out is by far the rarer case; it is counted, and not told.
+#[inline(always)]
+fn unborn(sk: Typed, state: u8) {
+    if buckets(sk).have_room() {
+        let netns = sk.behind::<u32>(&knobs::SKC_NET, &knobs::NET_INUM).unwrap_or(0);
+        if netns == 0 || netns != maps::self_test_netns() {
+            bump!(trouble.unseen_births);
+        }
+    } else {
+        refused(sk, state);
     }
 }
 
@@ -108,6 +127,13 @@ impl Buckets {
     #[inline(always)]
     fn are_full(self) -> bool {
         self.are_known && self.used >= self.limit
+    }
+
+    /// There was room a moment ago. Some minisocks may have ended since the kernel looked, a batch of the timer wheel's when a
+    /// softirq came between: so that a refusal is not lost in a table that is full all the time, an eighth is left out.
+    #[inline(always)]
+    fn have_room(self) -> bool {
+        self.are_known && self.used < self.limit - self.limit / 8
     }
 }
 
@@ -142,7 +168,8 @@ fn refused(sk: impl Object, state: u8) {
         life.flags |= flag::SELF_TEST;
     }
     let buckets = buckets(sk);
-    let is_memory = buckets.are_known && !buckets.are_full();
+    // Only fexit knows a refusal for what it is; elsewhere it is one because there was no room.
+    let is_memory = knob!(DUTIES.close_refusal) == 0 && buckets.are_known && !buckets.are_full();
     let reason = forget(u64::from(if is_memory { refusal::MEMORY } else { refusal::BUCKETS })) as u8;
     let matched = filter::lets_through(life);
     if life.flags & flag::SELF_TEST == 0 {

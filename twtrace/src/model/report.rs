@@ -69,6 +69,8 @@ pub struct Totals {
     pub filtered: u64,
     /// Events that found the ring full.
     pub lost: u64,
+    /// Events that the kernel ran no program for; `None`: it does not count them.
+    pub missed_runs: Option<u64>,
     /// Everything else that was lost or could not be known, by name, zeroes left out.
     pub trouble: Vec<(&'static str, u64)>,
 }
@@ -101,8 +103,58 @@ pub struct Summary {
     pub totals: Totals,
     /// The kernel's own counters compared, for twtrace's own network namespace.
     pub reconcile: Vec<Reconciled>,
-    /// Nothing lost and every difference zero; `None` if the kernel's counters could not be read at rest.
+    /// Nothing lost, as far as this kernel tells, and every difference zero; `None` if the kernel's counters could not be read
+    /// at rest.
     pub exact: Option<bool>,
     /// How long the run was, nanoseconds.
     pub duration_ns: u64,
+}
+
+/// What a run comes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exactness {
+    /// Nothing was lost, and every counter agrees.
+    Exact,
+    /// The same, but the kernel does not count all that it skips.
+    AsKnown,
+    /// Something was lost, or a counter differs.
+    NotExact,
+    /// The kernel's counters could not be read at rest.
+    NotCompared,
+}
+
+impl Exactness {
+    /// The word in every output.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Exact => "exact",
+            Self::AsKnown => "as_known",
+            Self::NotExact => "not_exact",
+            Self::NotCompared => "not_compared",
+        }
+    }
+
+    /// `None`: it cannot be said.
+    #[must_use]
+    pub fn is_exact(self) -> Option<bool> {
+        match self {
+            Self::Exact => Some(true),
+            Self::NotExact => Some(false),
+            Self::AsKnown | Self::NotCompared => None,
+        }
+    }
+}
+
+impl Summary {
+    /// Whether nothing was missed, and how far that is known.
+    #[must_use]
+    pub fn exactness(&self) -> Exactness {
+        match self.exact {
+            Some(true) if self.totals.missed_runs.is_none() => Exactness::AsKnown,
+            Some(true) => Exactness::Exact,
+            Some(false) => Exactness::NotExact,
+            None => Exactness::NotCompared,
+        }
+    }
 }

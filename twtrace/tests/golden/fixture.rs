@@ -237,6 +237,7 @@ pub fn exact() -> Summary {
             emitted: 39,
             filtered: 2,
             lost: 0,
+            missed_runs: Some(0),
             trouble: vec![],
         },
         reconcile: vec![reconciled("TcpExt.TW+TWKilled", 20, 20), reconciled("sockstat.tw", 6, 6)],
@@ -295,6 +296,7 @@ pub fn uncompared() -> Summary {
             no_bind: None,
             holders_unknown: 0,
             live: None,
+            missed_runs: None,
             ..right.totals
         },
         reconcile: vec![],
