@@ -232,6 +232,13 @@ const COUNTERS: &[Field] = &[
     always("emitted", Integer, "", "events sent to twtrace"),
     always("filtered", Integer, "", "events that the filters excluded"),
     always("lost", Integer, "", "events dropped because the ring was full"),
+    maybe(
+        "missed_runs",
+        Integer,
+        "",
+        "events for which the kernel ran no program, because a program was running on that CPU",
+        "this kernel does not count them: see `misses` of `twtrace probe`",
+    ),
     always("trouble", Counts, "", "other losses and unknowns, by name; zero counts are omitted"),
 ];
 
@@ -416,12 +423,13 @@ pub const LINES: &[Line] = &[
                     "",
                     "the kernel's own counters, in twtrace's own network namespace",
                 ),
-                maybe(
-                    "exact",
-                    Bool,
-                    "",
-                    "nothing was lost and every difference is 0",
-                    "the kernel's counters never stood still long enough to compare",
+                maybe("exact", Bool, "", "nothing was lost and every difference is 0", "see `exactness`"),
+                always(
+                    "exactness",
+                    Text,
+                    "exact as_known not_exact not_compared",
+                    "`exact` is true; true as far as is known: this kernel does not count all that it skips (`missed_runs` is \
+                     null); false; the kernel's counters never stood still long enough to compare",
                 ),
                 always("duration_ns", Integer, "ns", "length of the run"),
             ],

@@ -110,9 +110,10 @@ impl Sink for JsonSink {
     }
 
     fn summary(&mut self, mono_ns: u64, summary: &Summary) {
-        let Summary { totals, reconcile, exact, duration_ns } = summary;
-        let (counters, exact, duration_ns) = (Counters::of(totals), *exact, *duration_ns);
-        self.line("summary", mono_ns, SummaryLine { counters, reconcile, exact, duration_ns });
+        let Summary { totals, reconcile, duration_ns, .. } = summary;
+        let (counters, exactness, duration_ns) = (Counters::of(totals), summary.exactness(), *duration_ns);
+        let (exact, exactness) = (exactness.is_exact(), exactness.word());
+        self.line("summary", mono_ns, SummaryLine { counters, reconcile, exact, exactness, duration_ns });
     }
 
     fn aggregates(&mut self) -> Option<&mut Aggregates> {
@@ -373,6 +374,7 @@ struct SummaryLine<'a> {
     counters: Counters<'a>,
     reconcile: &'a [Reconciled],
     exact: Option<bool>,
+    exactness: &'static str,
     duration_ns: u64,
 }
 
@@ -397,6 +399,7 @@ struct Counters<'a> {
     emitted: u64,
     filtered: u64,
     lost: u64,
+    missed_runs: Option<u64>,
     #[serde(serialize_with = "as_map")]
     trouble: &'a [(&'static str, u64)],
 }
@@ -423,6 +426,7 @@ impl<'a> Counters<'a> {
             emitted: totals.emitted,
             filtered: totals.filtered,
             lost: totals.lost,
+            missed_runs: totals.missed_runs,
             trouble: &totals.trouble,
         }
     }

@@ -12,7 +12,7 @@ use super::{
     trouble,
 };
 use crate::{
-    model::report::{Reconciled, Start, Summary, Totals},
+    model::report::{Exactness, Reconciled, Start, Summary, Totals},
     plan::{Capability, UNASKED},
 };
 
@@ -120,6 +120,9 @@ pub fn summary(summary: &Summary) -> String {
     let Totals { seen, emitted, filtered, lost, .. } = totals;
     let sign = if balances(totals) { "=" } else { "is not" };
     block.row("seen", format_args!("{seen} {sign} {emitted} emitted + {filtered} filtered + {lost} lost"));
+    if totals.missed_runs.is_none() {
+        block.row("missed runs", Known(totals.missed_runs));
+    }
     for (i, (name, count)) in totals.trouble.iter().enumerate() {
         block.row(if i == 0 { "trouble" } else { "" }, trouble::sentence(name, *count));
     }
@@ -171,16 +174,26 @@ fn verdict(summary: &Summary) -> String {
     }
     let off = summary.reconcile.iter().filter(|row| row.diff != 0);
     why.extend(off.map(|row| format!("{} differs by {}", row.counter, row.diff)));
-    match summary.exact {
-        Some(true) => format!(
-            "exact: no event was lost, and {} of the kernel agree with twtrace's counts in its own network namespace",
-            Many(summary.reconcile.len() as u64, "counter")
+    let agree = || {
+        let counters = Many(summary.reconcile.len() as u64, "counter");
+        format!(
+            "no event was lost, and {counters} of the kernel agree with twtrace's counts in its own network namespace"
+        )
+    };
+    match summary.exactness() {
+        Exactness::Exact => format!("exact: {}", agree()),
+        Exactness::AsKnown => format!(
+            "exact as far as this kernel lets it be known: {}; this kernel does not count the events for which it skips a BPF \
+             program (`twtrace probe` says why)",
+            agree()
         ),
-        Some(false) if why.is_empty() && !totals.trouble.is_empty() => "NOT exact: see trouble".to_owned(),
-        Some(false) if why.is_empty() => "NOT exact: counters disagree, cause unknown; please report it".to_owned(),
-        None if why.is_empty() => {
+        Exactness::NotExact if why.is_empty() && !totals.trouble.is_empty() => "NOT exact: see trouble".to_owned(),
+        Exactness::NotExact if why.is_empty() => {
+            "NOT exact: counters disagree, cause unknown; please report it".to_owned()
+        }
+        Exactness::NotCompared if why.is_empty() => {
             "exactness unknown: the kernel's counters never stood still long enough to compare".to_owned()
         }
-        Some(false) | None => format!("NOT exact: {}", why.join(", ")),
+        Exactness::NotExact | Exactness::NotCompared => format!("NOT exact: {}", why.join(", ")),
     }
 }
