@@ -6,7 +6,8 @@
 //! skipped, and only that is counted in `again`, whatever the event: of as many runs the kernel says that it skipped them,
 //! also where nothing was to be done. Many events that came between the two programs may have pushed the token out; then
 //! the tables may tell whether the first was there. Where they do not, nothing is counted, and twtrace reports one miss too
-//! many rather than one too few.
+//! many rather than one too few. (What is left: a task that moves to another CPU in the nanoseconds between the two programs,
+//! which trampolines allow, and tracepoints of kernels that do not disable preemption for them, leaves its token behind.)
 
 use aya_ebpf::helpers::generated::bpf_get_current_pid_tgid;
 use twtrace_common::counter::hook;

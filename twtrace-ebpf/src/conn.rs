@@ -65,9 +65,11 @@ fn done(ctx: &BtfTracePointContext) -> Done {
         return if is_refusal { Done::Yes } else { Done::Perhaps };
     };
     match new {
-        SYN_SENT | SYN_RECV | FIN_WAIT1 if i32::from(state) == new => Done::Yes,
+        SYN_SENT | SYN_RECV | ESTABLISHED | FIN_WAIT1 | LAST_ACK if i32::from(state) == new => Done::Yes,
         SYN_SENT | SYN_RECV | FIN_WAIT1 | CLOSE => Done::No,
-        ESTABLISHED | LAST_ACK if i32::from(state) == new => Done::Yes,
+        ESTABLISHED if i32::from(state) == SYN_SENT => Done::No,
+        LAST_ACK if knob!(DUTIES.passive) == 1 => Done::No,
+        // Nothing is noted of it, and it may be done twice.
         _ => Done::Perhaps,
     }
 }

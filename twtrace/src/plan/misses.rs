@@ -2,8 +2,8 @@
 //!
 //! Trampolines (fentry, fexit) and BTF tracepoints have a guard of each program (`bpf_prog.active`), and what it skips is
 //! counted (`bpf_prog_stats.misses`). Kernels without the guard run the program inside itself and skip nothing: trampolines
-//! before 5.12, tracepoints before 6.2. kprobes have one guard for all programs of a CPU (`trace_call_bpf`); since 6.7 what it skips
-//! is counted in the same place, and the same series made `bpf_link_info` tell what kprobes miss.
+//! before 5.12, tracepoints for some versions more. kprobes have one guard for all programs of a CPU (`trace_call_bpf`); since 6.7
+//! what it skips is counted in the same place, and the same series made `bpf_link_info` tell what kprobes miss.
 
 use super::{Attach, Plan};
 
