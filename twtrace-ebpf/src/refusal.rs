@@ -85,11 +85,11 @@ pub fn at_close(ctx: &impl EbpfContext, sk: Typed, was_closing: bool, born: bool
                 // SAFETY: the entry is this socket's, whose lock is held.
                 let state = unsafe { *state };
                 let _gone_already = ENTERING.remove(sk.address());
-                unborn(sk, state as u8);
+                refused(sk, state as u8);
             }
         }
         2 if !born => match stack::close_of_socket(ctx, was_closing) {
-            Close::TimeWait(state) => unborn(sk, state),
+            Close::TimeWait(state) => refused(sk, state),
             // An abort (data after close, linger2 < 0) looks the same: only a full table makes it a refusal.
             Close::Either if buckets(sk).are_full() => {
                 refused(sk, substate::FIN_WAIT2);
@@ -97,20 +97,6 @@ pub fn at_close(ctx: &impl EbpfContext, sk: Typed, was_closing: bool, born: bool
             Close::Either | Close::Other => {}
         },
         _ => {}
-    }
-}
-
-/// `tcp_time_wait` closed a socket, and no program saw a minisock of it. That is a refusal if there was no room. If there was,
-/// the birth was missed, for memory that runs out is by far the rarer case; it is counted, and not told.
-#[inline(always)]
-fn unborn(sk: Typed, state: u8) {
-    if buckets(sk).have_room() {
-        let netns = sk.behind::<u32>(&knobs::SKC_NET, &knobs::NET_INUM).unwrap_or(0);
-        if netns == 0 || netns != maps::self_test_netns() {
-            bump!(trouble.unseen_births);
-        }
-    } else {
-        refused(sk, state);
     }
 }
 
@@ -150,10 +136,21 @@ fn buckets(sk: impl Object) -> Buckets {
     Buckets { used: 0, limit: 0, are_known: false }
 }
 
+/// A socket got no minisock, or, where only its close tells, none that a program saw. With room for one that is a birth that
+/// was missed, for memory that runs out is by far the rarer case: it is counted, and not told.
+///
 /// A function of its own, for its stack: `conn_tp` has 512 bytes in all, and other rare cases.
 #[inline(never)]
 fn refused(sk: impl Object, state: u8) {
     let Some(counters) = maps::counters() else { return };
+    let buckets = buckets(sk);
+    if knob!(DUTIES.close_refusal) != 0 && buckets.have_room() {
+        let netns = sk.behind::<u32>(&knobs::SKC_NET, &knobs::NET_INUM).unwrap_or(0);
+        if netns == 0 || netns != maps::self_test_netns() {
+            count(&counters.trouble.unseen_births);
+        }
+        return;
+    }
     let now = now();
     let mut life = MaybeUninit::uninit();
     let life = clear(&mut life);
@@ -167,7 +164,6 @@ fn refused(sk: impl Object, state: u8) {
     if life.netns == maps::self_test_netns() && life.netns != 0 {
         life.flags |= flag::SELF_TEST;
     }
-    let buckets = buckets(sk);
     // Only fexit knows a refusal for what it is; elsewhere it is one because there was no room.
     let is_memory = knob!(DUTIES.close_refusal) == 0 && buckets.are_known && !buckets.are_full();
     let reason = forget(u64::from(if is_memory { refusal::MEMORY } else { refusal::BUCKETS })) as u8;
