@@ -49,8 +49,20 @@ pub struct Counters {
     pub seeded: u64,
     /// Ids given out so far on this CPU.
     pub ids: u64,
-    /// Events told by the second program of a hook, because the first was not run for them.
-    pub again: u64,
+    /// Events for which the first program of a hook was not run and the second was, by [`hook`].
+    pub again: [u64; hook::COUNT],
+}
+
+/// Hooks with a second program, which acts if the first was not run: rows of [`Counters::again`].
+pub mod hook {
+    /// `inet_sock_set_state`.
+    pub const CONN: usize = 0;
+    /// `inet_twsk_alloc`.
+    pub const REFUSAL: usize = 1;
+    /// `inet_twsk_kill`.
+    pub const DEATH: usize = 2;
+    /// How many.
+    pub const COUNT: usize = 3;
 }
 
 /// Totals of one network namespace.
@@ -93,12 +105,16 @@ pub struct Trouble {
     pub stale: u64,
     /// Minisocks that are not TCP's (DCCP shares the functions).
     pub not_tcp: u64,
+    /// Sockets that closed into TIME_WAIT without a birth that a program saw, though there was room for it (tracepoint and
+    /// kprobe backends).
+    pub unseen_births: u64,
     /// Records of the self-test for which the ring had no room.
     pub self_test_lost: u64,
 }
 
 const _: () = assert!(
-    size::<Counters>() == 8 * (4 * kind::COUNT + 4 + cause::SLOTS + refusal::COUNT + 3 + denial::COUNT + 5 + 11 + 3)
+    size::<Counters>()
+        == 8 * (4 * kind::COUNT + 4 + cause::SLOTS + refusal::COUNT + 3 + denial::COUNT + 5 + 12 + 2 + hook::COUNT)
 );
 
 #[cfg(feature = "user")]

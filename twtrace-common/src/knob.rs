@@ -180,6 +180,27 @@ impl Duties {
     };
 }
 
+/// Makes programs linger, so that events come inside events: for tests, all zeroes in every run, and then no program has an
+/// instruction of it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Linger {
+    /// How long the first program of a hook goes on once its work is done, before it leaves its token; nanoseconds, some
+    /// 500,000 at most.
+    pub first_ns: u32,
+    /// How long the second program waits before it looks for the token; nanoseconds, as above.
+    pub second_ns: u32,
+    /// Bit n: at changes numbered n: the new state of `inet_sock_set_state`, 0 at other hooks.
+    pub changes: u32,
+    /// While this task is the current one: its thread id.
+    pub tid: u32,
+}
+
+impl Linger {
+    /// Nothing lingers.
+    pub const NEVER: Self = Self { first_ns: 0, second_ns: 0, changes: 0, tid: 0 };
+}
+
 /// How many values of one kind a filter holds.
 pub const FILTER_VALUES: usize = 8;
 
@@ -320,6 +341,7 @@ pub mod stage {
 const _: () = {
     assert!(size::<Functions>() == 8 + 14 * 16);
     assert!(size::<Duties>() == 16);
+    assert!(size::<Linger>() == 16);
     assert!(size::<Cidr>() == 40);
     assert!(size::<Filter>() == 32 + 32 + 64 + 128 + 320 + 320 + 8 + 16);
 };
@@ -330,6 +352,8 @@ mod pod {
     unsafe impl aya::Pod for super::Functions {}
     // SAFETY: as above.
     unsafe impl aya::Pod for super::Duties {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::Linger {}
     // SAFETY: as above.
     unsafe impl aya::Pod for super::Filter {}
     // SAFETY: as above.

@@ -22,7 +22,7 @@ use crate::{
     filter,
     kernel::{self, Head, Object, Of, Raw, Typed},
     knobs::{self, knob},
-    maps::{self, CLOSING, ENTERING, LIVES, bump, count},
+    maps::{self, CLOSING, ENTERING, LIVES, Reader, bump, count},
     plain::{clear, copy, forget},
     rearm,
 };
@@ -46,7 +46,7 @@ pub fn birth_kprobe(ctx: ProbeContext) -> u32 {
         return 0;
     }
     let timeo = ctx.arg::<i32>(3).unwrap_or(0);
-    if let (Some(tw), Some(sk)) = (ctx.arg(0).and_then(Head::of), ctx.arg(1)) {
+    if let (Some(tw), Some(sk)) = (ctx.arg(0).and_then(|tw| Head::of(tw, Reader::Kprobe)), ctx.arg(1)) {
         hashed(tw, Raw(sk), timeo);
     }
     0
@@ -118,7 +118,7 @@ pub fn timer_of(tw: u64) -> Raw {
 
 #[inline(always)]
 fn started(tw: u64, expires: u64, now_jiffies: u64) {
-    let Some(tw) = Head::of(tw) else { return };
+    let Some(tw) = Head::of(tw, Reader::Wheel) else { return };
     let mut sk = 0;
     if let Some(at) = kernel::meeting_point(tw, Of::Minisock) {
         // Only TCP's sockets are entered.

@@ -14,7 +14,8 @@ use twtrace_common::{
 };
 
 use crate::{
-    again, connect,
+    again::{self, Done},
+    connect,
     emit::now,
     filter,
     kernel::{self, Object as _, Of, Typed},
@@ -52,7 +53,7 @@ pub fn conn_again_tp(ctx: BtfTracePointContext) -> i32 {
     if !maps::acts(stage::ALL) {
         return 0;
     }
-    again::if_untold(again::CONN, token(&ctx), || is_done(ctx.arg(0), ctx.arg(2)), || transition(&ctx));
+    again::if_untold(again::CONN, token(&ctx), || done(&ctx), || transition(&ctx));
     0
 }
 
@@ -61,14 +62,23 @@ fn token(ctx: &BtfTracePointContext) -> again::Token {
     [ctx.arg(0), u64::from(ctx.arg::<u32>(2))]
 }
 
-/// What the table of connections says of a transition. The one to FIN_WAIT2 or CLOSING may be told twice.
+/// What the table of connections says of a transition: those that the first program notes there.
 #[inline(always)]
-fn is_done(sk: u64, new: i32) -> bool {
-    let state = match state(sk) {
-        Some(state) => i32::from(state),
-        None => return new == CLOSE,
+fn done(ctx: &BtfTracePointContext) -> Done {
+    let (old, new) = (ctx.arg::<i32>(1), ctx.arg::<i32>(2));
+    let Some(state) = state(ctx.arg(0)) else {
+        // Gone, or never followed. A refusal must not be told twice.
+        let is_refusal = new == CLOSE && matches!(old, FIN_WAIT2 | IN_CLOSING);
+        return if is_refusal { Done::Yes } else { Done::Perhaps };
     };
-    matches!(new, ESTABLISHED | SYN_SENT | SYN_RECV | FIN_WAIT1 | LAST_ACK) && state == new
+    match new {
+        SYN_SENT | SYN_RECV | ESTABLISHED | FIN_WAIT1 | LAST_ACK if i32::from(state) == new => Done::Yes,
+        SYN_SENT | SYN_RECV | FIN_WAIT1 | CLOSE => Done::No,
+        ESTABLISHED if i32::from(state) == SYN_SENT => Done::No,
+        LAST_ACK if knob!(DUTIES.passive) == 1 => Done::No,
+        // Nothing is noted of it, and it may be done twice.
+        _ => Done::Perhaps,
+    }
 }
 
 #[inline(always)]

@@ -20,13 +20,13 @@ use twtrace_common::{
 };
 
 use crate::{
-    again,
+    again::{self, Done},
     birth::is_minisock_timer,
     emit::{self, head, now},
     filter,
     kernel::{self, Head, Object, Raw, Typed},
     knobs::{self, knob},
-    maps::{self, LIVES},
+    maps::{self, LIVES, Reader},
     plain::{clear, forget},
     rearm,
     stack::{self, End},
@@ -75,8 +75,8 @@ pub fn death_again_fentry(ctx: FEntryContext) -> i32 {
     if !maps::acts(stage::MINISOCKS) {
         return 0;
     }
-    let is_gone = || LIVES.get_ptr(ctx.arg::<u64>(0)).is_none();
-    again::if_untold(again::DEATH, [ctx.arg(0), 0], is_gone, || killed(&ctx, Typed(ctx.arg(0))));
+    let done = || if LIVES.get_ptr(ctx.arg::<u64>(0)).is_none() { Done::Yes } else { Done::No };
+    again::if_untold(again::DEATH, [ctx.arg(0), 0], done, || killed(&ctx, Typed(ctx.arg(0))));
     0
 }
 
@@ -86,7 +86,7 @@ pub fn death_kprobe(ctx: ProbeContext) -> u32 {
     if !maps::acts(stage::MINISOCKS) {
         return 0;
     }
-    if let Some(tw) = ctx.arg(0).and_then(Head::of) {
+    if let Some(tw) = ctx.arg(0).and_then(|tw| Head::of(tw, Reader::Kprobe)) {
         killed(&ctx, tw);
     }
     0
@@ -138,7 +138,7 @@ pub fn death_tp(ctx: BtfTracePointContext) -> i32 {
     if pprev > here && pprev - here < FRAMES {
         return 0;
     }
-    let Some(tw) = Head::of(kernel::minisock_of(timer as u64)) else { return 0 };
+    let Some(tw) = Head::of(kernel::minisock_of(timer as u64), Reader::Wheel) else { return 0 };
     let (cause, by_current) = if kernel::is_hashed(tw) {
         let substate = tw.get::<u8>(&knobs::TW_SUBSTATE).unwrap_or(substate::TIME_WAIT);
         let End::Early(cause) = stack::end_of_minisock(&ctx, substate) else {
@@ -175,7 +175,7 @@ pub fn expiry_tp(ctx: BtfTracePointContext) -> i32 {
             }
         }
     }
-    if let Some(tw) = Head::of(tw) {
+    if let Some(tw) = Head::of(tw, Reader::Expiry) {
         ended(&ctx, tw, true);
     }
     0

@@ -19,7 +19,7 @@ use twtrace_common::{
 
 use crate::{
     knobs::{self, knob},
-    maps::{self, HEAD_WORDS, bump},
+    maps::{self, HEAD_WORDS, Reader, bump},
 };
 
 const AF_INET: u16 = 2;
@@ -100,8 +100,7 @@ impl Object for Typed {
 
 /// A minisock of which only the address is known, its first bytes copied at once to this CPU's scratch.
 ///
-/// Only for programs that have that scratch to themselves: those on a minisock's timer (softirqs are off, and hard
-/// interrupts touch no minisock) and kprobes (which do not nest).
+/// Only for programs that have a place of that scratch to themselves: [`Reader`] says why they do.
 #[derive(Clone, Copy)]
 pub struct Head {
     address: u64,
@@ -111,10 +110,10 @@ pub struct Head {
 impl Head {
     /// Copies the head of the minisock at `address`.
     #[inline(always)]
-    pub fn of(address: u64) -> Option<Self> {
+    pub fn of(address: u64, reader: Reader) -> Option<Self> {
         let scratch = maps::scratch()?;
         // SAFETY: this CPU's entry; see above for why nobody else writes it meanwhile.
-        let words = unsafe { &mut (*scratch).head };
+        let words = unsafe { &mut *(&raw mut (*scratch).heads).cast::<[u64; HEAD_WORDS]>().add(reader as usize) };
         // SAFETY: the helper writes that many bytes at most, and fails instead of faulting.
         let failed = unsafe {
             bpf_probe_read_kernel_raw(words.as_mut_ptr().cast(), (HEAD_WORDS * 8) as u32, address as *const _)

@@ -3,7 +3,7 @@
 use aya_ebpf::Global;
 use twtrace_common::{
     for_each_field,
-    knob::{ABSENT, Duties, Filter, Functions},
+    knob::{ABSENT, Duties, Filter, Functions, Linger},
 };
 
 macro_rules! offsets {
@@ -24,6 +24,10 @@ pub static FUNCTIONS: Global<Functions> = Global::new(Functions::NOWHERE);
 /// Which backend does what.
 #[unsafe(no_mangle)]
 pub static DUTIES: Global<Duties> = Global::new(Duties::NONE);
+
+/// For tests: see [`crate::again`].
+#[unsafe(no_mangle)]
+pub static LINGER: Global<Linger> = Global::new(Linger::NEVER);
 
 /// The filters of the run.
 #[unsafe(no_mangle)]
@@ -68,4 +72,5 @@ pub mod of {
     pub type FUNCTIONS = super::Functions;
     pub type DUTIES = super::Duties;
     pub type FILTER = super::Filter;
+    pub type LINGER = super::Linger;
 }

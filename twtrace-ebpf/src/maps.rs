@@ -6,7 +6,7 @@ use aya_ebpf::{
     maps::{Array, CgroupArray, HashMap, LruHashMap, PerCpuArray, RingBuf},
 };
 use twtrace_common::{
-    counter::Counters,
+    counter::{Counters, hook},
     knob::{FILTER_VALUES, LiveKnobs, PortSet},
     state::{Alive, Closing, Conn, Denied, Owner, Service},
 };
@@ -81,10 +81,26 @@ pub struct Scratch {
     pub expires: u64,
     /// Where the present program's context is: see `death_tp`.
     pub here: u64,
-    /// What the first program of a hook told last: see [`crate::again`].
-    pub tokens: [again::Token; again::HOOKS],
-    /// The minisock that is being looked at: see [`crate::kernel::Head`].
-    pub head: [u64; HEAD_WORDS],
+    /// What the first programs of hooks have told: see [`crate::again`].
+    pub tokens: [again::Tokens; hook::COUNT],
+    /// The minisocks that are being looked at: see [`crate::kernel::Head`].
+    pub heads: [[u64; HEAD_WORDS]; Reader::COUNT],
+}
+
+/// Who looks at a minisock through [`Scratch::heads`]. Each has its own, for one may interrupt or preempt another.
+#[derive(Clone, Copy)]
+pub enum Reader {
+    /// `timer_start` and `timer_cancel`: the timer's base is locked, and interrupts are off, on PREEMPT_RT too.
+    Wheel,
+    /// `timer_expire_entry`: in the timer softirq, which PREEMPT_RT lets others preempt.
+    Expiry,
+    /// kprobes, while one of which runs no other does on this CPU (bpf_prog_active).
+    Kprobe,
+}
+
+impl Reader {
+    /// How many.
+    pub const COUNT: usize = 3;
 }
 
 /// Words of a minisock that are copied at once: all of `struct sock_common`, and what follows it up to the timer.

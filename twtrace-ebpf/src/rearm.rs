@@ -24,7 +24,7 @@ use crate::{
     filter,
     kernel::{self, Head, Object, Of, Raw, Typed},
     knobs::{self, knob},
-    maps::{self, LIVES, count},
+    maps::{self, LIVES, Reader, count},
     plain::clear,
 };
 
@@ -49,7 +49,7 @@ pub fn rearm_kprobe(ctx: ProbeContext) -> u32 {
     }
     if let (Some(timeo), Some(rearm)) = (ctx.arg::<i32>(1), ctx.arg::<u8>(2))
         && rearm != 0
-        && let Some(tw) = ctx.arg(0).and_then(Head::of)
+        && let Some(tw) = ctx.arg(0).and_then(|tw| Head::of(tw, Reader::Kprobe))
     {
         let now_jiffies = kernel::jiffies();
         touched(tw, UNTOLD, now_jiffies + timeo as u64, now_jiffies);
@@ -77,7 +77,7 @@ pub fn timer_moved(tw: u64, before: u64, expires: u64, now_jiffies: u64) {
     }) {
         return;
     }
-    if let Some(tw) = Head::of(tw) {
+    if let Some(tw) = Head::of(tw, Reader::Wheel) {
         touched(tw, before, expires, now_jiffies);
     }
 }

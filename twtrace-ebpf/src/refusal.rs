@@ -17,7 +17,8 @@ use twtrace_common::{
 };
 
 use crate::{
-    again, birth, conn,
+    again::{self, Done},
+    birth, conn,
     emit::{self, now},
     filter,
     kernel::{self, Object, Of, Raw, Typed},
@@ -50,9 +51,13 @@ pub fn refusal_again_fexit(ctx: FExitContext) -> i32 {
     if !maps::acts(stage::ALL) {
         return 0;
     }
-    // Of a connection that is not followed nobody can say: better once too few, which is counted, than twice.
-    let is_done = || conn::state(ctx.arg(0)).is_none_or(|state| state == REFUSED);
-    again::if_untold(again::REFUSAL, [ctx.arg(0), 0], is_done, || {
+    let done = || match conn::state(ctx.arg(0)) {
+        _ if ctx.arg::<u64>(3) != 0 => Done::Perhaps,
+        Some(state) if state != REFUSED => Done::No,
+        // Of a connection that is not followed nobody can say: better once too few, which is counted, than twice.
+        _ => Done::Yes,
+    };
+    again::if_untold(again::REFUSAL, [ctx.arg(0), 0], done, || {
         if ctx.arg::<u64>(3) == 0 {
             not_made(&ctx);
         }
@@ -121,6 +126,13 @@ impl Buckets {
     fn are_full(self) -> bool {
         self.are_known && self.used >= self.limit
     }
+
+    /// There was room a moment ago. Some minisocks may have ended since the kernel looked, a batch of the timer wheel's when a
+    /// softirq came between: so that a refusal is not lost in a table that is full all the time, an eighth is left out.
+    #[inline(always)]
+    fn have_room(self) -> bool {
+        self.are_known && self.used < self.limit - self.limit / 8
+    }
 }
 
 /// Those of the socket's namespace.
@@ -136,10 +148,21 @@ fn buckets(sk: impl Object) -> Buckets {
     Buckets { used: 0, limit: 0, are_known: false }
 }
 
+/// A socket got no minisock, or, where only its close tells, none that a program saw. With room for one that is a birth that
+/// was missed, for memory that runs out is by far the rarer case: it is counted, and not told.
+///
 /// A function of its own, for its stack: `conn_tp` has 512 bytes in all, and other rare cases.
 #[inline(never)]
 fn refused(sk: impl Object, state: u8) {
     let Some(counters) = maps::counters() else { return };
+    let buckets = buckets(sk);
+    if knob!(DUTIES.close_refusal) != 0 && buckets.have_room() {
+        let netns = sk.behind::<u32>(&knobs::SKC_NET, &knobs::NET_INUM).unwrap_or(0);
+        if netns == 0 || netns != maps::self_test_netns() {
+            count(&counters.trouble.unseen_births);
+        }
+        return;
+    }
     let now = now();
     let mut life = MaybeUninit::uninit();
     let life = clear(&mut life);
@@ -153,8 +176,8 @@ fn refused(sk: impl Object, state: u8) {
     if life.netns == maps::self_test_netns() && life.netns != 0 {
         life.flags |= flag::SELF_TEST;
     }
-    let buckets = buckets(sk);
-    let is_memory = buckets.are_known && !buckets.are_full();
+    // Only fexit knows a refusal for what it is; elsewhere it is one because there was no room.
+    let is_memory = knob!(DUTIES.close_refusal) == 0 && buckets.are_known && !buckets.are_full();
     let reason = forget(u64::from(if is_memory { refusal::MEMORY } else { refusal::BUCKETS })) as u8;
     let matched = filter::lets_through(life);
     if life.flags & flag::SELF_TEST == 0 {

@@ -7,7 +7,7 @@ use aya_log::EbpfLogger;
 use twtrace_common::counter::Counters;
 
 use crate::{
-    bpf::{self, AttachError, Attached, BpfError, Kernel, Settings},
+    bpf::{self, AttachError, Attached, BpfError, Kernel, Settings, Skips},
     host::{
         Host, clock,
         netns::{self, Netns},
@@ -63,6 +63,8 @@ pub struct Tracer {
     pub early_lost: u64,
     /// Fields that this kernel's BTF lacks.
     pub unknown_fields: Vec<&'static str>,
+    /// Why it is not known how many events the kernel ran no program for; `None`: it is.
+    pub misses_unknown: Option<&'static str>,
     /// Where records come from.
     pub ring: Ring,
     attached: Attached,
@@ -169,6 +171,7 @@ impl Tracer {
             Err(error) => (Err(error.to_string()), 0),
         };
         Ok(Ok(Self {
+            misses_unknown: kernel.facts.misses.unknown(&plan),
             plan,
             self_test,
             tw_counts,
@@ -200,12 +203,21 @@ impl Tracer {
         self.attached.passive()
     }
 
-    /// Events that the kernel ran no program for so far; 0 once they are stopped.
+    /// Events that the kernel ran no program for so far; `None` if this kernel does not count them, and once the programs are
+    /// stopped.
     ///
     /// # Errors
     /// If the map of counters cannot be read.
-    pub fn missed_runs(&self) -> Result<u64, BpfError> {
+    pub fn missed_runs(&self) -> Result<Option<u64>, BpfError> {
         self.attached.missed_runs()
+    }
+
+    /// Events that the kernel did not run a program for, program by program.
+    ///
+    /// # Errors
+    /// If the map of counters cannot be read.
+    pub fn skips(&self) -> Result<Vec<Skips>, BpfError> {
+        self.attached.skips()
     }
 
     /// True if this end without a birth can only be of a minisock whose birth was missed: it was not there when its
@@ -237,6 +249,14 @@ impl Tracer {
     #[must_use]
     pub fn runs(&self) -> Vec<Runs> {
         self.attached.runs()
+    }
+
+    /// Takes one program off its hook: for tests of what is said of events that no program saw.
+    ///
+    /// # Errors
+    /// If it is not loaded.
+    pub fn blind(&mut self, program: &'static str) -> Result<(), BpfError> {
+        self.attached.blind(program)
     }
 
     /// Lets no program act any more, all of them at once. Records in the ring and counters stay, and nothing is added.

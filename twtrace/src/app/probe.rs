@@ -29,6 +29,10 @@ struct Report<'a> {
     self_test: &'a str,
     /// Pre-existing sockets can be listed; else why not.
     seeding: Option<&'a str>,
+    /// Events for which the kernel runs no program: `counted`, or `unknown`.
+    misses: &'static str,
+    /// Why they are not known; null: they are.
+    misses_why: Option<&'a str>,
     /// Fields that this kernel does not have: they show as unknown.
     unknown_fields: &'a [&'static str],
 }
@@ -55,6 +59,8 @@ pub(super) fn probe(host: &Host, verbose: u8, asked: &Probe) -> Result<Exit, Exi
         capabilities: &capabilities,
         self_test: &tracer.self_test,
         seeding: tracer.seeded.as_ref().err().map(String::as_str),
+        misses: if tracer.misses_unknown.is_none() { "counted" } else { "unknown" },
+        misses_why: tracer.misses_unknown,
         unknown_fields: &tracer.unknown_fields,
     };
     let text = match asked.format {
@@ -79,6 +85,11 @@ fn table(report: &Report<'_>, plan: &Plan) -> String {
     }
     let _ = writeln!(text, "\nself-test    {}", report.self_test);
     let _ = writeln!(text, "seeding      {}", report.seeding.unwrap_or("older TIME_WAITs can be listed"));
+    let misses = match report.misses_why {
+        None => "counted: a run says of every event whether a program saw it".to_owned(),
+        Some(why) => format!("unknown: {why}; a run is at best 'exact as far as this kernel lets it be known'"),
+    };
+    let _ = writeln!(text, "misses       {misses}");
     for field in report.unknown_fields {
         let _ = writeln!(text, "no field     {field}: what it holds shows as `?`");
     }
@@ -153,6 +164,8 @@ mod tests {
             capabilities: &capabilities,
             self_test: "passed",
             seeding: None,
+            misses: "counted",
+            misses_why: None,
             unknown_fields: &[],
         };
         plan.against.insert(Capability::ReuseDenied, vec![(Backend::Kprobe, Reason::NoKprobes)]);

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use tokio::io::{Interest, unix::AsyncFd};
-use twtrace_common::knob::Filter;
+use twtrace_common::knob::{Filter, Linger};
 
 use super::{
     forced,
@@ -161,6 +161,7 @@ fn settings(host: &Host, asked: &Run, scope: &Scope) -> Result<Settings, Exit> {
         log_level: asked.ebpf_log as u8,
         passive: tables,
         keep_seeds: tables,
+        linger: Linger::NEVER,
     })
 }
 

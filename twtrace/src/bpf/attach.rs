@@ -12,7 +12,7 @@ use aya::{
     programs::{BtfTracePoint, FEntry, FExit, KProbe, Program, ProgramError},
 };
 use aya_log::EbpfLogger;
-use twtrace_common::knob::{Filter, LiveKnobs, PORTS_EITHER, PORTS_LOCAL, PORTS_REMOTE, PortSet, stage};
+use twtrace_common::knob::{Filter, Linger, LiveKnobs, PORTS_EITHER, PORTS_LOCAL, PORTS_REMOTE, PortSet, stage};
 
 use super::{
     globals::{Globals, Offsets, SLOTTED, Slots, duties},
@@ -26,7 +26,7 @@ use crate::{
         clock,
         ksyms::KernelSymbols,
     },
-    plan::{Attach, Backend, Facts, Failure, Hook, Plan, Reason},
+    plan::{Attach, Backend, Counting, Facts, Failure, Hook, Plan, Reason},
 };
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/twtrace-ebpf.o"));
@@ -127,6 +127,8 @@ pub struct Settings {
     pub passive: bool,
     /// Keep the minisocks that were there before: see `Tracer::seeds`.
     pub keep_seeds: bool,
+    /// Make programs linger, for tests.
+    pub linger: Linger,
 }
 
 impl Settings {
@@ -142,6 +144,7 @@ impl Settings {
             log_level: 0,
             passive: false,
             keep_seeds: false,
+            linger: Linger::NEVER,
         }
     }
 }
@@ -179,6 +182,8 @@ pub struct Attached {
     pub(super) ring: Option<RingBuf<MapData>>,
     /// The programs that are loaded, or will be.
     pub(super) names: Vec<&'static str>,
+    /// How the skipped runs of each program of the plan become known.
+    pub(super) counting: Vec<(&'static str, Counting)>,
     knobs: LiveKnobs,
 }
 
@@ -213,7 +218,8 @@ pub fn attach(kernel: &Kernel, plan: &Plan, settings: &Settings) -> Result<Attac
     let ring = RingBuf::try_from(ebpf.take_map("RING").ok_or(BpfError::Missing("map RING"))?)
         .map_err(|source| BpfError::Map { name: "RING", source })?;
     let names = plan.hooks.iter().map(|hook| hook.program).chain([SEED]).collect();
-    let mut attached = Attached { ebpf, ring: Some(ring), names, knobs: LiveKnobs::default() };
+    let counting = plan.hooks.iter().map(|hook| (hook.program, kernel.facts.misses.of(hook.attach))).collect();
+    let mut attached = Attached { ebpf, ring: Some(ring), names, counting, knobs: LiveKnobs::default() };
     attached.begin()?;
     Ok(attached)
 }
@@ -234,6 +240,7 @@ pub(super) fn open(
         functions: kernel.symbols.functions(),
         duties,
         filter: settings.filter.settled(),
+        linger: settings.linger,
         hz: clock::hz(),
         own_netns: settings.own_netns,
         // A quarter full: the rest is room for what comes until the reader runs.
@@ -313,6 +320,17 @@ fn failure(hook: Hook, error: &ProgramError) -> Failure {
     Failure { backend, hook: (!whole_backend).then_some(hook), reason: Reason::Refused { hook, error: words, log } }
 }
 
+fn unload(program: &mut Program) -> Result<(), ProgramError> {
+    match program {
+        Program::FEntry(program) => program.unload(),
+        Program::FExit(program) => program.unload(),
+        Program::KProbe(program) => program.unload(),
+        Program::BtfTracePoint(program) => program.unload(),
+        Program::Iter(program) => program.unload(),
+        _ => Ok(()),
+    }
+}
+
 fn ports(ebpf: &mut Ebpf, sets: &[PortSet; 3]) -> Result<(), BpfError> {
     let map = ebpf.map_mut("PORTS").ok_or(BpfError::Missing("map PORTS"))?;
     let wrong = |source| BpfError::Map { name: "PORTS", source };
@@ -383,18 +401,20 @@ impl Attached {
         Ok(())
     }
 
+    /// Takes one program off its hook: for tests of what is said of events that no program saw.
+    ///
+    /// # Errors
+    /// If it is not loaded.
+    pub fn blind(&mut self, program: &'static str) -> Result<(), BpfError> {
+        let found = self.ebpf.program_mut(program).ok_or(BpfError::Missing(program))?;
+        unload(found).map_err(|_| BpfError::Missing(program))
+    }
+
     /// Takes every program off its hook; maps and their contents stay.
     pub fn detach(&mut self) {
         for (_, program) in self.ebpf.programs_mut() {
             // One that was never loaded has nothing to unload.
-            let _not_loaded = match program {
-                Program::FEntry(program) => program.unload(),
-                Program::FExit(program) => program.unload(),
-                Program::KProbe(program) => program.unload(),
-                Program::BtfTracePoint(program) => program.unload(),
-                Program::Iter(program) => program.unload(),
-                _ => Ok(()),
-            };
+            let _not_loaded = unload(program);
         }
     }
 }

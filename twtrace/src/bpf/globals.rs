@@ -1,7 +1,7 @@
 //! What the programs are told before they are loaded.
 
 use aya::EbpfLoader;
-use twtrace_common::knob::{ABSENT, Duties, Filter, Functions};
+use twtrace_common::knob::{ABSENT, Duties, Filter, Functions, Linger};
 
 use crate::{
     host::btf::{FIELDS, KernelTypes},
@@ -80,6 +80,7 @@ pub(super) struct Globals {
     /// Slots less one, in the order of [`SLOTTED`].
     pub(super) masks: [u32; 3],
     pub(super) filter: Filter,
+    pub(super) linger: Linger,
     pub(super) hz: u32,
     pub(super) own_netns: u32,
     pub(super) wake_at: u64,
@@ -98,6 +99,7 @@ impl Globals {
             .override_global("FUNCTIONS", &self.functions, true)
             .override_global("DUTIES", &self.duties, true)
             .override_global("FILTER", &self.filter, true)
+            .override_global("LINGER", &self.linger, true)
             .override_global("HZ", &self.hz, true)
             .override_global("OWN_NETNS", &self.own_netns, true)
             .override_global("WAKE_AT", &self.wake_at, true)

@@ -11,6 +11,7 @@ mod stats;
 mod verifier;
 
 pub use attach::{AttachError, Attached, BpfError, Kernel, Settings, Tables, attach, gather};
+pub use counters::Skips;
 pub use globals::Offsets;
 pub use produce::Lives;
 pub use stats::Timing;

@@ -117,6 +117,12 @@ impl KernelTypes {
             .is_ok_and(|types| types.iter().any(|found| matches!(found, Type::Typedef(_))))
     }
 
+    /// True if a structure has this member: `struct.member.member`.
+    #[must_use]
+    pub fn has(&self, path: &str) -> bool {
+        self.walk(path).is_some()
+    }
+
     /// Looks a field up: the first alternative that exists with the right size. Bit-fields and offsets past 64 KiB are
     /// not found.
     #[must_use]

@@ -39,7 +39,7 @@ use ksyms::KernelSymbols;
 
 use crate::{
     model::name,
-    plan::{FUNCTIONS, Facts, TRACEPOINTS},
+    plan::{FUNCTIONS, Facts, Misses, TRACEPOINTS},
 };
 
 /// A file of this machine could not be read or understood.
@@ -135,6 +135,11 @@ pub fn facts(
         kprobes: host.path("sys/bus/event_source/devices/kprobe/type").exists(),
         addresses: symbols.range("tw_timer_handler").is_some() && symbols.range("inet_twsk_deschedule_put").is_some(),
         addresses_hidden: symbols.hidden,
+        misses: Misses {
+            guarded: types.has("bpf_prog.active"),
+            counted: types.has("bpf_prog_stats.misses"),
+            kprobes_counted: types.has("bpf_link_info.perf_event.kprobe.missed"),
+        },
         missing_fields,
         unknown_fields,
     }

@@ -71,6 +71,8 @@ pub struct Totals {
     pub lost: u64,
     /// Ticks that came due and were not told, because the output was not read.
     pub ticks_skipped: u64,
+    /// Events that the kernel ran no program for; `None`: it does not count them.
+    pub missed_runs: Option<u64>,
     /// Everything else that was lost or could not be known, by name, zeroes left out.
     pub trouble: Vec<(&'static str, u64)>,
 }
@@ -107,9 +109,58 @@ pub struct Summary {
     pub reconcile: Vec<Reconciled>,
     /// The network namespace of the kernel's counters, by inode number.
     pub netns: u32,
-    /// Nothing lost and every difference zero; `None` if the kernel's counters could not be read at rest, and there is no
-    /// difference beyond what moved meanwhile.
+    /// Nothing lost, as far as this kernel tells, and every difference zero; `None` if the kernel's counters could not be read
+    /// at rest, and there is no difference beyond what moved meanwhile.
     pub exact: Option<bool>,
     /// How long the run was, nanoseconds.
     pub duration_ns: u64,
+}
+
+/// What a run comes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exactness {
+    /// Nothing was lost, and every counter agrees.
+    Exact,
+    /// The same, but the kernel does not count all that it skips.
+    AsKnown,
+    /// Something was lost, or a counter differs.
+    NotExact,
+    /// No difference is known, but the kernel's counters moved while they were read.
+    NotCompared,
+}
+
+impl Exactness {
+    /// The word in every output.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Exact => "exact",
+            Self::AsKnown => "as_known",
+            Self::NotExact => "not_exact",
+            Self::NotCompared => "not_compared",
+        }
+    }
+
+    /// `None`: it cannot be said. A loss that the kernel does not count is not known.
+    #[must_use]
+    pub fn is_exact(self) -> Option<bool> {
+        match self {
+            Self::Exact | Self::AsKnown => Some(true),
+            Self::NotExact => Some(false),
+            Self::NotCompared => None,
+        }
+    }
+}
+
+impl Summary {
+    /// Whether nothing was missed, and how far that is known.
+    #[must_use]
+    pub fn exactness(&self) -> Exactness {
+        match self.exact {
+            Some(true) if self.totals.missed_runs.is_none() => Exactness::AsKnown,
+            Some(true) => Exactness::Exact,
+            Some(false) => Exactness::NotExact,
+            None => Exactness::NotCompared,
+        }
+    }
 }

@@ -29,8 +29,8 @@ pub struct Beside {
     pub holders_unknown: u64,
     /// Minisocks could be listed at the start.
     pub seeded: bool,
-    /// Events that the kernel ran no program for, because the same program was running on that CPU.
-    pub missed_runs: u64,
+    /// Events that the kernel ran no program for, because a program was running on that CPU; `None`: it does not count them.
+    pub missed_runs: Option<u64>,
     /// Minisocks that were found alive although no program had told of their birth.
     pub alive_unseen: u64,
     /// Ends of minisocks of whose birth no program had told.
@@ -75,6 +75,7 @@ pub fn totals(counters: &Counters, beside: &Beside) -> Totals {
         filtered: sum(&counters.filtered),
         lost: sum(&counters.lost),
         ticks_skipped: beside.ticks_skipped,
+        missed_runs: beside.missed_runs,
         trouble: trouble(&counters.trouble, beside),
     }
 }
@@ -91,6 +92,7 @@ fn trouble(trouble: &Trouble, beside: &Beside) -> Vec<(&'static str, u64)> {
         read_failed,
         stack_failed,
         stale,
+        unseen_births,
         // Other protocols' minisocks and the self-test's are nobody's loss.
         not_tcp: _,
         self_test_lost: _,
@@ -105,7 +107,8 @@ fn trouble(trouble: &Trouble, beside: &Beside) -> Vec<(&'static str, u64)> {
         ("read_failed", read_failed),
         ("stack_failed", stack_failed),
         ("stale", stale),
-        ("missed_runs", beside.missed_runs),
+        ("unseen_births", unseen_births),
+        ("missed_runs", beside.missed_runs.unwrap_or(0)),
         ("unseen", beside.alive_unseen + beside.unborn),
         ("garbage", beside.garbage),
         ("early_lost", beside.early_lost),

@@ -192,7 +192,10 @@ fn failed(failures: &[Failure], hooks: &[Hook], capability: Capability, backend:
 mod tests {
     use twtrace_common::record::kind;
 
-    use super::{super::facts, *};
+    use super::{
+        super::{Misses, facts},
+        *,
+    };
 
     /// A kernel that can do everything; the development machine's and others are cut down from it.
     fn able() -> Facts {
@@ -206,6 +209,7 @@ mod tests {
             kprobes: true,
             addresses: true,
             addresses_hidden: false,
+            misses: Misses::default(),
             missing_fields: Vec::new(),
             unknown_fields: Vec::new(),
         }

@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::Misses;
+
 /// Facts about one kernel.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Facts {
@@ -15,6 +17,8 @@ pub struct Facts {
     pub addresses: bool,
     /// kallsyms exists and shows zeroes.
     pub addresses_hidden: bool,
+    /// Whether the kernel counts what it skips.
+    pub misses: Misses,
     /// Required fields that BTF lacks: no run is possible.
     pub missing_fields: Vec<&'static str>,
     /// Optional fields that BTF lacks.

@@ -2,11 +2,13 @@
 
 mod choose;
 mod facts;
+mod misses;
 mod reason;
 
 pub use choose::{Plan, PlanError, UNASKED, choose};
 pub use facts::Facts;
 pub(crate) use facts::{FUNCTIONS, TRACEPOINTS};
+pub use misses::{Counting, Misses};
 pub use reason::{Failure, Reason};
 
 use std::fmt;

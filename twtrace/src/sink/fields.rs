@@ -233,6 +233,13 @@ const COUNTERS: &[Field] = &[
     always("filtered", Integer, "", "events that the filters excluded"),
     always("lost", Integer, "", "events dropped because the ring was full"),
     always("ticks_skipped", Integer, "", "ticks that were due but not written, because the output was read too slowly"),
+    maybe(
+        "missed_runs",
+        Integer,
+        "",
+        "events for which the kernel ran no program, because a program was running on that CPU",
+        "this kernel does not count them: see `misses` of `twtrace probe`",
+    ),
     always("trouble", Counts, "", "other losses and unknowns, by name; zero counts are omitted"),
 ];
 
@@ -425,12 +432,13 @@ pub const LINES: &[Line] = &[
                     "the kernel's own counters of one network namespace, without filters, at the end of the run",
                 ),
                 always("reconcile_netns", Integer, "inode number", "network namespace of these counters"),
-                maybe(
-                    "exact",
-                    Bool,
-                    "",
-                    "nothing was lost and every difference is 0",
-                    "nothing was lost and every difference is 0, but some `slack` is not 0",
+                maybe("exact", Bool, "", "no loss is known and every difference is 0", "see `exactness`"),
+                always(
+                    "exactness",
+                    Text,
+                    "exact as_known not_exact not_compared",
+                    "exact: `exact` is true; as_known: true, but this kernel does not count all that it skips (`missed_runs` \
+                     is null); not_exact: false; not_compared: null, no difference is known, and some `slack` is not 0",
                 ),
                 always("duration_ns", Integer, "ns", "length of the run"),
             ],

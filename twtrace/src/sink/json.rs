@@ -110,9 +110,11 @@ impl Sink for JsonSink {
     }
 
     fn summary(&mut self, mono_ns: u64, summary: &Summary) {
-        let Summary { totals, reconcile, netns, exact, duration_ns } = summary;
-        let (counters, exact, duration_ns) = (Counters::of(totals), *exact, *duration_ns);
-        self.line("summary", mono_ns, SummaryLine { counters, reconcile, reconcile_netns: *netns, exact, duration_ns });
+        let Summary { totals, reconcile, netns, duration_ns, .. } = summary;
+        let (counters, exactness, duration_ns) = (Counters::of(totals), summary.exactness(), *duration_ns);
+        let (exact, exactness) = (exactness.is_exact(), exactness.word());
+        let line = SummaryLine { counters, reconcile, reconcile_netns: *netns, exact, exactness, duration_ns };
+        self.line("summary", mono_ns, line);
     }
 
     fn aggregates(&mut self) -> Option<&mut Aggregates> {
@@ -374,6 +376,7 @@ struct SummaryLine<'a> {
     reconcile: &'a [Reconciled],
     reconcile_netns: u32,
     exact: Option<bool>,
+    exactness: &'static str,
     duration_ns: u64,
 }
 
@@ -399,6 +402,7 @@ struct Counters<'a> {
     filtered: u64,
     lost: u64,
     ticks_skipped: u64,
+    missed_runs: Option<u64>,
     #[serde(serialize_with = "as_map")]
     trouble: &'a [(&'static str, u64)],
 }
@@ -426,6 +430,7 @@ impl<'a> Counters<'a> {
             filtered: totals.filtered,
             lost: totals.lost,
             ticks_skipped: totals.ticks_skipped,
+            missed_runs: totals.missed_runs,
             trouble: &totals.trouble,
         }
     }

@@ -9,7 +9,7 @@ use super::{
     trouble,
 };
 use crate::{
-    model::report::{Reconciled, Start, Summary, Totals},
+    model::report::{Exactness, Reconciled, Start, Summary, Totals},
     plan::{Capability, UNASKED},
 };
 
@@ -115,6 +115,9 @@ pub fn summary(summary: &Summary) -> String {
     if totals.ticks_skipped > 0 {
         block.row("ticks skipped", format_args!("{}: the output was read too slowly", totals.ticks_skipped));
     }
+    if totals.missed_runs.is_none() {
+        block.row("missed runs", Known(totals.missed_runs));
+    }
     for (i, (name, count)) in totals.trouble.iter().enumerate() {
         block.row(if i == 0 { "trouble" } else { "" }, trouble::sentence(name, *count));
     }
@@ -168,23 +171,28 @@ fn verdict(summary: &Summary) -> String {
     }
     let off = summary.reconcile.iter().filter(|row| row.diff != 0);
     why.extend(off.map(|row| format!("{} differs by {}", row.counter, row.diff)));
-    match summary.exact {
-        Some(true) => format!(
-            "exact: no event was lost, and {} of the kernel agree with twtrace's counts in network namespace {}",
+    let agree = || {
+        format!(
+            "no event was lost, and {} of the kernel agree with twtrace's counts in network namespace {}",
             Many(summary.reconcile.len() as u64, "counter"),
             summary.netns
+        )
+    };
+    match summary.exactness() {
+        Exactness::Exact => format!("exact: {}", agree()),
+        Exactness::AsKnown => format!(
+            "exact as far as this kernel lets it be known: {}; this kernel does not count the events for which it skips a BPF \
+             program (`twtrace probe` says why)",
+            agree()
         ),
-        Some(false) if why.is_empty() && !totals.trouble.is_empty() => "NOT exact: see trouble".to_owned(),
-        Some(false) if why.is_empty() => "NOT exact: counters disagree, cause unknown; please report it".to_owned(),
-        None if why.is_empty() => {
-            let slack = summary.reconcile.iter().map(|row| row.slack).max().unwrap_or(0);
-            format!(
-                "consistent within {slack}: no event was lost, and {} of the kernel agree with twtrace's counts in network \
-                 namespace {}; they moved while they were read",
-                Many(summary.reconcile.len() as u64, "counter"),
-                summary.netns
-            )
+        Exactness::NotExact if why.is_empty() && !totals.trouble.is_empty() => "NOT exact: see trouble".to_owned(),
+        Exactness::NotExact if why.is_empty() => {
+            "NOT exact: counters disagree, cause unknown; please report it".to_owned()
         }
-        Some(false) | None => format!("NOT exact: {}", why.join(", ")),
+        Exactness::NotCompared if why.is_empty() => {
+            let slack = summary.reconcile.iter().map(|row| row.slack).max().unwrap_or(0);
+            format!("consistent within {slack}: {}; they moved while they were read", agree())
+        }
+        Exactness::NotExact | Exactness::NotCompared => format!("NOT exact: {}", why.join(", ")),
     }
 }

@@ -21,6 +21,9 @@ pub fn sentence(name: &str, count: u64) -> String {
         "read_failed" => ("read", "of kernel memory failed: those fields are unknown"),
         "stack_failed" => ("kernel stack", "could not be taken: those ends have no cause"),
         "stale" => ("birth", "came at an address whose former life never ended here: those ends were missed"),
+        "unseen_births" => {
+            ("socket", "closed into TIME_WAIT without a birth that any program saw: born and live count too few")
+        }
         "missed_runs" => {
             ("event", "came while the same eBPF program ran on that CPU, and the kernel skipped the program for it")
         }
@@ -51,6 +54,7 @@ mod tests {
             "read_failed",
             "stack_failed",
             "stale",
+            "unseen_births",
             "missed_runs",
             "unseen",
             "garbage",

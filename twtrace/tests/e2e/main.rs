@@ -11,6 +11,7 @@ mod headroom;
 mod inside;
 mod lab;
 mod manners;
+mod nested;
 mod occupancy;
 mod parse;
 mod passive;
@@ -210,6 +211,7 @@ fn trials(offered: &Backends, scale: Scale, guest: bool, tally: &Arc<Mutex<Tally
             ("seeds", Box::new(seeds::seeds)),
             ("passive", Box::new(passive::passive)),
             ("headroom", Box::new(headroom::headroom)),
+            ("unseen_births", Box::new(nested::unseen_births)),
         ];
         for (name, case) in cases {
             let skip = match refusal {
@@ -288,6 +290,13 @@ fn trials(offered: &Backends, scale: Scale, guest: bool, tally: &Arc<Mutex<Tally
         Some(reason) => skipped("doctor_peer_closes", "any", &reason, tally),
         None => trial("doctor_peer_closes", "any", tally, |_| doctor::keepalive::doctor_peer_closes()),
     });
+    let no_nesting = nested::missing();
+    for (backend, refusal) in offered {
+        trials.push(match no_nesting.as_ref().or(refusal.as_ref()) {
+            Some(reason) => skipped("nested", backend, reason, tally),
+            None => trial("nested", backend, tally, nested::nested),
+        });
+    }
     let no_tools = manners::missing();
     let confined: [(&str, Once); 2] = [("lacks", manners::lacks), ("no_ptrace", manners::no_ptrace)];
     trials.extend(confined.map(|(name, case)| match &no_tools {

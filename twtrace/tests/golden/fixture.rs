@@ -238,6 +238,7 @@ pub fn exact() -> Summary {
             filtered: 2,
             lost: 0,
             ticks_skipped: 0,
+            missed_runs: Some(0),
             trouble: vec![],
         },
         reconcile: vec![reconciled("TcpExt.TW+TWKilled", 20, 20), reconciled("sockstat.tw", 6, 6)],
@@ -298,6 +299,7 @@ pub fn uncompared() -> Summary {
             no_bind: None,
             holders_unknown: 0,
             live: None,
+            missed_runs: None,
             ..right.totals
         },
         reconcile: vec![

@@ -149,3 +149,20 @@ fn tables_stand_between_the_events() {
 fn the_document() {
     assert_snapshot!("events_md", events_doc::render());
 }
+
+/// Where the kernel does not count what it skips, a run is exact as far as is known, in every output.
+#[test]
+fn exact_as_far_as_is_known() {
+    let mut summary = fixture::exact();
+    summary.totals.missed_runs = None;
+    let text = notes::summary(&summary);
+    assert!(text.contains("missed runs     ?\n"), "{text}");
+    assert!(
+        text.lines().last().unwrap_or_default().starts_with("exact as far as this kernel lets it be known: "),
+        "{text}"
+    );
+    assert_eq!((summary.exactness().word(), summary.exactness().is_exact()), ("as_known", None));
+    // A loss is a loss, whatever else is known.
+    summary.exact = Some(false);
+    assert_eq!(summary.exactness().is_exact(), Some(false));
+}
