@@ -47,10 +47,12 @@ pub struct Counters {
     pub trouble: Trouble,
     /// Minisocks that were there before, entered by the seeding iterator.
     pub seeded: u64,
-    /// Ids given out so far on this CPU.
+    /// Ids given out so far on this CPU, to births and to minisocks that looks entered.
     pub ids: u64,
     /// Events told by the second program of a hook, because the first was not run for them.
     pub again: u64,
+    /// Ends of minisocks that the table of lives did not have, or had as over.
+    pub unborn: u64,
 }
 
 /// Totals of one network namespace.
@@ -98,7 +100,7 @@ pub struct Trouble {
 }
 
 const _: () = assert!(
-    size::<Counters>() == 8 * (4 * kind::COUNT + 4 + cause::SLOTS + refusal::COUNT + 3 + denial::COUNT + 5 + 11 + 3)
+    size::<Counters>() == 8 * (4 * kind::COUNT + 4 + cause::SLOTS + refusal::COUNT + 3 + denial::COUNT + 5 + 11 + 4)
 );
 
 #[cfg(feature = "user")]

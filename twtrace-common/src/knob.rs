@@ -303,8 +303,9 @@ pub const PORTS_EITHER: u32 = 2;
 pub struct LiveKnobs {
     /// Inode number of the namespace of the self-test, 0 when none runs: its events are flagged and not counted.
     pub self_test_netns: u32,
-    /// Zero.
-    pub pad: u32,
+    /// Number of the present look at the kernel's minisocks: see [`Alive::met`](crate::state::Alive::met). The first, 1, finds
+    /// those that are older than the run.
+    pub look: u32,
 }
 
 const _: () = {

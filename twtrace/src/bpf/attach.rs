@@ -16,7 +16,7 @@ use twtrace_common::knob::{Filter, LiveKnobs, PORTS_EITHER, PORTS_LOCAL, PORTS_R
 
 use super::{
     globals::{Globals, Offsets, SLOTTED, Slots, duties},
-    seed::SEED,
+    seed::{BURY, SEED},
 };
 use crate::{
     host::{
@@ -210,7 +210,7 @@ pub fn attach(kernel: &Kernel, plan: &Plan, settings: &Settings) -> Result<Attac
     }
     let ring = RingBuf::try_from(ebpf.take_map("RING").ok_or(BpfError::Missing("map RING"))?)
         .map_err(|source| BpfError::Map { name: "RING", source })?;
-    let names = plan.hooks.iter().map(|hook| hook.program).chain([SEED]).collect();
+    let names = plan.hooks.iter().map(|hook| hook.program).chain([SEED, BURY]).collect();
     Ok(Attached { ebpf, ring: Some(ring), names })
 }
 
@@ -352,7 +352,7 @@ impl Attached {
         let map = self.ebpf.map_mut("LIVE_KNOBS").ok_or(BpfError::Missing("map LIVE_KNOBS"))?;
         let wrong = |source| BpfError::Map { name: "LIVE_KNOBS", source };
         let mut knobs: Array<_, LiveKnobs> = Array::try_from(map).map_err(wrong)?;
-        knobs.set(0, LiveKnobs { self_test_netns, pad: 0 }, 0).map_err(wrong)
+        knobs.set(0, LiveKnobs { self_test_netns, look: 0 }, 0).map_err(wrong)
     }
 
     /// Takes every program off its hook; maps and their contents stay.
@@ -365,6 +365,7 @@ impl Attached {
                 Program::KProbe(program) => program.unload(),
                 Program::BtfTracePoint(program) => program.unload(),
                 Program::Iter(program) => program.unload(),
+                Program::RawTracePoint(program) => program.unload(),
                 _ => Ok(()),
             };
         }

@@ -20,6 +20,9 @@ use crate::{
     source::Source as _,
 };
 
+/// How long the last look through the kernel's sockets is waited for: those of a million sockets in 40 namespaces.
+const LAST_LOOK: Duration = Duration::from_secs(5);
+
 impl Pipeline<'_> {
     /// Stops the programs, takes what they left, and says the summary.
     pub(super) async fn finish(
@@ -30,7 +33,7 @@ impl Pipeline<'_> {
         options: &Options,
         signals: &mut (Signal, Signal),
     ) -> Result<(), RunError> {
-        self.audit()?;
+        self.last_look().await?;
         self.beside.missed_runs = self.tracer.missed_runs()?;
         self.tracer.detach();
         // A frame is worth nothing a moment later; lines are.
@@ -95,6 +98,19 @@ impl Pipeline<'_> {
             }
             End::Flushed | End::Stuck | End::Closed => Ok(()),
         }
+    }
+
+    /// Looks through the kernel's sockets for the last time, while events go on coming. Where that takes too long, what the look
+    /// before found stands.
+    async fn last_look(&mut self) -> Result<(), RunError> {
+        self.tracer.look_now(&[]);
+        let until = Instant::now() + LAST_LOOK;
+        while self.tracer.is_looking() && Instant::now() < until {
+            self.drain()?;
+            self.flush();
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        self.looked()
     }
 
     /// Takes what is left in the ring, and waits until all of it is written. `true`: the reader had taken nothing for too
