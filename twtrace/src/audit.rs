@@ -40,6 +40,8 @@ pub struct Found {
     pub unseen_ends: u64,
     /// Minisocks that a look entered and then found to be dead already, since the start: they are counted as seeded.
     pub withdrawn: u64,
+    /// Those of them that the first look entered.
+    pub withdrawn_first: u64,
     /// When the last whole look ended, nanoseconds of `CLOCK_MONOTONIC`; `None`: there was none.
     pub ended_ns: Option<u64>,
     /// How many whole looks there were.
@@ -59,8 +61,8 @@ fn keep(all: &mut Vec<Life>, more: Vec<Life>) {
     all.extend(more.into_iter().take(room));
 }
 
-/// The first look: it is made where it is asked for, before there is a thread. Returns how many namespaces could not be looked
-/// into.
+/// The first look: it is made where it is asked for, before there is a thread, which will end it: nobody reads events yet, and
+/// asking about each minisock takes a while. Returns how many namespaces could not be looked into.
 ///
 /// # Errors
 /// If the programs cannot be told.
@@ -68,7 +70,7 @@ pub(crate) fn first(
     looker: &mut Looker,
     namespaces: &BTreeMap<u32, Place>,
     each: &mut (dyn FnMut(Life) + Send),
-) -> Result<(usize, Found), crate::bpf::BpfError> {
+) -> Result<usize, crate::bpf::BpfError> {
     looker.begin()?;
     let mut missed = 0;
     for place in namespaces.values() {
@@ -77,10 +79,7 @@ pub(crate) fn first(
             missed += usize::from(looker.walk(&netns, each).is_err());
         }
     }
-    let mut found = Found::default();
-    found.add(looker.end(false));
-    (found.ended_ns, found.looks) = (Some(clock::monotonic_ns()), 1);
-    Ok((missed, found))
+    Ok(missed)
 }
 
 /// The thread. It ends when this is dropped.
@@ -118,12 +117,12 @@ impl Desk {
 }
 
 impl Auditor {
-    /// Starts the thread, which waits to be asked. `found`: by the first look.
+    /// Starts the thread, which ends the first look and then waits to be asked.
     ///
     /// # Errors
     /// If there can be no thread.
-    pub fn spawn(host: Host, looker: Looker, found: Found) -> io::Result<Self> {
-        let desk = Arc::new(Desk { state: Mutex::new(State { found, ..State::default() }), changed: Condvar::new() });
+    pub fn spawn(host: Host, looker: Looker) -> io::Result<Self> {
+        let desk = Arc::new(Desk::default());
         let of_thread = Arc::clone(&desk);
         let work = move || work(&host, looker, &of_thread);
         let thread = thread::Builder::new().name("twtrace-audit".to_owned()).spawn(work)?;
@@ -204,6 +203,12 @@ fn work(host: &Host, mut looker: Looker, desk: &Desk) {
             return;
         }
     };
+    let ends = looker.end(false);
+    let mut state = desk.lock();
+    state.found.withdrawn_first = ends.withdrawn;
+    state.found.add(ends);
+    (state.found.ended_ns, state.found.looks) = (Some(clock::monotonic_ns()), 1);
+    drop(state);
     loop {
         let mut state = desk.lock();
         while state.asked == state.answered && !state.is_over {

@@ -69,8 +69,6 @@ pub struct Tracer {
     pub unknown_fields: Vec<&'static str>,
     /// Where records come from.
     pub ring: Ring,
-    /// Minisocks that the first look entered, and that were dead already.
-    withdrawn_at_start: u64,
     /// What looks at the kernel's minisocks; `None` if they could not be listed. Before `attached`: it ends first.
     auditor: Option<Auditor>,
     attached: Attached,
@@ -161,11 +159,9 @@ impl Tracer {
                 seeds.push(life);
             }
         };
-        let mut withdrawn_at_start = 0;
         let seeding = attached.looker(kernel).and_then(|mut looker| {
-            let (unreadable, found) = audit::first(&mut looker, &namespaces, &mut each)?;
-            withdrawn_at_start = found.withdrawn;
-            let auditor = Auditor::spawn(attempt.host.clone(), looker, found)
+            let unreadable = audit::first(&mut looker, &namespaces, &mut each)?;
+            let auditor = Auditor::spawn(attempt.host.clone(), looker)
                 .map_err(|error| BpfError::Seed(format!("its thread: {error}")))?;
             Ok((unreadable, auditor))
         });
@@ -186,7 +182,6 @@ impl Tracer {
             early_lost,
             unknown_fields: kernel.offsets.unknown(),
             ring,
-            withdrawn_at_start,
             auditor,
             attached,
         }))
@@ -257,7 +252,7 @@ impl Tracer {
         let found = auditor.take().map_err(BpfError::Seed)?;
         // What the first look withdrew is no find of a later one.
         let unseen = self.counters()?.seeded.saturating_sub(*at_start);
-        let later = found.withdrawn.saturating_sub(self.withdrawn_at_start);
+        let later = found.withdrawn.saturating_sub(found.withdrawn_first);
         Ok(Audit {
             unseen: unseen.saturating_sub(later),
             unseen_ends: found.unseen_ends,
