@@ -47,10 +47,12 @@ pub struct Counters {
     pub trouble: Trouble,
     /// Minisocks that were there before, entered by the seeding iterator.
     pub seeded: u64,
-    /// Ids given out so far on this CPU.
+    /// Ids given out so far on this CPU, to births and to minisocks that looks entered.
     pub ids: u64,
     /// Events for which the first program of a hook was not run and the second was, by [`hook`].
     pub again: [u64; hook::COUNT],
+    /// Ends of minisocks that the table of lives did not have, or had as over.
+    pub unborn: u64,
 }
 
 /// Hooks with a second program, which acts if the first was not run: rows of [`Counters::again`].
@@ -114,7 +116,7 @@ pub struct Trouble {
 
 const _: () = assert!(
     size::<Counters>()
-        == 8 * (4 * kind::COUNT + 4 + cause::SLOTS + refusal::COUNT + 3 + denial::COUNT + 5 + 12 + 2 + hook::COUNT)
+        == 8 * (4 * kind::COUNT + 4 + cause::SLOTS + refusal::COUNT + 3 + denial::COUNT + 5 + 12 + 3 + hook::COUNT)
 );
 
 #[cfg(feature = "user")]

@@ -65,6 +65,43 @@ pub struct Alive {
     pub flags: u8,
     /// Bits of [`alive`].
     pub state: u8,
+    /// The last look that met this minisock, with bits of [`met`]; or [`met::OVER`] and [`Alive::id`]: it ended unseen. 0: no
+    /// look has met it.
+    pub met: u64,
+}
+
+/// [`Alive::met`]. It is only ever written whole, so whoever writes it to an entry that became another life's meanwhile does
+/// no harm: that life was not met a moment ago, which the next look mends, and it is not over, for its id is another.
+pub mod met {
+    /// With the id of the entry: the kernel has ended this life, no program saw it, and it has been counted. The entry stays in
+    /// its place until the address is born again: kernels before 5.12 have no way to take it away only if it is still the same.
+    pub const OVER: u64 = 1 << 63;
+    /// That look entered it.
+    pub const NEW: u64 = 1 << 62;
+    /// The number of the look: all bits below.
+    pub const LOOK: u64 = NEW - 1;
+}
+
+/// What the program `bury` says of a life.
+pub mod verdict {
+    /// The kernel still follows a minisock at this address.
+    pub const ALIVE: u32 = 0;
+    /// The kernel does not follow one any more.
+    pub const DEAD: u32 = 1;
+    /// The table of lives has another life at this address by now, or none.
+    pub const CHANGED: u32 = 2;
+}
+
+/// A slot of the array behind map `LIVES`, `LIFE_SLOTS`, as the programs lay it out.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct LifeSlot {
+    /// How many keys have this slot.
+    pub keys: u64,
+    /// Address of the minisock; 0: none.
+    pub key: u64,
+    /// Its entry.
+    pub value: Alive,
 }
 
 /// [`Alive::state`].
@@ -142,7 +179,8 @@ pub const DENIALS: usize = denial::COUNT - 1;
 
 const _: () = {
     assert!(size::<Conn>() == 72);
-    assert!(size::<Alive>() == 56);
+    assert!(size::<Alive>() == 64);
+    assert!(size::<LifeSlot>() == 16 + 64);
     assert!(size::<Closing>() == 16);
     assert!(size::<Owner>() == 32);
     assert!(size::<Service>() == 4);
@@ -153,4 +191,8 @@ const _: () = {
 mod pod {
     // SAFETY: repr(C), integers without implicit padding (size asserted above).
     unsafe impl aya::Pod for super::Service {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::Alive {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::LifeSlot {}
 }

@@ -13,7 +13,7 @@ use aya_ebpf::{
 use twtrace_common::{
     knob::stage,
     record::{Birth, Life, flag, kind, substate, valid},
-    state::{Alive, Closing, Conn, alive},
+    state::{Alive, Closing, Conn, alive, met},
 };
 
 use crate::{
@@ -215,6 +215,7 @@ fn remember(tw: u64, life: &Life, born_ns: u64, expires: u64, matched: bool) {
         role: life.role,
         flags: life.flags,
         state,
+        met: 0,
     };
     if LIVES.insert_new(tw, entry) {
         return;
@@ -227,8 +228,8 @@ fn remember(tw: u64, life: &Life, born_ns: u64, expires: u64, matched: bool) {
     };
     // SAFETY: a map value; whoever wrote it is gone, for this address is being born again.
     let old = unsafe { &mut *old };
-    // A seeded entry may be of a minisock that ended while it was being entered; any other is an end that was missed.
-    if old.flags & flag::PREEXISTING == 0 {
+    // If a look has found out that it is over, it has been counted.
+    if old.met != met::OVER | old.id {
         bump!(trouble.stale);
         aya_log_ebpf::warn!(&(), "a minisock's end was missed: its address is being born again");
     }

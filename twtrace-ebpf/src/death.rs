@@ -16,7 +16,7 @@ use twtrace_common::{
     counter::Counters,
     knob::stage,
     record::{Death, cause, flag, kind, substate, valid},
-    state::{Alive, alive},
+    state::{Alive, alive, met},
 };
 
 use crate::{
@@ -222,6 +222,10 @@ fn died(tw: impl Object, cause: u8, by_current: bool) {
     let mut matched = if LIVES.read(tw.address(), entry) {
         life_ns = rearm::recall(entry, now, life);
         let matched = entry.state & alive::MATCHED != 0;
+        if entry.met == met::OVER | entry.id {
+            // A look came between this end's beginning and this program, and has taken it out of the count.
+            maps::count(&counters.unborn);
+        }
         rearm::late_turn(counters, tw, entry, life, now, matched);
         LIVES.remove(tw.address());
         matched
@@ -234,6 +238,9 @@ fn died(tw: impl Object, cause: u8, by_current: bool) {
             life.flags |= flag::SELF_TEST;
         }
         life.flags |= flag::UNKNOWN_BIRTH;
+        if life.flags & flag::SELF_TEST == 0 {
+            maps::count(&counters.unborn);
+        }
         filter::lets_through(life)
     };
     matched = matched && filter::wants_cause(cause);

@@ -1,6 +1,7 @@
 //! The maps. Hash maps are preallocated: tracing programs may not allocate.
 
 use aya_ebpf::{
+    bindings::BPF_F_MMAPABLE,
     helpers::generated::bpf_get_smp_processor_id,
     macros::map,
     maps::{Array, CgroupArray, HashMap, LruHashMap, PerCpuArray, RingBuf},
@@ -27,9 +28,9 @@ pub static RING: RingBuf = RingBuf::with_byte_size(4 << 20, 0);
 
 /// Makes a [`Table`] of its two maps and the number that user space sets with their sizes.
 macro_rules! table {
-    ($(#[$doc:meta])* $name:ident: $value:ty, $slots:ident, $rest:ident, $mask:ident, $cell:literal) => {
+    ($(#[$doc:meta])* $name:ident: $value:ty, $slots:ident, $rest:ident, $mask:ident, $cell:literal, $flags:expr) => {
         #[map]
-        static $slots: Array<Slot<$value>> = Array::with_max_entries(1, 0);
+        static $slots: Array<Slot<$value>> = Array::with_max_entries(1, $flags);
         #[map]
         static $rest: HashMap<u64, $value> = HashMap::with_max_entries(1, 0);
         $(#[$doc])*
@@ -39,15 +40,16 @@ macro_rules! table {
 
 table! {
     /// Connections being followed, by address of their socket, of more than 2 KB.
-    CONNS: Conn, CONN_SLOTS, CONN_REST, CONN_MASK, 11
+    CONNS: Conn, CONN_SLOTS, CONN_REST, CONN_MASK, 11, 0
 }
 table! {
-    /// Minisocks alive, by address. They have some 256 bytes.
-    LIVES: Alive, LIFE_SLOTS, LIFE_REST, LIFE_MASK, 8
+    /// Minisocks alive, by address. They have some 256 bytes. User space looks through the slots, which it maps: a call for
+    /// each would take it a tenth of a second.
+    LIVES: Alive, LIFE_SLOTS, LIFE_REST, LIFE_MASK, 8, BPF_F_MMAPABLE
 }
 table! {
     /// Sockets in FIN_WAIT2 or CLOSING, by [`crate::kernel::MeetingPoint`]; written only where timer_start tells births.
-    CLOSING: Closing, CLOSING_SLOTS, CLOSING_REST, CLOSING_MASK, 0
+    CLOSING: Closing, CLOSING_SLOTS, CLOSING_REST, CLOSING_MASK, 0, 0
 }
 
 /// Sockets inside tcp_time_wait, and the substate asked for; written only by the kprobe backend of `refusal`.
@@ -117,6 +119,11 @@ pub static PORTS: Array<PortSet> = Array::with_max_entries(3, 0);
 #[map]
 pub static CGROUPS: CgroupArray = CgroupArray::with_max_entries(FILTER_VALUES as u32, 0);
 
+/// The number of the present look at the kernel's minisocks: see [`Alive::met`]. The first, 1, finds those that are older than
+/// the run. A map of its own: another thread writes it than the knobs.
+#[map]
+static LOOK: Array<u32> = Array::with_max_entries(1, 0);
+
 #[map]
 static LIVE_KNOBS: Array<LiveKnobs> = Array::with_max_entries(1, 0);
 
@@ -166,12 +173,14 @@ pub fn next_id(counters: &Counters) -> u64 {
     (n << 13) | cpu()
 }
 
-/// An id for a minisock that is entered by the seeding iterator, apart from those of births. One walk at a time counts, but
-/// its task may move from one CPU to the next.
+/// An id for a minisock that is entered by the seeding iterator, apart from those of births. Only one walk at a time counts, so
+/// that births which come between leave a gap, and no id is given out twice; its task may move from one CPU to the next.
 #[inline(always)]
 pub fn seed_id(counters: &Counters) -> u64 {
     const SEEDED: u64 = 1 << 52;
-    SEEDED | (counters.seeded + 1) << 13 | cpu()
+    let n = counters.ids + 1;
+    count(&counters.ids);
+    SEEDED | n << 13 | cpu()
 }
 
 /// The CPU's number, 13 bits (NR_CPUS is 8192 at most).
@@ -184,6 +193,13 @@ fn cpu() -> u64 {
 #[inline(always)]
 pub fn scratch() -> Option<*mut Scratch> {
     SCRATCH.get_ptr_mut(0)
+}
+
+/// The number of the present look; 0: none.
+#[inline(always)]
+pub fn look() -> u32 {
+    // SAFETY: a map value; user space writes it between looks, and a u32 is written whole.
+    LOOK.get_ptr(0).map_or(0, |look| unsafe { look.read_volatile() })
 }
 
 /// The namespace of the self-test; 0 outside of it.

@@ -25,6 +25,15 @@ pub struct Slot<V> {
     value: V,
 }
 
+// User space reads the table of lives.
+const _: () = {
+    use core::mem::offset_of;
+    use twtrace_common::state::{Alive, LifeSlot};
+    assert!(size_of::<Slot<Alive>>() == size_of::<LifeSlot>());
+    assert!(offset_of!(Slot<Alive>, key) == offset_of!(LifeSlot, key));
+    assert!(offset_of!(Slot<Alive>, value) == offset_of!(LifeSlot, value));
+};
+
 /// A table by 64-bit keys, none of which is 0.
 pub struct Table<V: 'static> {
     /// As many as a power of two.

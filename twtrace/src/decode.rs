@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use twtrace_common::{
     ABI,
     record::{self as raw, flag, kind, valid},
+    state::{Alive, alive},
 };
 
 use crate::model::event::{
@@ -46,6 +47,20 @@ pub fn seeds(bytes: &[u8]) -> Result<Vec<Life>, DecodeError> {
     }
     // SAFETY: the length is that of a Life, which is plain old data (Record), and the read is unaligned.
     Ok(whole.iter().map(|bytes| whose(&unsafe { bytes.as_ptr().cast::<raw::Life>().read_unaligned() })).collect())
+}
+
+/// Whose an entry of the table of lives is, if the filters let it through. Where it was the entry does not say.
+#[must_use]
+pub fn over(entry: &Alive) -> Option<Life> {
+    // SAFETY: a Life is integers and byte arrays (Record), of which all zeroes are a value.
+    let mut life: raw::Life = unsafe { std::mem::zeroed() };
+    (life.id, life.role, life.flags) = (entry.id, entry.role, entry.flags);
+    (life.substate, life.valid) = (entry.substate, valid::SUBSTATE);
+    if entry.state & alive::HAS_CLOSER != 0 {
+        (life.closer_pid, life.closer_comm, life.cgroup_id) = (entry.closer_pid, entry.closer_comm, entry.cgroup_id);
+        life.valid |= valid::CLOSER;
+    }
+    (entry.state & alive::MATCHED != 0).then(|| whose(&life))
 }
 
 /// A record type: plain integers and bytes, any bit pattern valid.

@@ -4,6 +4,7 @@
 //! Data flows one way: host facts -> plan -> attach -> source -> decode -> model -> sinks.
 
 pub mod app;
+pub mod audit;
 pub mod bpf;
 pub mod cli;
 pub mod decode;

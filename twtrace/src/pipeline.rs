@@ -49,8 +49,8 @@ use crate::{
 /// How often the ring is emptied when it does not ask for it. Nobody sees a shorter delay; the wake-ups it saves are the
 /// largest cost of a tracer.
 const DRAIN: Duration = Duration::from_millis(40);
-/// How often the kernel's sockets are looked through for one that nobody told of: each TIME_WAIT that runs its course is
-/// met twice.
+/// How often a look through the kernel's sockets begins, for one that nobody told of and for lives that ended unseen: each
+/// TIME_WAIT that runs its course is met twice, unless there are so many sockets and namespaces that a look takes longer.
 const AUDIT: Duration = Duration::from_secs(25);
 /// Records taken at once, so that signals and timers get their turn.
 const AT_ONCE: usize = 8192;
@@ -241,7 +241,7 @@ impl<'a> Pipeline<'a> {
                 () = &mut over => return Ok(()),
                 () = &mut closed => return Ok(()),
                 _ = tell.tick() => telling = true,
-                _ = audit.tick() => self.audit()?,
+                _ = audit.tick() => self.tracer.look(),
                 Some(input) = next(&mut self.inputs) => match self.sink.input(input) {
                     Some(Steer::End) => return Ok(()),
                     Some(Steer::Suspend) => jobs::ask(),
@@ -305,7 +305,8 @@ impl<'a> Pipeline<'a> {
             // Its birth is not on record. If the table never was full, it was missed, or is older than twtrace.
             let never_full = self.tracer.counters()?.trouble.lives_full == 0;
             for mut event in uncertain {
-                if event.life.preexisting.is_none() && never_full {
+                // One with an id was found by a look, and is counted.
+                if event.life.preexisting.is_none() && event.life.id.is_none() && never_full {
                     if self.tracer.is_missed_birth(&event) {
                         self.beside.unborn += 1;
                     } else {
@@ -358,11 +359,13 @@ impl<'a> Pipeline<'a> {
         }
     }
 
-    fn audit(&mut self) -> Result<(), RunError> {
-        let audit = self.tracer.audit(&Host::default(), &[])?;
-        self.beside.alive_unseen = audit.unseen;
+    /// Takes what looks through the kernel's sockets have found.
+    fn looked(&mut self) -> Result<(), RunError> {
+        let audit = self.tracer.looked()?;
+        self.beside.looked(&audit, clock::monotonic_ns());
         if let Some(all) = self.sink.aggregates() {
             audit.found.iter().for_each(|life| all.seeded(life));
+            audit.ended.iter().for_each(|life| all.over(life));
         }
         Ok(())
     }
@@ -393,6 +396,7 @@ impl<'a> Pipeline<'a> {
         } else {
             Compared::default()
         };
+        self.looked()?;
         let counters = self.tracer.counters()?;
         self.sink.set_clock(Clock { offset_ns: clock::wall_offset_ns().into() });
         self.tell_losses(now, &counters);

@@ -7,6 +7,7 @@ use aya_log::EbpfLogger;
 use twtrace_common::counter::Counters;
 
 use crate::{
+    audit::{self, Auditor},
     bpf::{self, AttachError, Attached, BpfError, Kernel, Settings, Skips},
     host::{
         Host, clock,
@@ -14,6 +15,7 @@ use crate::{
         release_memory,
     },
     model::{
+        audit::Audit,
         event::{Event, Life},
         occupancy::Passive,
         own::Runs,
@@ -23,8 +25,9 @@ use crate::{
     source::Ring,
 };
 
-/// The most events of others that are kept while the self-test runs; a machine makes fewer in a second.
-const KEPT: usize = 1 << 20;
+/// The most events of others that are kept while the self-test runs: 32 MB, some 100,000, which is what a machine at its limit
+/// makes in a second. More are lost, and counted.
+const KEPT: usize = (32 << 20) / size_of::<Event>();
 
 /// Why there is no tracer.
 #[derive(Debug, thiserror::Error)]
@@ -48,7 +51,8 @@ pub struct Tracer {
     pub self_test: String,
     /// What TcpExt TW means here; `None` if no self-test could tell.
     pub tw_counts: Option<TwCounts>,
-    /// Minisocks that were there before, all namespaces; the error if they could not be listed.
+    /// Minisocks that were there before, all namespaces; the error if they could not be listed. A few more may be counted: those
+    /// that were found to be dead when they had been entered.
     pub seeded: Result<u64, String>,
     /// Those of them that the filters let through, if [`Settings::keep_seeds`] asked for them. A minisock is told here or
     /// by its birth, never by both.
@@ -67,16 +71,9 @@ pub struct Tracer {
     pub misses_unknown: Option<&'static str>,
     /// Where records come from.
     pub ring: Ring,
+    /// What looks at the kernel's minisocks; `None` if they could not be listed. Before `attached`: it ends first.
+    auditor: Option<Auditor>,
     attached: Attached,
-}
-
-/// What another look through the kernel's sockets found.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Audit {
-    /// Minisocks that no program told of, all looks since the start together, whatever the filters say.
-    pub unseen: u64,
-    /// Those that this look found and that the filters let through.
-    pub found: Vec<Life>,
 }
 
 /// Facts that every attempt shares.
@@ -157,18 +154,23 @@ impl Tracer {
                 format!("not possible: {error}")
             }
         };
-        let (namespaces, missed) = netns::all(attempt.host);
+        let (namespaces, missed) = netns::find(attempt.host);
         let (mut seeds, keep) = (Vec::new(), attempt.settings.keep_seeds);
         let mut each = |life| {
             if keep {
                 seeds.push(life);
             }
         };
-        let seeding = attached.load_seed(kernel).and_then(|()| attached.seed(namespaces.values(), &mut each));
+        let seeding = attached.looker(kernel).and_then(|mut looker| {
+            let unreadable = audit::first(&mut looker, &namespaces, &mut each)?;
+            let auditor = Auditor::spawn(attempt.host.clone(), looker)
+                .map_err(|error| BpfError::Seed(format!("its thread: {error}")))?;
+            Ok((unreadable, auditor))
+        });
         let listed = (namespaces.keys().copied().collect(), clock::monotonic_ns());
-        let (seeded, namespaces_missed) = match seeding {
-            Ok(unreadable) => (Ok(attached.counters()?.seeded), missed + unreadable),
-            Err(error) => (Err(error.to_string()), 0),
+        let (seeded, namespaces_missed, auditor) = match seeding {
+            Ok((unreadable, auditor)) => (Ok(attached.counters()?.seeded), missed + unreadable, Some(auditor)),
+            Err(error) => (Err(error.to_string()), 0, None),
         };
         Ok(Ok(Self {
             misses_unknown: kernel.facts.misses.unknown(&plan),
@@ -183,6 +185,7 @@ impl Tracer {
             early_lost,
             unknown_fields: kernel.offsets.unknown(),
             ring,
+            auditor,
             attached,
         }))
     }
@@ -229,20 +232,57 @@ impl Tracer {
         self.seeded.is_ok() && listed && event.mono_ns > *at_ns
     }
 
-    /// Looks once more for minisocks that no program told of, in these namespaces and in all that can be found; they are
-    /// followed from now on: births that were missed, for want of a hook that was called or of a namespace that could be
-    /// found.
+    /// Asks for another look through the kernel's minisocks, unless one is under way, and never waits. What is found is followed
+    /// from then on: births that were missed, for want of a hook that was called or of a namespace that could be found. What has
+    /// ended unseen is taken out of the count.
+    pub fn look(&self) {
+        if let Some(auditor) = &self.auditor {
+            auditor.ask();
+        }
+    }
+
+    /// The same at once, in these namespaces and in all that can be found. Whoever asks goes on emptying the ring until
+    /// [`Tracer::is_looking`] says no.
+    pub fn look_now(&self, more: &[&Netns]) {
+        if let Some(auditor) = &self.auditor {
+            auditor.hurry(more.iter().filter_map(|netns| netns.try_clone().ok()).collect());
+        }
+    }
+
+    /// True while a look that was asked for is under way.
+    #[must_use]
+    pub fn is_looking(&self) -> bool {
+        self.auditor.as_ref().is_some_and(|auditor| !auditor.is_idle())
+    }
+
+    /// What looks have found; never waits.
     ///
     /// # Errors
     /// If the iterator or the counters cannot be read.
-    pub fn audit(&mut self, host: &Host, more: &[&Netns]) -> Result<Audit, BpfError> {
-        let mut audit = Audit::default();
-        let Ok(at_start) = self.seeded else { return Ok(audit) };
-        let (namespaces, _) = netns::all(host);
-        let namespaces = namespaces.values().chain(more.iter().copied());
-        self.attached.seed(namespaces, &mut |life| audit.found.push(life))?;
-        audit.unseen = self.counters()?.seeded.saturating_sub(at_start);
-        Ok(audit)
+    pub fn looked(&self) -> Result<Audit, BpfError> {
+        let (Some(auditor), Ok(at_start)) = (&self.auditor, &self.seeded) else { return Ok(Audit::default()) };
+        let found = auditor.take().map_err(BpfError::Seed)?;
+        // What the first look withdrew is no find of a later one.
+        let unseen = self.counters()?.seeded.saturating_sub(*at_start);
+        let later = found.withdrawn.saturating_sub(found.withdrawn_first);
+        Ok(Audit {
+            unseen: unseen.saturating_sub(later),
+            unseen_ends: found.unseen_ends,
+            withdrawn: found.withdrawn,
+            found: found.lives,
+            ended: found.ended,
+            at_ns: found.ended_ns,
+        })
+    }
+
+    /// A look at once, waited for: for whoever has nothing else to do.
+    ///
+    /// # Errors
+    /// As [`Tracer::looked`].
+    pub fn audit(&self, more: &[&Netns]) -> Result<Audit, BpfError> {
+        self.look_now(more);
+        self.auditor.as_ref().inspect(|auditor| auditor.wait());
+        self.looked()
     }
 
     /// What each program has cost while somebody kept a [`Timing`](crate::bpf::Timing).

@@ -34,7 +34,7 @@ use crate::{
     tracer::{Attempt, Tracer},
 };
 
-/// Entries of the table of lives if nobody says: enough for the machine's own limit, bounded in memory (some 125 bytes each).
+/// Entries of the table of lives if nobody says: enough for the machine's own limit, bounded in memory (some 135 bytes each).
 const MOST_LIVES: u32 = 1 << 18;
 /// Fewer make no sense: the table is shared by all namespaces.
 const LEAST_LIVES: u32 = 1 << 14;

@@ -4,19 +4,19 @@ use std::{error::Error, io};
 
 use crate::{
     cli::exit::{Code, Complaint, Exit},
-    host::{Host, limits::Limits, netns},
+    host::{Host, limits::Limits},
     sink::notes::remark,
 };
 
-/// Descriptors that tracing takes at most, without those of network namespaces: maps, programs and their links, standard
-/// streams, the reactor. 60 were enough on the tracepoint backend; fentry has more programs.
+/// Descriptors that tracing takes at most: maps, programs and their links, standard streams, the reactor, a few network
+/// namespaces at a time. 60 were enough on the tracepoint backend; fentry has more programs.
 const DESCRIPTORS: u64 = 96;
 /// With fewer, not all programs can be loaded on any backend.
 const FEWEST: u64 = 64;
 /// What twtrace takes besides its tables at most, bytes: the kernel's types while they are read.
 const BASE: u64 = 64 << 20;
 /// What an entry of the table of minisocks and one of the table of connections take together, bytes.
-const ENTRIES: u64 = 320;
+const ENTRIES: u64 = 336;
 
 /// An unexpected end: in the machine's words where it refuses something, else as what it is, a fault of twtrace's.
 pub(super) fn internal(what: &str, error: &(dyn Error + 'static)) -> Exit {
@@ -29,8 +29,7 @@ pub(super) fn internal(what: &str, error: &(dyn Error + 'static)) -> Exit {
 pub(super) fn refused(what: &str, error: &(dyn Error + 'static)) -> Option<Exit> {
     let host = Host::default();
     let errno = errno(error)?;
-    let needed = DESCRIPTORS + netns::places(&host).len() as u64;
-    let (code, why, remedy) = words(errno, &Limits::read(&host), needed)?;
+    let (code, why, remedy) = words(errno, &Limits::read(&host), DESCRIPTORS)?;
     Some(complain(code, what, format!("{error}: {why}"), &remedy))
 }
 
@@ -55,8 +54,7 @@ pub(super) fn has_room(host: &Host) -> Result<(), Exit> {
     }
     match limits.descriptors {
         Some(limit) if limit < FEWEST => {
-            let needed = DESCRIPTORS + netns::places(host).len() as u64;
-            Err(complain(Code::Internal, "descriptors", too_few(Some(limit), needed), &ulimit(needed)))
+            Err(complain(Code::Internal, "descriptors", too_few(Some(limit), DESCRIPTORS), &ulimit(DESCRIPTORS)))
         }
         _ => Ok(()),
     }

@@ -17,7 +17,7 @@ use twtrace_common::knob::{Filter, Linger, LiveKnobs, PORTS_EITHER, PORTS_LOCAL,
 use super::{
     globals::{Globals, Offsets, SLOTTED, Slots, duties},
     grace,
-    seed::SEED,
+    seed::{BURY, SEED},
 };
 use crate::{
     host::{
@@ -217,7 +217,7 @@ pub fn attach(kernel: &Kernel, plan: &Plan, settings: &Settings) -> Result<Attac
     }
     let ring = RingBuf::try_from(ebpf.take_map("RING").ok_or(BpfError::Missing("map RING"))?)
         .map_err(|source| BpfError::Map { name: "RING", source })?;
-    let names = plan.hooks.iter().map(|hook| hook.program).chain([SEED]).collect();
+    let names = plan.hooks.iter().map(|hook| hook.program).chain([SEED, BURY]).collect();
     let counting = plan.hooks.iter().map(|hook| (hook.program, kernel.facts.misses.of(hook.attach))).collect();
     let mut attached = Attached { ebpf, ring: Some(ring), names, counting, knobs: LiveKnobs::default() };
     attached.begin()?;
@@ -327,6 +327,7 @@ fn unload(program: &mut Program) -> Result<(), ProgramError> {
         Program::KProbe(program) => program.unload(),
         Program::BtfTracePoint(program) => program.unload(),
         Program::Iter(program) => program.unload(),
+        Program::RawTracePoint(program) => program.unload(),
         _ => Ok(()),
     }
 }

@@ -4,15 +4,18 @@ mod attach;
 mod counters;
 mod globals;
 mod grace;
+mod lives;
 mod passive;
 mod produce;
 mod seed;
 mod stats;
+mod sys;
 mod verifier;
 
 pub use attach::{AttachError, Attached, BpfError, Kernel, Settings, Tables, attach, gather};
 pub use counters::Skips;
 pub use globals::Offsets;
 pub use produce::Lives;
+pub use seed::{Ends, Looker};
 pub use stats::Timing;
 pub use verifier::{Figures, figures};

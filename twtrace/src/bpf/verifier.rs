@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use super::{
     attach::{AttachError, BpfError, Kernel, Settings, chain, load_program, open},
-    seed::SEED,
+    seed::{BURY, SEED, load_bury},
 };
 use crate::plan::Plan;
 
@@ -42,6 +42,8 @@ pub fn figures(kernel: &Kernel, plan: &Plan, settings: &Settings) -> Result<Vec<
     }
     let program = ebpf.program_mut(SEED).ok_or(BpfError::Missing(SEED))?;
     all.push(of(SEED, || <&mut Iter>::try_from(program)?.load("tcp", &kernel.btf))?);
+    let program = ebpf.program_mut(BURY).ok_or(BpfError::Missing(BURY))?;
+    all.push(of(BURY, || load_bury(program).map(drop))?);
     Ok(all)
 }
 

@@ -20,6 +20,7 @@ use crate::{
         Host,
         conntrack::{self, Stats, nat},
         counters::{Snmp, Sockstat, TcpLimits},
+        limits::Limits,
         meminfo,
         netns::{self, Netns},
         occupancy,
@@ -186,6 +187,19 @@ fn hash_slots(host: &Host) -> Option<u64> {
     Some(slots.unsigned_abs())
 }
 
+/// Why namespaces could not be opened, and what to do, if it is for want of descriptors: each that is open takes one, and the
+/// limit is the hard one already (`limits::raise_descriptors`).
+fn too_few(limit: Option<u64>, open: usize, unopened: usize) -> Option<(String, String)> {
+    /// What doctor has open besides, at most.
+    const BESIDES: u64 = 32;
+    let limit = limit.filter(|&limit| open as u64 + BESIDES >= limit)?;
+    let needed = (open + unopened) as u64 + BESIDES;
+    Some((
+        format!("this process may have {limit} open files, and looking into all of them takes up to {needed}"),
+        format!("raise the limit: ulimit -n {}", needed.next_power_of_two()),
+    ))
+}
+
 /// What to do about what only root may see.
 fn as_root(purpose: &str) -> String {
     if rustix::process::geteuid().is_root() {
@@ -218,10 +232,11 @@ fn namespaces(host: &Host, place: Where) -> io::Result<(Vec<Netns>, Vec<Missed>)
         Where::Everywhere => {
             let (mut others, unopened) = netns::all(host);
             others.remove(&own.inum());
-            let missed = (unopened > 0).then(|| Missed {
-                what: format!("the network namespaces of {}", Many(unopened as u64, "process")),
-                why: "they cannot be opened".to_owned(),
-                remedy: as_root(" to look into other namespaces"),
+            let missed = (unopened > 0).then(|| {
+                let limit = Limits::read(host).descriptors;
+                let (why, remedy) = too_few(limit, others.len(), unopened)
+                    .unwrap_or_else(|| ("they cannot be opened".to_owned(), as_root(" to look into other namespaces")));
+                Missed { what: format!("the network namespaces of {}", Many(unopened as u64, "process")), why, remedy }
             });
             let namespaces = std::iter::once(own).chain(others.into_values()).collect();
             Ok((namespaces, missed.into_iter().collect()))
@@ -288,4 +303,19 @@ fn machine<'a>(host: &Host, sockets: impl Iterator<Item = &'a Sockets>, missed: 
     let commands = listening.into_iter().take(COMMANDS).filter_map(command).collect();
     let (memory, tcp) = (meminfo::memory_bytes(host), TcpLimits::read(host));
     Machine { memory, slabs: slabs.ok(), census, files, tcp, commands, nginxes: Vec::new() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn too_few_descriptors_are_named_with_how_many_would_do() {
+        let (why, remedy) = too_few(Some(1024), 1000, 3000).unwrap_or_default();
+        assert_eq!(why, "this process may have 1024 open files, and looking into all of them takes up to 4032");
+        assert_eq!(remedy, "raise the limit: ulimit -n 4096");
+        // Far from the limit, or without one, it is for another reason.
+        assert_eq!(too_few(Some(1024), 10, 3000), None);
+        assert_eq!(too_few(None, 4000, 3), None);
+    }
 }

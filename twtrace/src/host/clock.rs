@@ -1,5 +1,7 @@
 //! The kernel's clocks.
 
+use std::time::Duration;
+
 use rustix::time::{ClockId, clock_getres, clock_gettime};
 
 /// Timer ticks per second, CONFIG_HZ.
@@ -30,6 +32,12 @@ pub fn wall_offset_ns() -> i64 {
 /// Processor time of this process, nanoseconds.
 pub(super) fn process_ns() -> u64 {
     nanos(ClockId::ProcessCPUTime)
+}
+
+/// Processor time of the calling thread.
+#[must_use]
+pub fn thread_cpu() -> Duration {
+    Duration::from_nanos(nanos(ClockId::ThreadCPUTime))
 }
 
 fn nanos(clock: ClockId) -> u64 {

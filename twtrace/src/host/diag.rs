@@ -134,6 +134,29 @@ pub fn dump<T>(
     states: &StateFlags,
     detail: Detail,
     new: impl Fn() -> T,
+    each: impl FnMut(&mut T, &Entry),
+) -> io::Result<T> {
+    dump_of(Families { v4: true, v6: true }, states, detail, new, each)
+}
+
+/// Families of sockets that are asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Families {
+    /// IPv4.
+    pub v4: bool,
+    /// IPv6.
+    pub v6: bool,
+}
+
+/// The same of some families: for each the kernel goes through the sockets of all namespaces and both families.
+///
+/// # Errors
+/// As [`dump`].
+pub fn dump_of<T>(
+    families: Families,
+    states: &StateFlags,
+    detail: Detail,
+    new: impl Fn() -> T,
     mut each: impl FnMut(&mut T, &Entry),
 ) -> io::Result<T> {
     let extensions = match detail {
@@ -151,11 +174,12 @@ pub fn dump<T>(
     for _ in 0..ATTEMPTS {
         let mut value = new();
         let mut see = |entry: &Entry| each(&mut value, entry);
-        let whole = family(request(AF_INET, SocketId::new_v4()), &mut buffer, &mut see)?
-            && match family(request(AF_INET6, SocketId::new_v6()), &mut buffer, &mut see) {
+        let whole = (!families.v4 || family(request(AF_INET, SocketId::new_v4()), &mut buffer, &mut see)?)
+            && match families.v6.then(|| family(request(AF_INET6, SocketId::new_v6()), &mut buffer, &mut see)) {
+                None => true,
                 // Without IPv6 nobody answers for it.
-                Err(error) if error.raw_os_error() == Some(libc::ENOENT) => true,
-                other => other?,
+                Some(Err(error)) if error.raw_os_error() == Some(libc::ENOENT) => true,
+                Some(other) => other?,
             };
         if whole {
             return Ok(value);

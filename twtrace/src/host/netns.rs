@@ -13,6 +13,7 @@ use std::{
     thread,
 };
 
+use arrayvec::ArrayVec;
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space};
 
 use super::Host;
@@ -63,6 +64,14 @@ impl Netns {
         self.inum
     }
 
+    /// The same namespace with a descriptor of its own.
+    ///
+    /// # Errors
+    /// If there is no descriptor left.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        Ok(Self { file: self.file.try_clone()?, inum: self.inum })
+    }
+
     /// Runs `work` in a thread inside the namespace. The caller's thread stays where it is.
     ///
     /// # Errors
@@ -75,6 +84,22 @@ impl Netns {
             }
             work()
         })
+    }
+
+    /// Runs `work` in the calling thread, moved into the namespace for as long as that takes; `home` is where it belongs. For
+    /// threads that have nothing else to do: on a busy machine each thread that is started waits for its turn, twice.
+    ///
+    /// # Errors
+    /// If the namespace cannot be entered, or `work` fails; and if the thread cannot come back, where it must not stay: it would
+    /// keep another namespace alive.
+    pub fn visit<T>(&self, home: &Self, work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+        if self.inum == home.inum {
+            return work();
+        }
+        self.enter()?;
+        let done = work();
+        home.enter()?;
+        done
     }
 
     /// Moves the calling thread into the namespace, for good.
@@ -161,6 +186,48 @@ pub fn all(host: &Host) -> (BTreeMap<u32, Netns>, usize) {
     (found, missed)
 }
 
+/// The most files of a namespace that are kept: if a process is gone when its turn comes, another may be there.
+const FILES: usize = 4;
+
+/// A network namespace, and where it was found. It is not open, and may be gone.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Place {
+    inum: u32,
+    files: ArrayVec<PathBuf, FILES>,
+}
+
+impl Place {
+    /// Opens it, if it is still there.
+    #[must_use]
+    pub fn open(&self) -> Option<Netns> {
+        let is_it = |path: &PathBuf| Netns::open(path.clone()).ok().filter(|netns| netns.inum == self.inum);
+        self.files.iter().find_map(is_it)
+    }
+}
+
+/// Every network namespace that this process, another, or a name under /run/netns holds, by inode number, and how many there
+/// may be that could not be looked at, or were too many. No descriptor is held.
+#[must_use]
+pub fn find(host: &Host) -> (BTreeMap<u32, Place>, usize) {
+    let (mut found, mut missed) = (BTreeMap::<u32, Place>::new(), 0);
+    let held = held(host).into_iter().map(|(inum, path)| (Ok(inum), path));
+    let others = files(host).map(|path| (number(&path), path));
+    for (inum, path) in held.chain(others) {
+        match inum {
+            Ok(inum) if found.len() < MOST || found.contains_key(&inum) => {
+                let place = found.entry(inum).or_insert_with(|| Place { inum, files: ArrayVec::new() });
+                // The first few are as good as any.
+                let _ = place.files.try_push(path);
+            }
+            Ok(_) => missed += 1,
+            // The process is gone, or a kernel thread's file: nothing of ours.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(_) => missed += 1,
+        }
+    }
+    (found, missed)
+}
+
 /// A file of every network namespace that a process or a name under /run/netns holds, by inode number. Nothing is kept
 /// open, so no namespace lives longer for it.
 #[must_use]
@@ -230,8 +297,13 @@ pub fn of_process(host: &Host, pid: u32) -> Option<u32> {
 }
 
 /// The number of the namespace that a link or a mount leads to.
+fn number(path: &Path) -> io::Result<u32> {
+    u32::try_from(fs::metadata(path)?.ino()).map_err(io::Error::other)
+}
+
+/// The same, if it can be had.
 fn inum_of(path: &Path) -> Option<u32> {
-    fs::metadata(path).ok().and_then(|file| u32::try_from(file.ino()).ok())
+    number(path).ok()
 }
 
 /// Those that this process holds open itself, such as the demo's: no process is in them as its main thread.
@@ -288,6 +360,32 @@ fn names(host: &Host) -> impl Iterator<Item = PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_namespace_is_found_once_and_at_a_few_places() {
+        let root = std::env::temp_dir().join(format!("twtrace-find-{}", std::process::id()));
+        let (first, second) = (root.join("first"), root.join("second"));
+        fs::create_dir_all(&root).unwrap();
+        [&first, &second].into_iter().for_each(|file| fs::write(file, "").unwrap());
+        for (pid, netns) in (1..=6).zip([&first, &first, &second, &first, &first, &first]) {
+            fs::create_dir_all(root.join(format!("proc/{pid}/ns"))).unwrap();
+            fs::hard_link(netns, root.join(format!("proc/{pid}/ns/net"))).unwrap();
+        }
+        // A process without: a kernel thread, or one that is gone.
+        fs::create_dir_all(root.join("proc/7")).unwrap();
+        let (mut found, missed) = find(&Host::at(&root));
+        assert_eq!((found.len(), missed), (2, 0));
+        let (of_first, of_second) = (inum_of(&first).unwrap(), inum_of(&second).unwrap());
+        let (first, second) = (found.remove(&of_first).unwrap(), found.remove(&of_second).unwrap());
+        assert_eq!((first.files.len(), second.files.len()), (FILES, 1));
+        assert_eq!(first.open().map(|netns| netns.inum()), Some(of_first));
+        // Those that are gone are passed over, and so is a file that has become another's.
+        first.files[..FILES - 1].iter().for_each(|file| fs::remove_file(file).unwrap());
+        assert_eq!(first.open().map(|netns| netns.inum()), Some(of_first));
+        fs::rename(&second.files[0], &first.files[FILES - 1]).unwrap();
+        assert!(first.open().is_none() && second.open().is_none());
+        fs::remove_dir_all(root).unwrap();
+    }
 
     #[test]
     fn a_proc_that_hides_processes_is_known_by_its_mount() {

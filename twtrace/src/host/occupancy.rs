@@ -8,14 +8,14 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     io,
     ops::RangeInclusive,
-    path::PathBuf,
     time::{Duration, Instant},
 };
 
 use super::{
     Host, clock,
-    diag::{self, Detail, Entry, StateFlags, TCP_ESTABLISHED},
-    netns::{self, Netns},
+    counters::Sockstat,
+    diag::{self, Detail, Entry, Families, StateFlags, TCP_ESTABLISHED},
+    netns::{self, Netns, Place},
 };
 use crate::model::{
     occupancy::{Destination, Held, Namespace, Occupancy, choosable},
@@ -27,14 +27,27 @@ const SEARCH: Duration = Duration::from_secs(10);
 /// How often at most, if it seems that there is another.
 const SEARCH_AGAIN: Duration = Duration::from_secs(1);
 
+/// The most destinations of one namespace that are told apart, some 100 bytes each: a crawler has more, and runs out of ports
+/// towards none of them. The tables have 100,000 rows.
+const MOST: usize = 1 << 16;
+/// Of how many destinations a look may tell; one namespace is always looked into whole.
+const ROOM: usize = 1 << 17;
+
+/// How long a look takes at most, but for the last namespace of it: the first is waited for.
+const LONGEST: Duration = Duration::from_millis(1500);
+
 /// Where namespaces were last found. No file is kept open: a namespace lives as long as one is.
 #[derive(Debug, Default)]
 pub struct Places {
-    found: BTreeMap<u32, PathBuf>,
+    found: BTreeMap<u32, Place>,
     /// Those that were named, and not found.
     absent: BTreeSet<u32>,
     searched: Option<Instant>,
     wanted: Wanted,
+    /// Whose turn it is: the first of those found that is not below. Those that are named come before.
+    next: u32,
+    /// Where the thread belongs that looks; `None`: it starts one for each namespace.
+    home: Option<Netns>,
 }
 
 impl Places {
@@ -44,79 +57,119 @@ impl Places {
         Self { wanted, ..Self::default() }
     }
 
-    /// Opens every namespace. The machine is searched if it was not for a while, or if one is named in `wanted` that is not
-    /// known, or is not any more where it was.
-    fn open(&mut self, host: &Host, wanted: &[u32]) -> Vec<Netns> {
+    /// The same for a thread that does nothing else, and that may be moved into each namespace for a while.
+    #[must_use]
+    pub fn moving(self) -> Self {
+        Self { home: Netns::current().ok(), ..self }
+    }
+
+    /// Finds every namespace. The machine is searched if it was not for a while, or if one is named in `wanted` that is not
+    /// known.
+    fn find(&mut self, host: &Host, wanted: &[u32]) {
         let is_due = |after| self.searched.is_none_or(|searched| searched.elapsed() >= after);
         let is_new = wanted.iter().any(|inum| !self.found.contains_key(inum) && !self.absent.contains(inum));
         if is_due(SEARCH) || is_new && is_due(SEARCH_AGAIN) {
             self.search(host, wanted);
         }
-        let mut open = self.open_found();
-        let moved = |searched: Instant| searched.elapsed() >= SEARCH_AGAIN && open.len() < self.found.len();
-        if self.searched.is_some_and(moved) {
-            self.search(host, wanted);
-            open = self.open_found();
-            // What cannot be opened at once is not looked for again before the next search.
-            let is_open: BTreeSet<u32> = open.iter().map(Netns::inum).collect();
-            self.found.retain(|inum, _| is_open.contains(inum));
+    }
+
+    /// All of them in the order in which it is their turn.
+    fn turns(&self, wanted: &[u32]) -> Vec<u32> {
+        let (before, after): (Vec<u32>, Vec<u32>) = self.found.keys().partition(|inum| **inum < self.next);
+        let named = wanted.iter().filter(|inum| self.found.contains_key(inum));
+        let rest = after.iter().chain(&before).filter(|inum| !wanted.contains(inum));
+        named.chain(rest).copied().collect()
+    }
+
+    /// Opens one, if it is where it was found: the process may be gone, or have entered another namespace. If it is not there,
+    /// the machine is searched again, at most once a second; what is not found then is forgotten until the next search.
+    fn open(&mut self, host: &Host, inum: u32, wanted: &[u32]) -> Option<Netns> {
+        if let Some(netns) = self.found.get(&inum).and_then(Place::open) {
+            return Some(netns);
         }
-        open
+        if self.searched.is_none_or(|searched| searched.elapsed() >= SEARCH_AGAIN) {
+            self.search(host, wanted);
+        }
+        let found = self.found.get(&inum).and_then(Place::open);
+        if found.is_none() {
+            self.found.remove(&inum);
+        }
+        found
     }
 
     fn search(&mut self, host: &Host, wanted: &[u32]) {
-        self.found = netns::held(host);
-        self.found.append(&mut netns::places(host));
+        self.found = netns::find(host).0;
         self.found.retain(|inum, _| self.wanted.netns(*inum));
         self.absent = wanted.iter().copied().filter(|inum| !self.found.contains_key(inum)).collect();
         self.searched = Some(Instant::now());
     }
-
-    /// Those that are where they were found: the process may be gone, or have entered another.
-    fn open_found(&self) -> Vec<Netns> {
-        let open = self.found.iter().filter_map(|(inum, path)| {
-            let netns = Netns::open(path.clone()).ok()?;
-            (netns.inum() == *inum).then_some(netns)
-        });
-        open.collect()
-    }
 }
 
-/// Looks into every namespace that can be found. One that cannot be looked into is left out. `wanted`: numbers of
-/// namespaces that there must be.
-pub fn look(host: &Host, places: &mut Places, wanted: &[u32]) -> Occupancy {
-    let at_ns = clock::monotonic_ns();
-    let mut namespaces = BTreeMap::new();
-    for netns in places.open(host, wanted) {
-        match netns.run(|| look_into(host, &places.wanted)) {
-            Ok(namespace) => drop(namespaces.insert(netns.inum(), namespace)),
-            Err(error) => log::debug!("namespace {}: {error}", netns.inum()),
+/// Looks into the namespaces that can be found, as many as `budget` lets, at least one: when it has taken so much of a CPU, or
+/// [`LONGEST`], the look ends, and the next goes on where this one ended. One that cannot be looked into is left out. `wanted`: numbers of namespaces that there
+/// must be; they come first.
+pub fn look(host: &Host, places: &mut Places, wanted: &[u32], budget: Duration) -> Occupancy {
+    let (at_ns, began, cpu) = (clock::monotonic_ns(), Instant::now(), clock::thread_cpu());
+    let (mut namespaces, mut left_out, mut room) = (BTreeMap::new(), BTreeMap::new(), ROOM);
+    places.find(host, wanted);
+    for inum in places.turns(wanted) {
+        if !namespaces.is_empty()
+            && (clock::thread_cpu().saturating_sub(cpu) >= budget || began.elapsed() >= LONGEST || room == 0)
+        {
+            break;
+        }
+        if !wanted.contains(&inum) {
+            places.next = inum.wrapping_add(1);
+        }
+        let Some(netns) = places.open(host, inum, wanted) else { continue };
+        let looked = match &places.home {
+            Some(home) => netns.visit(home, || look_into(host, &places.wanted)),
+            None => netns.run(|| look_into(host, &places.wanted)),
+        };
+        match looked {
+            Ok((namespace, over)) => {
+                room = room.saturating_sub(namespace.held.len());
+                namespaces.insert(inum, namespace);
+                if over > 0 {
+                    left_out.insert(inum, over);
+                }
+            }
+            Err(error) => log::debug!("namespace {inum}: {error}"),
         }
     }
-    Occupancy { at_ns, took_ns: clock::monotonic_ns().saturating_sub(at_ns), namespaces }
+    let others = places.found.keys().copied().filter(|inum| !namespaces.contains_key(inum)).collect();
+    Occupancy { at_ns, took_ns: clock::monotonic_ns().saturating_sub(at_ns), namespaces, others, left_out }
 }
 
-/// The calling thread's namespace.
-fn look_into(host: &Host, wanted: &Wanted) -> io::Result<Namespace> {
+/// The calling thread's namespace, and how many of its connections are left out.
+fn look_into(host: &Host, wanted: &Wanted) -> io::Result<(Namespace, u64)> {
     let (range, reserved) = local_ports(host)?;
-    let listeners = diag::dump(&StateFlags::LISTEN, Detail::Header, BTreeSet::new, |listeners, entry| {
+    // What is not there need not be looked for: with many namespaces most are idle, or know no IPv6. (MPTCP's subflows are
+    // counted as TCP's.)
+    let families = Sockstat::read(host).map_or(Families { v4: true, v6: true }, |counts| Families {
+        v4: counts.inuse > 0,
+        v6: counts.inuse6.is_none_or(|inuse| inuse > 0),
+    });
+    let listeners = diag::dump_of(families, &StateFlags::LISTEN, Detail::Header, BTreeSet::new, |listeners, entry| {
         listeners.insert(entry.tuple.lport);
     })?;
     let others = StateFlags::all().difference(StateFlags::LISTEN | StateFlags::TIME_WAIT);
     let is_own = |lport| range.contains(&lport) && !listeners.contains(&lport);
-    let held = diag::dump(&others, Detail::Header, HashMap::new, |held, entry| {
-        if is_own(entry.tuple.lport) && wanted.opened(&entry.tuple) {
-            hold(held, entry);
-        }
-    })?;
-    Ok(Namespace {
+    let (held, left_out) =
+        diag::dump_of(families, &others, Detail::Header, Default::default, |(held, left_out), entry| {
+            if is_own(entry.tuple.lport) && wanted.opened(&entry.tuple) {
+                *left_out += u64::from(!hold(held, entry, MOST));
+            }
+        })?;
+    let namespace = Namespace {
         available: choosable(&range, &reserved, &listeners),
         range,
         tw_limit: host.sysctl("net/ipv4/tcp_max_tw_buckets"),
         tw_reuse: host.sysctl("net/ipv4/tcp_tw_reuse").and_then(|value| u8::try_from(value).ok()),
         listeners,
         held,
-    })
+    };
+    Ok((namespace, left_out))
 }
 
 /// `ip_local_port_range` and `ip_local_reserved_ports` of the calling thread's namespace.
@@ -132,14 +185,19 @@ pub fn local_ports(host: &Host) -> io::Result<(RangeInclusive<u16>, Vec<RangeInc
     Ok((range, reserved))
 }
 
-/// Counts the port that a full socket holds.
-fn hold(held: &mut HashMap<Destination, Held>, entry: &Entry) {
+/// Counts the port that a full socket holds. `false`: there are `most` destinations, and this is another.
+fn hold(held: &mut HashMap<Destination, Held>, entry: &Entry, most: usize) -> bool {
     if entry.minisock {
-        return;
+        return true;
     }
     let Entry { tuple, state, .. } = *entry;
-    let held = held.entry(Destination { laddr: tuple.laddr, raddr: tuple.raddr, rport: tuple.rport }).or_default();
+    let to = Destination { laddr: tuple.laddr, raddr: tuple.raddr, rport: tuple.rport };
+    if held.len() >= most && !held.contains_key(&to) {
+        return false;
+    }
+    let held = held.entry(to).or_default();
     *(if state == TCP_ESTABLISHED { &mut held.established } else { &mut held.other }) += 1;
+    true
 }
 
 /// `ip_local_port_range`: two numbers.

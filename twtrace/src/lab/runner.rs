@@ -172,7 +172,7 @@ pub fn run(asked: &Asked<'_>, failures: &mut Vec<Failure>, tell: &mut dyn FnMut(
             ran.push(done);
         });
     });
-    let trouble = finish(&mut tracer, asked.host, &told, &spaces)?;
+    let trouble = finish(&mut tracer, &told, &spaces)?;
     let (plan, self_test, tw_counts) = (tracer.plan.clone(), tracer.self_test.clone(), tracer.tw_counts);
     drop(tracer);
     let context = Context { told: &told, plan: &plan, knows, tw_counts, asked, runtime: Handle::current() };
@@ -275,19 +275,14 @@ fn collect(ring: &mut crate::source::Ring, told: &Told, done: &Receiver<Ran>, mu
 }
 
 /// Stops the tracer, and asks it what it missed.
-fn finish(
-    tracer: &mut Tracer,
-    host: &Host,
-    told: &Told,
-    spaces: &[Arc<Netns>],
-) -> Result<Vec<(&'static str, u64)>, LabError> {
+fn finish(tracer: &mut Tracer, told: &Told, spaces: &[Arc<Netns>]) -> Result<Vec<(&'static str, u64)>, LabError> {
     let missed_runs = tracer.missed_runs().map_err(TracerError::from)?;
     // The lab's namespaces have no process of their own, so nobody finds them.
     let spaces: Vec<&Netns> = spaces.iter().map(AsRef::as_ref).collect();
-    let alive_unseen = tracer.audit(host, &spaces).map_err(TracerError::from)?.unseen;
+    let audit = tracer.audit(&spaces).map_err(TracerError::from)?;
     let unborn = told.unborn(&spaces);
-    let beside =
-        totals::Beside { missed_runs, alive_unseen, unborn, early_lost: tracer.early_lost, ..Default::default() };
+    let mut beside = totals::Beside { missed_runs, unborn, early_lost: tracer.early_lost, ..Default::default() };
+    beside.looked(&audit, monotonic_ns());
     tracer.stop().map_err(TracerError::from)?;
     let counters = tracer.counters().map_err(TracerError::from)?;
     let totals = totals::totals(&counters, &beside);

@@ -1,6 +1,7 @@
 //! What a TIME_WAIT life is. Pure: no kernel, no clock, no output.
 
 pub mod aggregate;
+pub mod audit;
 pub mod buckets;
 pub mod cgroup;
 pub mod event;

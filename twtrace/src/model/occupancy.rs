@@ -9,15 +9,33 @@ use std::{
 
 use super::event::Role;
 
-/// One look at the sockets of the network namespaces.
+/// One look at the sockets of some network namespaces: with many of them, each look is at a few.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Occupancy {
     /// When it began, nanoseconds of `CLOCK_MONOTONIC`.
     pub at_ns: u64,
     /// How long it took, nanoseconds.
     pub took_ns: u64,
-    /// By inode number.
+    /// Those that were looked into, by inode number.
     pub namespaces: BTreeMap<u32, Namespace>,
+    /// The others that there are: what the look before has shown of them stands.
+    pub others: BTreeSet<u32>,
+    /// Open connections that were left out, by inode number of those namespaces that have too many destinations.
+    pub left_out: BTreeMap<u32, u64>,
+}
+
+impl Occupancy {
+    /// Takes a later look in. The time becomes that of both together, for it is not told which namespace was looked into when.
+    pub fn follow(&mut self, later: Self) {
+        self.took_ns = later.at_ns.saturating_add(later.took_ns).saturating_sub(self.at_ns);
+        let exists = |inum: &u32| later.namespaces.contains_key(inum) || later.others.contains(inum);
+        self.namespaces.retain(|inum, _| exists(inum));
+        self.left_out.retain(|inum, _| exists(inum) && !later.namespaces.contains_key(inum));
+        self.namespaces.extend(later.namespaces);
+        self.left_out.extend(later.left_out);
+        self.others = later.others;
+        self.others.retain(|inum| !self.namespaces.contains_key(inum));
+    }
 }
 
 /// One network namespace: its limits, and who holds what of its ports.
@@ -102,6 +120,37 @@ mod tests {
 
     fn ports(ports: &[u16]) -> BTreeSet<u16> {
         ports.iter().copied().collect()
+    }
+
+    #[test]
+    fn a_later_look_is_taken_in() {
+        let space = |tw_limit| Namespace {
+            range: 1..=2,
+            available: 2,
+            tw_limit: Some(tw_limit),
+            tw_reuse: None,
+            listeners: BTreeSet::new(),
+            held: HashMap::new(),
+        };
+        let mut look = Occupancy {
+            at_ns: 100,
+            took_ns: 10,
+            namespaces: [1, 2, 3].map(|inum| (inum, space(1))).into(),
+            others: [4, 5].into(),
+            left_out: [(1, 7), (2, 7), (3, 7)].into(),
+        };
+        // 2 is gone, 3 was looked into again, 4 for the first time.
+        look.follow(Occupancy {
+            at_ns: 200,
+            took_ns: 20,
+            namespaces: [3, 4].map(|inum| (inum, space(2))).into(),
+            others: [1, 5].into(),
+            left_out: [(4, 9)].into(),
+        });
+        let limits: Vec<_> = look.namespaces.iter().map(|(inum, space)| (*inum, space.tw_limit)).collect();
+        assert_eq!(limits, [(1, Some(1)), (3, Some(2)), (4, Some(2))]);
+        assert_eq!((look.others, look.left_out), ([5].into(), [(1, 7), (4, 9)].into()));
+        assert_eq!((look.at_ns, look.took_ns), (100, 120));
     }
 
     #[test]

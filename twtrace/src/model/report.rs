@@ -59,8 +59,10 @@ pub struct Totals {
     pub no_bind: Option<u64>,
     /// Ports that somebody has of whom it could not be found out who.
     pub holders_unknown: u64,
-    /// Minisocks alive: seeded + born - died, whole machine, unfiltered.
+    /// Minisocks alive: seeded + born - died, less lives whose end was missed, whole machine, unfiltered.
     pub live: Option<u64>,
+    /// How long ago the last whole look through the kernel's minisocks ended, milliseconds; `None`: there was none.
+    pub looked_ms_ago: Option<u64>,
     /// Events found in the kernel.
     pub seen: u64,
     /// Records put into the ring.

@@ -6,6 +6,7 @@ use twtrace_common::{
 };
 
 use super::{
+    audit::Audit,
     event::{Cause, Denial, Refusal},
     report::Totals,
 };
@@ -33,6 +34,12 @@ pub struct Beside {
     pub missed_runs: Option<u64>,
     /// Minisocks that were found alive although no program had told of their birth.
     pub alive_unseen: u64,
+    /// Lives that were found to be over although no program had told of their end.
+    pub unseen_ends: u64,
+    /// Minisocks that are counted as seeded, and were dead before they were entered.
+    pub withdrawn: u64,
+    /// How long ago the last whole look through the kernel's minisocks ended, milliseconds; `None`: there was none.
+    pub looked_ms_ago: Option<u64>,
     /// Ends of minisocks of whose birth no program had told.
     pub unborn: u64,
     /// Records that could not be decoded.
@@ -45,11 +52,18 @@ pub struct Beside {
     pub sink_dropped: u64,
 }
 
+impl Beside {
+    /// Takes what looks through the kernel's minisocks have found until now.
+    pub fn looked(&mut self, audit: &Audit, now_ns: u64) {
+        (self.alive_unseen, self.unseen_ends, self.withdrawn) = (audit.unseen, audit.unseen_ends, audit.withdrawn);
+        self.looked_ms_ago = audit.at_ns.map(|at| now_ns.saturating_sub(at) / 1_000_000);
+    }
+}
+
 /// The totals at this moment.
 #[must_use]
 pub fn totals(counters: &Counters, beside: &Beside) -> Totals {
     let sum = |values: &[u64; kind::COUNT]| values.iter().sum();
-    let (born, died) = (counters.seen[usize::from(kind::BORN)], counters.seen[usize::from(kind::DIED)]);
     Totals {
         born_time_wait: counters.born_time_wait,
         born_fin_wait2: counters.born_fin_wait2,
@@ -69,7 +83,8 @@ pub fn totals(counters: &Counters, beside: &Beside) -> Totals {
         }),
         no_bind: beside.no_bind.then_some(counters.no_bind),
         holders_unknown: beside.holders_unknown,
-        live: beside.seeded.then(|| (counters.seeded + born).saturating_sub(died)),
+        live: beside.seeded.then(|| live(counters, beside)),
+        looked_ms_ago: beside.looked_ms_ago,
         seen: sum(&counters.seen),
         emitted: sum(&counters.emitted),
         filtered: sum(&counters.filtered),
@@ -78,6 +93,16 @@ pub fn totals(counters: &Counters, beside: &Beside) -> Totals {
         missed_runs: beside.missed_runs,
         trouble: trouble(&counters.trouble, beside),
     }
+}
+
+/// Entries of the table of lives, less those that are known to be over: every end but those that the table did not have took one
+/// away. If the table was full at times, nobody knows which births and ends those were that it had no room for.
+fn live(counters: &Counters, beside: &Beside) -> u64 {
+    let (born, died) = (counters.seen[usize::from(kind::BORN)], counters.seen[usize::from(kind::DIED)]);
+    let over = beside.withdrawn + beside.unseen_ends + counters.trouble.stale;
+    let entered = (counters.seeded + born).saturating_sub(over);
+    let ended = if counters.trouble.lives_full == 0 { died.saturating_sub(counters.unborn) } else { died };
+    entered.saturating_sub(ended)
 }
 
 /// What went wrong, by name; zeroes are left out.
@@ -110,6 +135,7 @@ fn trouble(trouble: &Trouble, beside: &Beside) -> Vec<(&'static str, u64)> {
         ("unseen_births", unseen_births),
         ("missed_runs", beside.missed_runs.unwrap_or(0)),
         ("unseen", beside.alive_unseen + beside.unborn),
+        ("unseen_ends", beside.unseen_ends),
         ("garbage", beside.garbage),
         ("early_lost", beside.early_lost),
         ("sink_dropped", beside.sink_dropped),
@@ -117,4 +143,46 @@ fn trouble(trouble: &Trouble, beside: &Beside) -> Vec<(&'static str, u64)> {
     .into_iter()
     .filter(|&(_, count)| count != 0)
     .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn counters(seeded: u64, born: u64, died: u64) -> Counters {
+        // SAFETY: numbers, of which zero is one.
+        let mut counters: Counters = unsafe { std::mem::zeroed() };
+        counters.seeded = seeded;
+        counters.seen[usize::from(kind::BORN)] = born;
+        counters.seen[usize::from(kind::DIED)] = died;
+        counters
+    }
+
+    fn live(counters: &Counters, beside: &Beside) -> Option<u64> {
+        totals(counters, &Beside { seeded: true, ..*beside }).live
+    }
+
+    #[test]
+    fn ends_that_were_missed_are_no_lives() {
+        let mut counters = counters(10, 20, 5);
+        assert_eq!(live(&counters, &Beside::default()), Some(25));
+        // Each of these lives has left the table, or is known to be over.
+        let beside = Beside { unseen_ends: 3, withdrawn: 1, ..Beside::default() };
+        assert_eq!(live(&counters, &beside), Some(21));
+        counters.trouble.stale = 2;
+        assert_eq!(live(&counters, &beside), Some(19));
+        // Of the ends, four were of minisocks that the table never had.
+        counters.unborn = 4;
+        assert_eq!(live(&counters, &beside), Some(23));
+        assert_eq!(totals(&counters, &beside).live, None, "what is older could not be listed");
+        let named = totals(&counters, &beside).trouble;
+        assert_eq!(named, [("stale", 2), ("unseen_ends", 3)]);
+    }
+
+    #[test]
+    fn where_the_table_was_full_every_end_counts() {
+        let mut counters = counters(0, 20, 20);
+        (counters.trouble.lives_full, counters.unborn) = (5, 5);
+        assert_eq!(live(&counters, &Beside::default()), Some(0));
+    }
 }

@@ -15,6 +15,9 @@ use crate::{
     tui::terminal,
 };
 
+/// How long the last look through the kernel's sockets is waited for: those of a million sockets in 40 namespaces.
+const LAST_LOOK: Duration = Duration::from_secs(5);
+
 impl Pipeline<'_> {
     /// Stops the programs, takes what they left, and says the summary.
     pub(super) async fn finish(
@@ -25,7 +28,7 @@ impl Pipeline<'_> {
         options: &Options,
         signals: &mut Signals,
     ) -> Result<(), RunError> {
-        self.audit()?;
+        self.last_look().await?;
         let reconcile = scope.stop(self.tracer, first, self.beside.refusal)?;
         self.beside.missed_runs = self.tracer.missed_runs()?;
         self.tracer.detach();
@@ -87,6 +90,19 @@ impl Pipeline<'_> {
             }
             End::Flushed | End::Stuck | End::Closed => Ok(()),
         }
+    }
+
+    /// Looks through the kernel's sockets for the last time, while events go on coming. Where that takes too long, what the look
+    /// before found stands.
+    async fn last_look(&mut self) -> Result<(), RunError> {
+        self.tracer.look_now(&[]);
+        let until = Instant::now() + LAST_LOOK;
+        while self.tracer.is_looking() && Instant::now() < until {
+            self.drain()?;
+            self.flush();
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        self.looked()
     }
 
     /// Takes what is left in the ring, and waits until all of it is written. `true`: the reader had taken nothing for too

@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::{
     Tick,
     columns::{Row, table},
-    human::Known,
+    human::{Known, Many},
     whose,
 };
 use crate::model::aggregate::{Aggregates, CgroupName, DestinationRow, OwnerRow, PortRow, ProcessName};
@@ -57,6 +57,8 @@ pub struct By {
     pub ports: Option<Part<PortRow>>,
     /// By destination.
     pub destinations: Option<Part<DestinationRow>>,
+    /// Open connections that are not in the destinations' rows.
+    pub connections_left_out: Option<u64>,
     /// By process that closed.
     pub processes: Option<Part<OwnerRow<ProcessName>>>,
     /// By cgroup of it.
@@ -98,6 +100,7 @@ impl Reporter {
             ports: wants(Group::Port).then(|| Part::of(all.port_rows(), top, evicted.ports)),
             destinations: wants(Group::Destination)
                 .then(|| Part::of(all.destination_rows(), top, evicted.destinations)),
+            connections_left_out: wants(Group::Destination).then(|| all.left_out()),
             processes: wants(Group::Owner).then(|| Part::of(all.process_rows(), top, evicted.processes)),
             cgroups: wants(Group::Owner).then(|| Part::of(all.cgroup_rows(), top, evicted.cgroups)),
         }
@@ -105,7 +108,7 @@ impl Reporter {
 
     /// The same for the eye, under a line of totals.
     pub(super) fn text(&self, at: &dyn Display, tick: &Tick<'_>) -> String {
-        let By { ports, destinations, processes, cgroups } = self.report();
+        let By { ports, destinations, connections_left_out, processes, cgroups } = self.report();
         let rate = |rate: Option<f64>| Known(rate.map(|rate| format!("{rate:.1}"))).to_string();
         let totals = tick.totals;
         let refused = totals.all_refused();
@@ -130,6 +133,9 @@ impl Reporter {
         ];
         for part in parts.into_iter().flatten() {
             let _ = writeln!(text, "{part}");
+        }
+        if let Some(left_out @ 1..) = connections_left_out {
+            let _ = writeln!(text, "{} left out: too many destinations\n", Many(left_out, "open connection"));
         }
         text
     }

@@ -146,6 +146,7 @@ impl Row for DestinationRow {
         number("EST", 5, 4, |row| Known(row.established).to_string(), |a, b| a.established.cmp(&b.established)),
         number("TW", 6, 3, |row| row.time_wait.to_string(), |a, b| a.time_wait.cmp(&b.time_wait)),
         number("OTHER", 5, 7, |row| Known(row.other).to_string(), |a, b| a.other.cmp(&b.other)),
+        number("LOOKED", 6, 4, |row| ago(row.looked_ms_ago), |a, b| a.looked_ms_ago.cmp(&b.looked_ms_ago)),
         number("BORN/S", 7, 1, |row| per_s(row.born_per_s), |a, b| by_float(a.born_per_s, b.born_per_s)),
         number("LIMIT/S", 7, 4, |row| per_s(row.limit_per_s), |a, b| by_float(a.limit_per_s, b.limit_per_s)),
         number("FULL IN", 8, 0, |row| Known(row.exhausted_in_s.map(full_in)).to_string(), by_forecast),
@@ -154,6 +155,16 @@ impl Row for DestinationRow {
         number("CONN P99", 8, 5, |row| span(row.connect_p99_ns), |a, b| a.connect_p99_ns.cmp(&b.connect_p99_ns)),
         words("REUSE", 5, 6, reuse, |a, b| reuse(a).cmp(&reuse(b))),
     ];
+}
+
+/// How long ago the open connections were counted.
+fn ago(ms: Option<u64>) -> String {
+    let ago = |ms: u64| match ms / 1000 {
+        seconds @ 0..600 => format!("{seconds}s"),
+        seconds @ 600..36_000 => format!("{}m", seconds / 60),
+        seconds => format!("{}h", (seconds / 3600).min(9999)),
+    };
+    Known(ms.map(ago)).to_string()
 }
 
 fn full_in(forecast: Forecast) -> String {

@@ -5,6 +5,7 @@ use std::fmt::Write;
 use super::{
     fields::{Field, HEAD, LAB, LINES, Line, SOCKET, Shape},
     json::VERSION,
+    trouble::NAMES,
 };
 
 /// The whole file.
@@ -25,6 +26,12 @@ pub fn render() -> String {
     table(&mut doc, SOCKET.iter());
     doc.push_str("\nThen follows, by `type`:\n");
     lines(&mut doc, LINES);
+    doc.push_str(
+        "\n# Words of `trouble`\n\nA run with any of these is not exact. Each word stands for what twtrace missed or could not know:\n\n",
+    );
+    for (name, meaning) in NAMES {
+        let _ = writeln!(doc, "- `{name}`: {meaning}");
+    }
     doc.push_str(
         "\n# Lines of the lab\n\n`twtrace lab --format json` writes these, in the same manner. Its exit code is 1 if `failed` is\n\
          not 0.\n",

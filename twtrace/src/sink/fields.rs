@@ -228,6 +228,14 @@ const COUNTERS: &[Field] = &[
     ),
     always("holders_unknown", Integer, "", "`no_port` and `no_bind` events whose port is taken by an unknown holder"),
     maybe("live", Integer, "", "minisocks alive now, on the whole machine, without filters", "not known"),
+    maybe(
+        "looked_ms_ago",
+        Integer,
+        "ms",
+        "since the kernel's own minisocks were last looked through whole: as of then `unseen` and `unseen_ends` of `trouble` are \
+         complete",
+        "they could not be listed",
+    ),
     always("seen", Integer, "", "events found in the kernel: emitted + filtered + lost"),
     always("emitted", Integer, "", "events sent to twtrace"),
     always("filtered", Integer, "", "events that the filters excluded"),
@@ -240,7 +248,7 @@ const COUNTERS: &[Field] = &[
         "events for which the kernel ran no program, because a program was running on that CPU",
         "this kernel does not count them: see `misses` of `twtrace probe`",
     ),
-    always("trouble", Counts, "", "other losses and unknowns, by name; zero counts are omitted"),
+    always("trouble", Counts, "", "other losses and unknowns, by name, see below; zero counts are omitted"),
 ];
 
 /// Every type of line, in the order in which they are likely to come.
@@ -301,7 +309,13 @@ pub const LINES: &[Line] = &[
             &[
                 maybe("cause", Text, CAUSES, "what ended it", "not known"),
                 maybe("life_ns", Integer, "ns", "from birth to now", "its birth was not seen"),
-                maybe("preexisting", Bool, "", "the minisock is older than the run", "unknown"),
+                maybe(
+                    "preexisting",
+                    Bool,
+                    "",
+                    "the minisock is older than the run",
+                    "not known: no program saw its birth, and it was found later, or never",
+                ),
                 maybe("taker_pid", Integer, "", "process whose connect() took the tuple", NO_TAKER),
                 maybe("taker_comm", Text, "", "name of the thread whose connect() took the tuple", NO_TAKER),
             ],

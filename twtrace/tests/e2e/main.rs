@@ -10,6 +10,7 @@ mod guest;
 mod headroom;
 mod inside;
 mod lab;
+mod looks;
 mod manners;
 mod nested;
 mod occupancy;
@@ -209,6 +210,9 @@ fn trials(offered: &Backends, scale: Scale, guest: bool, tally: &Arc<Mutex<Tally
             ("holders", Box::new(connects::holders)),
             ("two_and_kill", Box::new(cases::two_and_kill)),
             ("seeds", Box::new(seeds::seeds)),
+            ("unseen_ends", Box::new(looks::unseen_ends)),
+            ("dying", Box::new(looks::dying)),
+            ("looks_beside_traffic", Box::new(looks::looks_beside_traffic)),
             ("passive", Box::new(passive::passive)),
             ("headroom", Box::new(headroom::headroom)),
             ("unseen_births", Box::new(nested::unseen_births)),

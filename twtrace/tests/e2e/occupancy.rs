@@ -53,7 +53,7 @@ pub fn occupancy() -> Outcome {
     let _residents = [Resident::of(&first)?, Resident::of(&second)?];
     let (_open, held) = traffic(&first, in_the_first)?;
     let _more = traffic(&second, || connections("127.0.0.1:900", 3))?;
-    let seen = look(&Host::default(), &mut Places::default(), &[]);
+    let seen = look(&Host::default(), &mut Places::default(), &[first.inum(), second.inum()], PATIENCE);
     if seen.at_ns == 0 || seen.took_ns == 0 {
         return Err(format!("it took no time: {seen:?}"));
     }

@@ -16,7 +16,7 @@ use std::{
 use twtrace::{
     bpf::Settings,
     decode::decode,
-    host::{Host, netns::Netns},
+    host::netns::Netns,
     lab::{
         diag, lives,
         stage::{Family, First},
@@ -138,7 +138,7 @@ fn storm(number: u8, stop: &AtomicBool, begun: &Barrier) -> io::Result<()> {
 
 /// Looks once more: there is nothing to be found, or the tracer says that it missed something.
 fn audit(tracer: &mut Tracer, netns: &Netns, told: &mut Told) -> Outcome {
-    let audit = tracer.audit(&Host::default(), &[netns]).map_err(|error| error.to_string())?;
+    let audit = tracer.audit(&[netns]).map_err(|error| error.to_string())?;
     let counters = tracer.counters().map_err(|error| error.to_string())?;
     // Other tests' namespaces come and go; theirs is not to be had apart.
     missed("found", audit.found.len() as u64);
@@ -170,7 +170,10 @@ fn compare(netns: &Netns, told: &Told, alive: &[(Tuple, Substate)]) -> Outcome {
             let tuple = life.tuple.ok_or_else(|| format!("no tuple: {life:?}"))?;
             times.entry(tuple).or_default()[way] += 1;
             let id = life.id.ok_or_else(|| format!("no id: {life:?}"))?;
-            if life.netns != Some(netns.inum()) || life.preexisting != Some(way != 1) || !ids.insert(id) {
+            if life.netns != Some(netns.inum())
+                || life.preexisting != [Some(true), Some(false), None][way]
+                || !ids.insert(id)
+            {
                 return Err(format!("a life of another namespace, of a wrong mark, or of another's id: {life:?}"));
             }
         }

@@ -233,6 +233,7 @@ pub fn exact() -> Summary {
             no_bind: Some(2),
             holders_unknown: 1,
             live: Some(6),
+            looked_ms_ago: Some(1_500),
             seen: 41,
             emitted: 39,
             filtered: 2,
@@ -300,6 +301,7 @@ pub fn uncompared() -> Summary {
             holders_unknown: 0,
             live: None,
             missed_runs: None,
+            looked_ms_ago: None,
             ..right.totals
         },
         reconcile: vec![

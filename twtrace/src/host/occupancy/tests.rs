@@ -36,7 +36,7 @@ fn full_sockets_are_counted_by_destination() {
         entry(6, there, 6, true),
         entry(1, here, 2, false),
     ] {
-        hold(&mut held, &entry);
+        assert!(hold(&mut held, &entry, 100));
     }
     let of = |raddr| held.get(&Destination { laddr: here, raddr, rport: 443 }).copied();
     assert_eq!(of(there), Some(Held { established: 2, other: 2 }));
@@ -45,31 +45,60 @@ fn full_sockets_are_counted_by_destination() {
 }
 
 #[test]
+fn destinations_are_bounded_and_what_is_left_out_is_said() {
+    let here = IpAddr::from(Ipv4Addr::LOCALHOST);
+    let entry = |raddr: u32| {
+        let tuple = Tuple { laddr: here, lport: 1, raddr: Ipv4Addr::from(raddr).into(), rport: 443 };
+        Entry::of(tuple, TCP_ESTABLISHED, false)
+    };
+    let mut held = HashMap::new();
+    let told: Vec<bool> = [1, 2, 3, 2, 4].map(|raddr| hold(&mut held, &entry(raddr), 2)).into();
+    assert_eq!(told, [true, true, false, true, false]);
+    assert_eq!(held.values().map(|held| held.established).sum::<u32>(), 3);
+}
+
+#[test]
+fn namespaces_take_turns_and_those_that_are_named_come_first() {
+    let mut places = Places::default();
+    let host = Host::at("/nonexistent");
+    places.find(&host, &[]);
+    for inum in [10, 20, 30, 40] {
+        places.found.insert(inum, Place::default());
+    }
+    assert_eq!(places.turns(&[]), [10, 20, 30, 40]);
+    places.next = 21;
+    assert_eq!(places.turns(&[]), [30, 40, 10, 20]);
+    assert_eq!(places.turns(&[20, 77]), [20, 30, 40, 10]);
+    places.next = 41;
+    assert_eq!(places.turns(&[]), [10, 20, 30, 40]);
+}
+
+#[test]
 fn a_machine_without_proc_has_no_namespaces() {
     let mut places = Places::default();
-    let seen = look(&Host::at("/nonexistent"), &mut places, &[1]);
+    let seen = look(&Host::at("/nonexistent"), &mut places, &[1], Duration::ZERO);
     assert!(seen.namespaces.is_empty() && places.absent.contains(&1));
 }
 
 #[test]
 fn what_cannot_be_found_is_searched_for_once() {
     let (host, mut places) = (Host::at("/nonexistent"), Places::default());
-    places.open(&host, &[]);
+    places.find(&host, &[]);
     let first = places.searched;
     // A second has not passed, so not even an unknown name is looked for.
-    places.open(&host, &[1]);
+    places.find(&host, &[1]);
     assert_eq!(places.searched, first);
     let ago = |duration| Instant::now().checked_sub(duration);
     places.searched = ago(SEARCH_AGAIN);
-    places.open(&host, &[1]);
+    places.find(&host, &[1]);
     assert!(places.absent.contains(&1));
     // It was not there, and is not asked for again before the next search.
     let earlier = ago(SEARCH / 2);
     places.searched = earlier;
-    places.open(&host, &[1]);
+    places.find(&host, &[1]);
     assert_eq!(places.searched, earlier);
     places.searched = ago(SEARCH);
-    places.open(&host, &[]);
+    places.find(&host, &[]);
     assert!(places.absent.is_empty());
 }
 

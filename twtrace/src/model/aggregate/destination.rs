@@ -153,6 +153,8 @@ pub struct DestinationRow {
     pub established: Option<u32>,
     /// Ports held by sockets in other states, at the last look; `None` as before.
     pub other: Option<u32>,
+    /// How long ago that look ended, milliseconds, as of the last interval; `None` as before.
+    pub looked_ms_ago: Option<u64>,
     /// All of them; `None` as before.
     pub in_use: Option<u32>,
     /// Ports that connect() may choose from; `None` if not known.
@@ -194,6 +196,8 @@ pub struct DestinationRow {
 pub(super) struct Around<'a> {
     /// The namespace of the destination, if it was looked into.
     pub space: Option<&'a Namespace>,
+    /// How long ago that was, milliseconds.
+    pub looked_ms_ago: Option<u64>,
     /// When the last ticks were.
     pub ticks: &'a Ticks,
     /// How long a TIME_WAIT lasts, seconds.
@@ -204,7 +208,7 @@ pub(super) struct Around<'a> {
 
 impl DestinationRow {
     pub(super) fn of(key: DestinationKey, row: &Destination, around: &Around<'_>) -> Self {
-        let &Around { space, ticks, time_wait_s, wanted } = around;
+        let &Around { space, looked_ms_ago, ticks, time_wait_s, wanted } = around;
         // Open connections are known by looking at them, if no filter asks for what a look does not show.
         let held = space.filter(|_| wanted.is_decided()).map(|_| row.held);
         let in_use = held.map(|_| row.in_use());
@@ -226,6 +230,7 @@ impl DestinationRow {
             time_wait: u64::try_from(row.minisocks).unwrap_or(0),
             established: held.map(|held| held.established),
             other: held.map(|held| held.other),
+            looked_ms_ago: held.and(looked_ms_ago),
             in_use,
             available,
             headroom,

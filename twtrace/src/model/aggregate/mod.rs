@@ -119,6 +119,8 @@ pub struct Aggregates {
     ticks: Ticks,
     /// When this window of connect() latencies began.
     window_ns: u64,
+    /// When the last interval was over.
+    now_ns: u64,
 }
 
 impl Default for Aggregates {
@@ -144,6 +146,7 @@ impl Aggregates {
             time_wait_s: TIME_WAIT_S,
             ticks: Ticks::default(),
             window_ns: 0,
+            now_ns: 0,
         }
     }
 
@@ -178,6 +181,12 @@ impl Aggregates {
         if let Some(destination) = self.destination(place.destination) {
             destination.minisocks += 1;
         }
+    }
+
+    /// A minisock that ended unseen. Where it was is not known, so the rows of its port and destination keep it.
+    pub fn over(&mut self, life: &Life) {
+        self.count(life, -1);
+        self.owned(life, |owner| owner.live -= 1);
     }
 
     /// Something happened.
@@ -258,8 +267,10 @@ impl Aggregates {
 
     /// What full sockets hold now.
     pub fn occupied(&mut self, occupancy: &Occupancy) {
-        for (_, row) in self.destinations.iter_mut() {
-            row.held = super::occupancy::Held::default();
+        for (key, row) in self.destinations.iter_mut() {
+            if !occupancy.others.contains(&key.netns) {
+                row.held = super::occupancy::Held::default();
+            }
         }
         for (&netns, space) in occupancy.namespaces.iter().filter(|(netns, _)| self.wanted.netns(**netns)) {
             for (to, held) in space.held.iter().filter(|(to, _)| self.wanted.destination(to)) {
@@ -323,6 +334,7 @@ impl Aggregates {
     /// An interval is over: rates and trends are taken.
     pub fn tick(&mut self, now_ns: u64) {
         let seconds = self.ticks.tick(now_ns);
+        self.now_ns = now_ns;
         self.ports.iter_mut().for_each(|(_, row)| row.born.tick(seconds));
         let is_over = now_ns.saturating_sub(self.window_ns) >= recent::WINDOW_NS;
         if is_over {
@@ -359,6 +371,18 @@ impl Aggregates {
         self.looks.namespaces()
     }
 
+    /// How long ago the last look into a namespace ended, milliseconds; `None`: there was none.
+    #[must_use]
+    pub fn looked_ms_ago(&self, netns: u32, now_ns: u64) -> Option<u64> {
+        self.looks.age_ms(netns, now_ns)
+    }
+
+    /// Open connections that the last looks left out, because their namespaces have too many destinations.
+    #[must_use]
+    pub fn left_out(&self) -> u64 {
+        self.looks.left_out()
+    }
+
     /// Rows that had to go.
     #[must_use]
     pub fn evicted(&self) -> Evicted {
@@ -385,7 +409,13 @@ impl Aggregates {
             DestinationRow::of(
                 *key,
                 row,
-                &Around { space, ticks: &self.ticks, time_wait_s: self.time_wait_s, wanted: &self.wanted },
+                &Around {
+                    space,
+                    looked_ms_ago: self.looks.age_ms(key.netns, self.now_ns),
+                    ticks: &self.ticks,
+                    time_wait_s: self.time_wait_s,
+                    wanted: &self.wanted,
+                },
             )
         })
         .collect()

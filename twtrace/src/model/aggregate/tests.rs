@@ -252,7 +252,12 @@ fn a_port_that_a_look_saw_held_is_not_held_twice() {
     let to = To { laddr: LOCAL, raddr: PEER, rport: 443 };
     let held = Held { established: 1, other: 1 };
     let space = Namespace { held: HashMap::from([(to, held)]), ..space(200, &[]) };
-    all.begin(&Occupancy { at_ns: 10 * SECOND, took_ns: 1_000, namespaces: [(7, space)].into() });
+    all.begin(&Occupancy {
+        at_ns: 10 * SECOND,
+        took_ns: 1_000,
+        namespaces: [(7, space)].into(),
+        ..Occupancy::default()
+    });
     let in_use = |all: &Aggregates| all.destination_rows()[0].in_use;
     let mut close = |port, at_ns, age_ns| {
         let connection = Connection { conn_ns: Some(age_ns), ..connection() };
@@ -356,4 +361,37 @@ proptest! {
         prop_assert_eq!(rows.iter().map(|row| row.died.all()).sum::<u64>(), count(|detail| matches!(detail, Detail::Died { .. })));
         prop_assert_eq!(rows.iter().map(|row| row.refused).sum::<u64>(), count(|detail| matches!(detail, Detail::Refused { .. })));
     }
+}
+
+#[test]
+fn a_look_at_a_few_namespaces_leaves_the_others_as_they_were() {
+    let mut all = Aggregates::default();
+    let look = |at_s, namespaces: &[u32], others: &[u32]| Occupancy {
+        at_ns: at_s * SECOND,
+        namespaces: namespaces.iter().map(|&netns| (netns, held_space())).collect(),
+        others: others.iter().copied().collect(),
+        left_out: namespaces.iter().map(|&netns| (netns, at_s)).collect(),
+        ..Occupancy::default()
+    };
+    all.begin(&look(1, &[7, 8, 9], &[]));
+    all.occupied(&look(5, &[8], &[7]));
+    all.started(6 * SECOND);
+    let rows = all.destination_rows();
+    let of = |netns| {
+        let row = rows.iter().find(|row| row.netns == Some(netns) && row.rport == 443);
+        row.map(|row| (row.established, row.looked_ms_ago))
+    };
+    assert_eq!(of(7), Some((Some(10), Some(5_000))));
+    assert_eq!(of(8), Some((Some(10), Some(1_000))));
+    assert_eq!(of(9), None, "it is gone");
+    assert_eq!(all.left_out(), 1 + 5);
+}
+
+#[test]
+fn a_life_that_is_over_leaves_its_owner() {
+    let mut all = Aggregates::default();
+    let life = life(None, 30_000, 443);
+    all.seeded(&life);
+    all.over(&Life { tuple: None, netns: None, ..life });
+    assert_eq!(all.live(), Live::default());
 }

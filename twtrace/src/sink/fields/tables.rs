@@ -32,6 +32,13 @@ pub(super) const BUCKETS: &[Field] = &[
 pub(super) const BY: &[Field] = &[
     maybe("ports", Object(PORTS), "", "`--by port`: service ports, most minisocks first", NOT_ASKED),
     maybe("destinations", Object(DESTINATIONS), "", "`--by dest`: destinations, fullest first", NOT_ASKED),
+    maybe(
+        "connections_left_out",
+        Integer,
+        "",
+        "`--by dest`: open connections that are not in the rows, because their network namespace has more than 65,536 destinations",
+        NOT_ASKED,
+    ),
     maybe("processes", Object(PROCESSES), "", "`--by owner`: who closed, most minisocks first", NOT_ASKED),
     maybe("cgroups", Object(CGROUPS), "", "`--by owner`: the same by cgroup", NOT_ASKED),
 ];
@@ -99,6 +106,13 @@ const DESTINATION: &[Field] = &[
     always("time_wait", Integer, "ports", "held by minisocks now"),
     maybe("established", Integer, "ports", "held by established connections, at the last look", NOT_DECIDED),
     maybe("other", Integer, "ports", "held by sockets in other states, at the last look", NOT_DECIDED),
+    maybe(
+        "looked_ms_ago",
+        Integer,
+        "ms",
+        "since the last look at `established` and `other`: a machine with many namespaces and sockets is looked at bit by bit",
+        NOT_DECIDED,
+    ),
     maybe("in_use", Integer, "ports", "all three", NOT_DECIDED),
     maybe(
         "available",
