@@ -106,11 +106,12 @@ struct Place<V: 'static> {
 impl<V: Plain> slot::Place for Place<V> {
     type Value = V;
     type Entry = *mut V;
+    type Seen = order::Seen;
 
     #[inline(always)]
-    fn key(&self) -> u64 {
+    fn key(&self) -> (u64, order::Seen) {
         // SAFETY: a map value, its words aligned. Other keys may come and go meanwhile.
-        unsafe { (&raw const (*self.slot).key).read_volatile() }
+        order::load(unsafe { &raw const (*self.slot).key })
     }
 
     #[inline(always)]
@@ -132,9 +133,9 @@ impl<V: Plain> slot::Place for Place<V> {
     }
 
     #[inline(always)]
-    fn entry(&self, held: u64) -> *mut V {
+    fn entry(&self, seen: order::Seen) -> *mut V {
         // SAFETY: as in `key`.
-        order::after(unsafe { &raw mut (*self.slot).value }, held)
+        order::after(unsafe { &raw mut (*self.slot).value }, seen)
     }
 
     #[inline(always)]

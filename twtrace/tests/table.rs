@@ -152,9 +152,10 @@ enum Entry {
 impl slot::Place for Place {
     type Value = Value;
     type Entry = Entry;
+    type Seen = ();
 
-    fn key(&self) -> u64 {
-        self.key.load(self.machine.key)
+    fn key(&self) -> (u64, ()) {
+        (self.key.load(self.machine.key), ())
     }
 
     fn keys(&self) -> u64 {
@@ -180,7 +181,7 @@ impl slot::Place for Place {
         }
     }
 
-    fn entry(&self, _held: u64) -> Entry {
+    fn entry(&self, (): ()) -> Entry {
         Entry::Slot
     }
 

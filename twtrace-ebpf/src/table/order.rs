@@ -6,10 +6,10 @@
 //! STXR). What keeps order there is an addition that returns what was there before: LDADDAL, or STLXR and then DMB ISH.
 
 #[cfg(not(bpf_target_arch = "aarch64"))]
-pub use plain::{after, lower, raise, set};
+pub use plain::{Seen, after, load, lower, raise, set};
 
 #[cfg(bpf_target_arch = "aarch64")]
-pub use fetching::{after, lower, raise, set};
+pub use fetching::{Seen, after, load, lower, raise, set};
 
 #[cfg(not(bpf_target_arch = "aarch64"))]
 mod plain {
@@ -38,9 +38,19 @@ mod plain {
         unsafe { word.write_volatile(value) };
     }
 
-    /// The same pointer, to be used after `_loaded` was.
+    /// That a word was loaded.
+    pub type Seen = ();
+
+    /// Loads a word of a map.
     #[inline(always)]
-    pub fn after<T>(pointer: *mut T, _loaded: u64) -> *mut T {
+    pub fn load(word: *const u64) -> (u64, Seen) {
+        // SAFETY: a word of a map value, 8-byte aligned.
+        (unsafe { word.read_volatile() }, ())
+    }
+
+    /// The same pointer: what is loaded through it is loaded after that word.
+    #[inline(always)]
+    pub fn after<T>(pointer: *mut T, (): Seen) -> *mut T {
         pointer
     }
 }
@@ -84,13 +94,32 @@ mod fetching {
         before
     }
 
-    /// As `plain::after`: arm64 does a load whose address is computed from what another load returned after that one, even if
-    /// the computation gives the same address whatever was loaded.
+    /// As `plain::Seen`: 0, computed from what was loaded.
+    pub type Seen = usize;
+
+    /// As `plain::load`. In one piece: knowing that the word is equal to something, LLVM would compute with that instead.
     #[inline(always)]
-    pub fn after<T>(pointer: *mut T, loaded: u64) -> *mut T {
-        let nothing: usize;
-        // SAFETY: arithmetic on a register. The verifier knows that it gives 0; the compilers behind it do not look.
-        unsafe { asm!("{0} &= 0", inout(reg) loaded => nothing, options(pure, nomem, nostack)) };
-        pointer.wrapping_byte_add(nothing)
+    pub fn load(word: *const u64) -> (u64, Seen) {
+        let (loaded, seen);
+        // SAFETY: a word of a map value, 8-byte aligned.
+        unsafe {
+            asm!(
+                "{loaded} = *(u64 *)({at} + 0)",
+                "{seen} = {loaded}",
+                "{seen} &= 0",
+                at = in(reg) word,
+                loaded = out(reg) loaded,
+                seen = lateout(reg) seen,
+                options(nostack, readonly),
+            );
+        }
+        (loaded, seen)
+    }
+
+    /// As `plain::after`. arm64 loads from an address that was computed from an earlier load after that load, whatever the
+    /// computation. The verifier knows that it gives 0, and does not care; nor does the compiler behind it.
+    #[inline(always)]
+    pub fn after<T>(pointer: *mut T, seen: Seen) -> *mut T {
+        pointer.wrapping_byte_add(seen)
     }
 }

@@ -17,10 +17,12 @@ pub trait Place {
     type Value;
     /// Where a key's value is.
     type Entry;
+    /// That the slot's key was read.
+    type Seen;
 
     /// Whose the slot is; 0: nobody's. Whoever reads its own key here finds in [`Place::entry`] what was written before
     /// [`Place::publish`].
-    fn key(&self) -> u64;
+    fn key(&self) -> (u64, Self::Seen);
     /// How many keys are counted.
     fn keys(&self) -> u64;
     /// Counts one key more. Returns how many are counted with it. If that is 1, all that earlier keys did in the slot before
@@ -28,8 +30,8 @@ pub trait Place {
     fn enter(&self) -> u64;
     /// Counts one key less, after all that was done in the slot before.
     fn leave(&self);
-    /// The slot's value. `held`: what [`Place::key`] returned.
-    fn entry(&self, held: u64) -> Self::Entry;
+    /// The slot's value, for the key that was read.
+    fn entry(&self, seen: Self::Seen) -> Self::Entry;
     /// Writes the slot's value. For its owner.
     fn write(&self, value: &Self::Value);
     /// Makes the slot a key's, after [`Place::write`].
@@ -49,9 +51,9 @@ pub trait Place {
 /// The entry of a key.
 #[inline(always)]
 pub fn find<P: Place>(place: &P, key: u64) -> Option<P::Entry> {
-    let (held, keys) = (place.key(), place.keys());
+    let ((held, seen), keys) = (place.key(), place.keys());
     if held == key {
-        return Some(place.entry(held));
+        return Some(place.entry(seen));
     }
     if keys == 0 { None } else { place.rest(key) }
 }
@@ -59,7 +61,7 @@ pub fn find<P: Place>(place: &P, key: u64) -> Option<P::Entry> {
 /// Enters a key. Where it has an entry: writes over that if `overwrite`, else returns `false`. Also `false`: there is no room.
 #[inline(always)]
 pub fn put<P: Place>(place: &P, key: u64, value: &P::Value, overwrite: bool) -> bool {
-    let held = place.key();
+    let (held, _) = place.key();
     if held == key {
         if overwrite {
             place.write(value);
@@ -83,7 +85,7 @@ pub fn put<P: Place>(place: &P, key: u64, value: &P::Value, overwrite: bool) -> 
 /// Takes a key's entry away, if it has one.
 #[inline(always)]
 pub fn remove<P: Place>(place: &P, key: u64) {
-    let (held, keys) = (place.key(), place.keys());
+    let ((held, _), keys) = (place.key(), place.keys());
     if held == key {
         place.clear();
     } else if keys == 0 || !place.rest_remove(key) {
