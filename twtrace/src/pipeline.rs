@@ -26,7 +26,11 @@ use twtrace_common::counter::Counters;
 use crate::{
     bpf::BpfError,
     decode::decode,
-    host::{Host, buckets::Watch, clock},
+    host::{
+        Host,
+        buckets::Watch,
+        clock::{self, WallClock},
+    },
     model::{
         event::Event,
         reconcile::{Compared, Look, Suspicion},
@@ -98,6 +102,7 @@ pub struct Pipeline<'a> {
     inputs: Option<mpsc::Receiver<Input>>,
     shown: Shown,
     meter: Option<Meter>,
+    wall: WallClock,
 }
 
 impl<'a> Pipeline<'a> {
@@ -133,6 +138,7 @@ impl<'a> Pipeline<'a> {
             inputs: None,
             shown: Shown::default(),
             meter: None,
+            wall: WallClock::new(),
         }
     }
 
@@ -177,6 +183,7 @@ impl<'a> Pipeline<'a> {
         ready()?;
         self.shown.clone_from(&options.shown);
         self.measure(options.self_stats, options);
+        self.show_clock();
         self.sink.start(clock::monotonic_ns(), start);
         let seeds = std::mem::take(&mut self.tracer.seeds);
         if let (Some(feed), Some(all)) = (&mut self.feed, self.sink.aggregates()) {
@@ -260,6 +267,9 @@ impl<'a> Pipeline<'a> {
             meter.look(self.tracer);
         }
         self.flush();
+        if self.wall.is_set() {
+            self.show_clock();
+        }
         if self.waiting.is_some() && !self.sink.is_live() {
             return Ok(0);
         }
@@ -309,6 +319,10 @@ impl<'a> Pipeline<'a> {
         }
     }
 
+    fn show_clock(&mut self) {
+        self.sink.set_clock(Clock { offset_ns: self.wall.offset_ns().into() });
+    }
+
     fn measure(&mut self, whether: bool, options: &Options) {
         self.meter = whether.then(|| Meter::new(options.ring_size));
         if let (Some(meter), Ok(counters)) = (&mut self.meter, self.tracer.counters()) {
@@ -340,7 +354,6 @@ impl<'a> Pipeline<'a> {
             Compared::default()
         };
         let counters = self.tracer.counters()?;
-        self.sink.set_clock(Clock { offset_ns: clock::wall_offset_ns().into() });
         self.tell_losses(now, &counters);
         self.beside.missed_runs = self.tracer.missed_runs()?;
         let totals = totals(&counters, &self.beside);

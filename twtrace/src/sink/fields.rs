@@ -103,8 +103,18 @@ const NO_MINISOCK: &str = "no minisock holds the port";
 pub const HEAD: &[Field] = &[
     always("v", Integer, "1", "version of the lines; adding a field keeps it, changing the meaning of one raises it"),
     always("type", Text, "", "type of the line"),
-    always("ts", Text, "RFC 3339, UTC", "when, to the nanosecond"),
-    always("mono_ns", Integer, "ns", "when, by CLOCK_MONOTONIC"),
+    always(
+        "ts",
+        Text,
+        "RFC 3339, UTC",
+        "when, to the nanosecond: `mono_ns` by the wall clock as it is set when the line is written",
+    ),
+    always(
+        "mono_ns",
+        Integer,
+        "ns",
+        "when, by CLOCK_MONOTONIC, which nobody sets and which stands still while the machine sleeps; all other times in ns are differences of it",
+    ),
 ];
 
 /// What every line about a minisock or a connect() goes on with.
@@ -292,7 +302,13 @@ pub const LINES: &[Line] = &[
             STATE,
             &[
                 maybe("cause", Text, CAUSES, "what ended it", "not known"),
-                maybe("life_ns", Integer, "ns", "from birth to now", "its birth was not seen"),
+                maybe(
+                    "life_ns",
+                    Integer,
+                    "ns",
+                    "from birth to now; time that the machine slept does not count, as it does not for the kernel's timer",
+                    "its birth was not seen",
+                ),
                 maybe("preexisting", Bool, "", "the minisock is older than the run", "unknown"),
                 maybe("taker_pid", Integer, "", "process whose connect() took the tuple", NO_TAKER),
                 maybe("taker_comm", Text, "", "name of the thread whose connect() took the tuple", NO_TAKER),
