@@ -107,13 +107,13 @@ pub const HEAD: &[Field] = &[
         "ts",
         Text,
         "RFC 3339, UTC",
-        "when, to the nanosecond: `mono_ns` by the wall clock as it is set when the line is written",
+        "when, to the nanosecond: `mono_ns` as wall-clock time, which follows when the clock is set",
     ),
     always(
         "mono_ns",
         Integer,
         "ns",
-        "when, by CLOCK_MONOTONIC, which nobody sets and which stands still while the machine sleeps; all other times in ns are differences of it",
+        "when, by CLOCK_MONOTONIC, which nobody can set and which stands still while the machine sleeps",
     ),
 ];
 
@@ -306,7 +306,7 @@ pub const LINES: &[Line] = &[
                     "life_ns",
                     Integer,
                     "ns",
-                    "from birth to now; time that the machine slept does not count, as it does not for the kernel's timer",
+                    "from birth to now, without the time that the machine slept, as the kernel's timer counts it",
                     "its birth was not seen",
                 ),
                 maybe("preexisting", Bool, "", "the minisock is older than the run", "unknown"),
