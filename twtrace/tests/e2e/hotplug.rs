@@ -34,6 +34,8 @@ use crate::{
 type Outcome = Result<(), String>;
 
 const CPUS: &str = "/sys/devices/system/cpu";
+/// Where cpusets of the first version are by custom.
+const CPUSETS: &str = "/sys/fs/cgroup/cpuset";
 /// Lives that nothing happens to.
 const PLAIN: usize = 20;
 /// Lives that a stray ACK gives another 60 s before: where timer tracepoints are all there is, nobody sees that.
@@ -57,6 +59,11 @@ pub fn removable() -> Result<u32, String> {
     let number = last.parse().map_err(|_| format!("{CPUS}/online says {online}"))?;
     if number == 0 {
         return Err("only one CPU is online".to_owned());
+    }
+    // A cpuset of the first version loses the CPU for good (`hotplug_update_tasks_legacy` of kernel/cgroup/cpuset.c).
+    let sets = fs::read_dir(CPUSETS).into_iter().flatten().filter_map(Result::ok);
+    if let Some(set) = sets.map(|entry| entry.path()).find(|path| path.is_dir()) {
+        return Err(format!("{} would not get its CPU back", set.display()));
     }
     // A file that is not there or not writable: no CPU of this machine can be taken away.
     let file = switch(number);
@@ -133,9 +140,9 @@ pub fn cpu_removed(backend: &str) -> Outcome {
         for _ in 0..5 {
             stage.live(&listener, Family::V4, First::Client)?;
         }
-        // Those of FIN_WAIT2 run out elsewhere.
-        await_minisocks((PLAIN - 1 + STRAY + TURNED + 5) as u64)
+        Ok(())
     })?;
+    // Soon: others may want it.
     away.put_back().map_err(|error| format!("putting CPU {cpu} back: {error}"))?;
     drop(away);
     scene.act(|stage| {
@@ -143,7 +150,9 @@ pub fn cpu_removed(backend: &str) -> Outcome {
         for _ in 0..5 {
             stage.live(&listener, Family::V4, First::Client)?;
         }
-        stage.take_over(&listener)
+        stage.take_over(&listener)?;
+        // Those of FIN_WAIT2 run out where they were moved to.
+        await_minisocks((PLAIN - 1 + STRAY + TURNED + 5 + 4) as u64)
     })?;
     orphans.into_iter().try_for_each(lives::abort).map_err(|error| error.to_string())?;
 
