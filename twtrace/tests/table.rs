@@ -322,7 +322,7 @@ fn model(machine: Machine, preemptions: usize, is_full: bool, threads: &[fn(&Pla
 
 /// Two keys.
 fn two(machine: Machine) {
-    model(machine, 4, false, &[|place| live(place, 1), |place| live(place, 2)], expect_empty);
+    model(machine, 3, false, &[|place| live(place, 1), |place| live(place, 2)], expect_empty);
 }
 
 /// Two keys, one of which comes twice.
