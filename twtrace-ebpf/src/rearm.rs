@@ -70,11 +70,10 @@ pub fn timer_moved(tw: u64, before: u64, expires: u64, now_jiffies: u64) {
     if knob!(DUTIES.tp_rearm) == 0 {
         return;
     }
-    // CPU hot-unplug moves timers as they are.
-    if LIVES.get_ptr(tw).is_some_and(|alive| {
-        // SAFETY: a map value of this minisock, whose timer base is locked.
-        unsafe { (*alive).expires == expires }
-    }) {
+    // A CPU that goes away hands its timers on as they are (migrate_timer_list of kernel/time/timer.c). A timer that is armed
+    // anew for the very jiffy stays where it is (__mod_timer). What the table knows of the end does not help: a re-arm inside
+    // the bucket has changed it unseen.
+    if before == expires {
         return;
     }
     if let Some(tw) = Head::of(tw, Reader::Wheel) {
@@ -93,7 +92,8 @@ fn touched(tw: impl Object, before: u64, expires: u64, now_jiffies: u64) {
     let mut after_ns = 0;
     let mut kind = kind::REARMED;
     let matched = if let Some(entry) = LIVES.get_ptr_mut(tw.address()) {
-        // SAFETY: the caller holds a reference to the minisock; deaths come after.
+        // SAFETY: a map value, which stays mapped. Should the timer run out on another CPU within these lines, and a life
+        // with this slot begin there, two words of that one are written over.
         let entry = unsafe { &mut *entry };
         after_ns = recall(entry, now, life);
         kernel::tuple(tw, Of::Minisock, life);

@@ -1,17 +1,18 @@
 //! Tables whose common case is one load. An operation of the kernel's hash map is a call, a hash, a lock, a free list, and
 //! for most of them a line of memory that is in no cache: 60 to 400 ns.
 //!
-//! A key has one slot in an array. If that is another's, the key goes to the `rest`, a hash map, and as long as any key of a
-//! slot is there, so do all that come: a key is never in both. The slot counts its keys, wherever they are, so that an empty
-//! one says no without a look into the hash map. Events of one key come one after the other (under its socket's lock, or its
-//! timer's), those of others at any time: who counts itself first and then reads one is alone. (Kernels before 5.12 have no
-//! compare-and-exchange.) Two who meet may both read two, and both go to the rest.
+//! A key has one slot in an array. If another key has the slot, the key goes to the `rest`, a hash map. As long as any key of
+//! a slot is there, all that come go there: a key is never in both. The slot counts its keys, wherever they are, so an empty
+//! slot says no without a look into the hash map. [`slot`] has the steps, and why they are right.
+
+mod order;
+mod slot;
 
 use aya_ebpf::maps::{Array, HashMap};
 
 use crate::{
     kernel::lower_half,
-    maps::{BPF_EXIST, BPF_NOEXIST, add},
+    maps::{BPF_EXIST, BPF_NOEXIST},
     plain::{Plain, copy},
 };
 
@@ -49,22 +50,15 @@ pub struct Table<V: 'static> {
 
 impl<V: Plain> Table<V> {
     #[inline(always)]
-    fn slot(&self, key: u64) -> Option<*mut Slot<V>> {
-        self.slots.get_ptr_mut((lower_half(key) >> self.cell) as u32 & (self.mask)())
+    fn place(&self, key: u64) -> Option<Place<V>> {
+        let slot = self.slots.get_ptr_mut((lower_half(key) >> self.cell) as u32 & (self.mask)())?;
+        Some(Place { slot, rest: self.rest })
     }
 
     /// The entry of a key.
     #[inline(always)]
     pub fn get_ptr_mut(&self, key: u64) -> Option<*mut V> {
-        let slot = self.slot(key)?;
-        // SAFETY: a map value. Other keys may come and go meanwhile, this one not.
-        let (held, keys) =
-            unsafe { ((&raw const (*slot).key).read_volatile(), (&raw const (*slot).keys).read_volatile()) };
-        if held == key {
-            // SAFETY: as above.
-            return Some(unsafe { &raw mut (*slot).value });
-        }
-        if keys == 0 { None } else { self.rest.get_ptr_mut(key) }
+        slot::find(&self.place(key)?, key)
     }
 
     /// As [`Table::get_ptr_mut`].
@@ -88,56 +82,106 @@ impl<V: Plain> Table<V> {
     /// Enters a key, or writes over its entry. `false`: there is no room.
     #[inline(always)]
     pub fn insert(&self, key: u64, value: &V) -> bool {
-        self.put(key, value, 0)
+        match self.place(key) {
+            Some(place) => slot::put(&place, key, value, true),
+            None => false,
+        }
     }
 
     /// Enters a key that has no entry. `false`: it has one, or there is no room.
     #[inline(always)]
     pub fn insert_new(&self, key: u64, value: &V) -> bool {
-        self.put(key, value, BPF_NOEXIST)
-    }
-
-    #[inline(always)]
-    fn put(&self, key: u64, value: &V, flags: u64) -> bool {
-        let Some(slot) = self.slot(key) else { return false };
-        // SAFETY: a map value, its words aligned.
-        let (slot, held) = unsafe { (&mut *slot, (&raw const (*slot).key).read_volatile()) };
-        if held == key {
-            if flags == 0 {
-                copy(&mut slot.value, value);
-            }
-            return flags == 0;
+        match self.place(key) {
+            Some(place) => slot::put(&place, key, value, false),
+            None => false,
         }
-        add(&slot.keys, 1);
-        // SAFETY: as above.
-        if held == 0 && unsafe { (&raw const slot.keys).read_volatile() } == 1 {
-            copy(&mut slot.value, value);
-            // SAFETY: as above.
-            unsafe { (&raw mut slot.key).write_volatile(key) };
-            return true;
-        }
-        if self.rest.insert(key, value, BPF_NOEXIST).is_ok() {
-            return true;
-        }
-        // It is there already, or there is no room.
-        add(&slot.keys, -1);
-        flags == 0 && self.rest.insert(key, value, BPF_EXIST).is_ok()
     }
 
     /// Takes a key's entry away, if it has one.
     #[inline(always)]
     pub fn remove(&self, key: u64) {
-        let Some(slot) = self.slot(key) else { return };
-        // SAFETY: as in `put`.
-        let slot = unsafe { &mut *slot };
-        // SAFETY: as in `put`.
-        let (held, keys) = unsafe { ((&raw const slot.key).read_volatile(), (&raw const slot.keys).read_volatile()) };
-        if held == key {
-            // SAFETY: as in `put`.
-            unsafe { (&raw mut slot.key).write_volatile(0) };
-        } else if keys == 0 || self.rest.remove(key).is_err() {
-            return;
+        if let Some(place) = self.place(key) {
+            slot::remove(&place, key);
         }
-        add(&slot.keys, -1);
+    }
+}
+
+/// A slot and its rest, in maps.
+struct Place<V: 'static> {
+    slot: *mut Slot<V>,
+    rest: &'static HashMap<u64, V>,
+}
+
+impl<V: Plain> slot::Place for Place<V> {
+    type Value = V;
+    type Entry = *mut V;
+    type Seen = order::Seen;
+
+    #[inline(always)]
+    fn key(&self) -> (u64, order::Seen) {
+        // SAFETY: a map value, its words aligned. Other keys may come and go meanwhile.
+        order::load(unsafe { &raw const (*self.slot).key })
+    }
+
+    #[inline(always)]
+    fn keys(&self) -> u64 {
+        // SAFETY: as in `key`.
+        unsafe { (&raw const (*self.slot).keys).read_volatile() }
+    }
+
+    #[inline(always)]
+    fn enter(&self) -> u64 {
+        // SAFETY: as in `key`.
+        order::raise(unsafe { &raw mut (*self.slot).keys })
+    }
+
+    #[inline(always)]
+    fn leave(&self) {
+        // SAFETY: as in `key`.
+        order::lower(unsafe { &raw mut (*self.slot).keys });
+    }
+
+    #[inline(always)]
+    fn entry(&self, seen: order::Seen) -> *mut V {
+        // SAFETY: as in `key`.
+        order::after(unsafe { &raw mut (*self.slot).value }, seen)
+    }
+
+    #[inline(always)]
+    fn write(&self, value: &V) {
+        // SAFETY: as in `key`, and the slot is this key's.
+        copy(unsafe { &mut (*self.slot).value }, value);
+    }
+
+    #[inline(always)]
+    fn publish(&self, key: u64) {
+        // SAFETY: as in `write`.
+        order::set(unsafe { &raw mut (*self.slot).key }, key);
+    }
+
+    #[inline(always)]
+    fn clear(&self) {
+        // SAFETY: as in `write`.
+        unsafe { (&raw mut (*self.slot).key).write_volatile(0) };
+    }
+
+    #[inline(always)]
+    fn rest(&self, key: u64) -> Option<*mut V> {
+        self.rest.get_ptr_mut(key)
+    }
+
+    #[inline(always)]
+    fn rest_insert_new(&self, key: u64, value: &V) -> bool {
+        self.rest.insert(key, value, BPF_NOEXIST).is_ok()
+    }
+
+    #[inline(always)]
+    fn rest_overwrite(&self, key: u64, value: &V) -> bool {
+        self.rest.insert(key, value, BPF_EXIST).is_ok()
+    }
+
+    #[inline(always)]
+    fn rest_remove(&self, key: u64) -> bool {
+        self.rest.remove(key).is_ok()
     }
 }

@@ -31,7 +31,11 @@ use twtrace_common::counter::Counters;
 use crate::{
     bpf::BpfError,
     decode::decode,
-    host::{Host, buckets::Watch, clock},
+    host::{
+        Host,
+        buckets::Watch,
+        clock::{self, WallClock},
+    },
     model::{
         event::Event,
         reconcile::{Compared, Suspicion},
@@ -108,6 +112,7 @@ pub struct Pipeline<'a> {
     inputs: Option<mpsc::Receiver<Input>>,
     shown: Shown,
     meter: Option<Meter>,
+    wall: WallClock,
 }
 
 impl<'a> Pipeline<'a> {
@@ -145,6 +150,7 @@ impl<'a> Pipeline<'a> {
             inputs: None,
             shown: Shown::default(),
             meter: None,
+            wall: WallClock::new(),
         }
     }
 
@@ -188,6 +194,7 @@ impl<'a> Pipeline<'a> {
         ready()?;
         self.shown.clone_from(&options.shown);
         self.measure(options.self_stats, options);
+        self.show_clock();
         self.sink.start(clock::monotonic_ns(), start);
         let seeds = std::mem::take(&mut self.tracer.seeds);
         if let (Some(feed), Some(all)) = (&mut self.feed, self.sink.aggregates()) {
@@ -279,6 +286,9 @@ impl<'a> Pipeline<'a> {
             meter.look(self.tracer);
         }
         self.flush();
+        if self.wall.is_set() {
+            self.show_clock();
+        }
         if !self.has_room() {
             return Ok(0);
         }
@@ -352,6 +362,10 @@ impl<'a> Pipeline<'a> {
         self.sink.come_back();
     }
 
+    fn show_clock(&mut self) {
+        self.sink.set_clock(Clock { offset_ns: self.wall.offset_ns().into() });
+    }
+
     fn measure(&mut self, whether: bool, options: &Options) {
         self.meter = whether.then(|| Meter::new(options.ring_size));
         if let (Some(meter), Ok(counters)) = (&mut self.meter, self.tracer.counters()) {
@@ -398,7 +412,6 @@ impl<'a> Pipeline<'a> {
         };
         self.looked()?;
         let counters = self.tracer.counters()?;
-        self.sink.set_clock(Clock { offset_ns: clock::wall_offset_ns().into() });
         self.tell_losses(now, &counters);
         self.beside.missed_runs = self.tracer.missed_runs()?;
         let totals = totals(&counters, &self.beside);

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use serde::{Serialize, Serializer};
 
 /// How far the wall clock is ahead of `CLOCK_MONOTONIC`. Measured by host::clock; true until the wall clock is set or
-/// the machine sleeps, so a long run measures it anew now and then.
+/// the machine sleeps, which a run looks for whenever it empties the ring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Clock {
     /// `CLOCK_REALTIME` minus `CLOCK_MONOTONIC`, nanoseconds.

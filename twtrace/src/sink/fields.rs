@@ -103,8 +103,18 @@ const NO_MINISOCK: &str = "no minisock holds the port";
 pub const HEAD: &[Field] = &[
     always("v", Integer, "1", "version of the lines; adding a field keeps it, changing the meaning of one raises it"),
     always("type", Text, "", "type of the line"),
-    always("ts", Text, "RFC 3339, UTC", "when, to the nanosecond"),
-    always("mono_ns", Integer, "ns", "when, by CLOCK_MONOTONIC"),
+    always(
+        "ts",
+        Text,
+        "RFC 3339, UTC",
+        "when, to the nanosecond: `mono_ns` as wall-clock time, which follows when the clock is set",
+    ),
+    always(
+        "mono_ns",
+        Integer,
+        "ns",
+        "when, by CLOCK_MONOTONIC, which nobody can set and which stands still while the machine sleeps",
+    ),
 ];
 
 /// What every line about a minisock or a connect() goes on with.
@@ -308,7 +318,13 @@ pub const LINES: &[Line] = &[
             STATE,
             &[
                 maybe("cause", Text, CAUSES, "what ended it", "not known"),
-                maybe("life_ns", Integer, "ns", "from birth to now", "its birth was not seen"),
+                maybe(
+                    "life_ns",
+                    Integer,
+                    "ns",
+                    "from birth to now, without the time that the machine slept, as the kernel's timer counts it",
+                    "its birth was not seen",
+                ),
                 maybe(
                     "preexisting",
                     Bool,

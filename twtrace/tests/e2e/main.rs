@@ -2,12 +2,14 @@
 //! binary is PID 1 of the guests that `cargo xtask vm` boots.
 
 mod cases;
+mod clocks;
 mod connects;
 mod containers;
 mod costs;
 mod doctor;
 mod guest;
 mod headroom;
+mod hotplug;
 mod inside;
 mod lab;
 mod looks;
@@ -113,6 +115,16 @@ fn run(arguments: &Arguments, backends: &[String], scale: Scale, guest: bool) ->
         Some(reason) => skipped(name, "any", reason, &tally),
         None => trial(name, "any", &tally, move |_| case()),
     }));
+    // Nobody else's: the machine has no CPU or no hour too many.
+    last.extend(offered.iter().map(|(backend, refusal)| match (hotplug::removable(), refusal.clone()) {
+        (Ok(_), Some(reason)) if guest => trial("cpu_removed", backend, &tally, move |_| Err(reason.clone())),
+        (Err(reason), _) | (_, Some(reason)) => skipped("cpu_removed", backend, &reason, &tally),
+        (Ok(_), None) => trial("cpu_removed", backend, &tally, hotplug::cpu_removed),
+    }));
+    last.push(match clocks::missing() {
+        Some(reason) => skipped("clock_steps", "any", &reason, &tally),
+        None => trial("clock_steps", "any", &tally, |_| clocks::clock_steps()),
+    });
     let labs = libtest_mimic::run(&alone, last);
     if guest {
         // Of kernels that are the same everywhere; this machine's own is not.
