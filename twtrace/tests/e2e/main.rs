@@ -1,6 +1,7 @@
 //! End to end, as root: real sockets in namespaces of their own, the real tracer, the kernel's own counters. The same
 //! binary is PID 1 of the guests that `cargo xtask vm` boots.
 
+mod attempts;
 mod cases;
 mod connects;
 mod containers;
@@ -46,6 +47,27 @@ struct Tally {
     passed: usize,
     failed: usize,
     skipped: usize,
+    /// What was asked for.
+    arguments: Arguments,
+}
+
+/// How one test ended.
+struct Verdict<'a> {
+    test: &'a str,
+    backend: &'a str,
+    /// `passed`, `failed` or `skipped`.
+    verdict: &'a str,
+    reason: Option<&'a str>,
+    millis: u128,
+    /// How often it was run: 1 if it was good, or as bad as it is, at once.
+    attempts: u32,
+}
+
+impl<'a> Verdict<'a> {
+    /// Of a test that took no time.
+    fn at_once(test: &'a str, backend: &'a str, verdict: &'a str, reason: Option<&'a str>) -> Self {
+        Self { test, backend, verdict, reason, millis: 0, attempts: 1 }
+    }
 }
 
 fn main() -> ExitCode {
@@ -58,6 +80,7 @@ fn main() -> ExitCode {
         }
         let arguments = Arguments {
             filter: config.test.clone(),
+            skip: config.skip.clone(),
             // Most tests wait most of the time; more at once only take the two emulated CPUs from each other.
             test_threads: Some(4),
             ..Arguments::default()
@@ -79,7 +102,7 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments, backends: &[String], scale: Scale, guest: bool) -> ExitCode {
-    let tally = Arc::new(Mutex::new(Tally::default()));
+    let tally = Arc::new(Mutex::new(Tally { arguments: arguments.clone(), ..Tally::default() }));
     let offered: Backends = backends.iter().map(|backend| (backend.clone(), refusal(backend))).collect();
     let conclusion = libtest_mimic::run(arguments, trials(&offered, scale, guest, &tally));
     if arguments.list {
@@ -90,6 +113,7 @@ fn run(arguments: &Arguments, backends: &[String], scale: Scale, guest: bool) ->
     let mut last = labs(&offered, scale, guest, false, &tally);
     // In this process: nobody may fork beside it, see tracer::FORKING.
     last.push(trial("lab_sabotage", "any", &tally, |_| lab::sabotage(&tracer::binary())));
+    last.push(trial("retry_rules", "any", &tally, |_| attempts::rules()));
     let no_nginx = doctor::nginx::missing();
     let proxies: [(&str, Once); 3] = [
         ("doctor_nginx", doctor::nginx::doctor_nginx),
@@ -101,13 +125,20 @@ fn run(arguments: &Arguments, backends: &[String], scale: Scale, guest: bool) ->
         None => trial(name, "any", &tally, move |_| case()),
     }));
     let labs = libtest_mimic::run(&alone, last);
+    let budget = attempts::budget();
+    let (verdict, reason) = (if budget.is_ok() { "passed" } else { "failed" }, budget.as_ref().err());
+    settle(&Verdict::at_once("retries", "any", verdict, reason.map(String::as_str)), &tally);
     if guest {
         // Of kernels that are the same everywhere; this machine's own is not.
         offered.iter().filter(|(_, refusal)| refusal.is_none()).for_each(|(backend, _)| verifier(backend));
     }
     let tally = tally.lock().map(|tally| (tally.passed, tally.failed, tally.skipped)).unwrap_or_default();
     done(tally.0, tally.1, tally.2);
-    if conclusion.has_failed() { conclusion.exit_code() } else { labs.exit_code() }
+    match (conclusion.has_failed(), budget) {
+        (true, _) => conclusion.exit_code(),
+        (false, Ok(())) => labs.exit_code(),
+        (false, Err(_)) => ExitCode::FAILURE,
+    }
 }
 
 /// The last word.
@@ -137,21 +168,27 @@ fn labs(offered: &Backends, scale: Scale, guest: bool, slow: bool, tally: &Arc<M
     let mut trials = Vec::new();
     for (backend, refusal) in offered {
         let (of, counts) = (backend.clone(), Arc::clone(tally));
+        let title = format!("{backend}::{name}");
         trials.push(match refusal {
             Some(reason) if !guest => {
+                let trial = Trial::test(title, || Ok(())).with_ignored_flag(true);
                 for scenario in ALL.iter().filter(|scenario| scenario.slow == slow) {
-                    settle(&format!("{LAB}{}", scenario.name), backend, "skipped", Some(reason), 0, tally);
+                    settle_skipped(&trial, &format!("{LAB}{}", scenario.name), backend, reason, tally);
                 }
-                Trial::test(format!("{backend}::{name}"), || Ok(())).with_ignored_flag(true)
+                trial
             }
             refusal => {
                 let refusal = refusal.clone();
-                Trial::test(format!("{backend}::{name}"), move || {
+                Trial::test(title, move || {
                     let verdicts = refusal.map_or_else(|| lab::lab(&of, slow, scale.storm), Err);
-                    let verdicts = verdicts.inspect_err(|why| settle(name, &of, "failed", Some(why), 0, &counts))?;
+                    let verdicts = verdicts
+                        .inspect_err(|why| settle(&Verdict::at_once(name, &of, "failed", Some(why)), &counts))?;
                     let mut failed = Vec::new();
-                    for lab::Verdict { scenario, outcome, reason, millis } in verdicts {
-                        settle(&format!("{LAB}{scenario}"), &of, outcome, reason.as_deref(), millis, &counts);
+                    for lab::Verdict { scenario, outcome, reason, millis, attempts } in verdicts {
+                        let test = format!("{LAB}{scenario}");
+                        let told = Verdict::at_once(&test, &of, outcome, reason.as_deref());
+                        let told = Verdict { millis, attempts, ..told };
+                        settle(&told, &counts);
                         if outcome == "failed" {
                             failed.push(scenario);
                         }
@@ -314,30 +351,38 @@ fn trial(
             let result = case(&of);
             (result, tracer::take_missed())
         };
-        let (mut result, mut missed) = run();
-        // Exact, or it says so: where a tracer said that it missed something, it is tried again.
-        for _ in 0..3 {
-            if result.is_ok() || missed.is_empty() {
-                break;
-            }
-            line(&format!("again: {of}::{test}: the tracer says that it missed {missed:?}: {result:?}"));
-            (result, missed) = run();
-        }
-        let result = result.map_err(|error| format!("{error}; the tracer says that it missed {missed:?}"));
-        let verdict = if result.is_ok() { "passed" } else { "failed" };
-        let why = result.as_ref().err().map(String::as_str);
-        settle(&test, &of, verdict, why, start.elapsed().as_millis(), &tally);
+        // Exact, or it says so: where a tracer said that the kernel made it miss something, it is tried again.
+        let note = |error: &str, missed: &_| attempts::note(&format!("{of}::{test}"), &format!("{missed:?}: {error}"));
+        let (result, attempts) = attempts::until_good(run, note);
+        // What it was to be compared with is not here: all else may be as it should, but that is no pass.
+        let absent = doctor::take_absent().map(|programs| format!("not compared: there is no {programs} here"));
+        let (verdict, reason) = match (&result, &absent) {
+            (Err(why), _) => ("failed", Some(why.as_str())),
+            (Ok(()), Some(why)) => ("skipped", Some(why.as_str())),
+            (Ok(()), None) => ("passed", None),
+        };
+        let millis = start.elapsed().as_millis();
+        settle(&Verdict { test: &test, backend: &of, verdict, reason, millis, attempts }, &tally);
         result.map_err(Failed::from)
     })
 }
 
 fn skipped(name: &str, backend: &str, reason: &str, tally: &Arc<Mutex<Tally>>) -> Trial {
-    settle(name, backend, "skipped", Some(reason), 0, tally);
-    Trial::test(format!("{backend}::{name}"), || Ok(())).with_ignored_flag(true)
+    let trial = Trial::test(format!("{backend}::{name}"), || Ok(())).with_ignored_flag(true);
+    settle_skipped(&trial, name, backend, reason, tally);
+    trial
+}
+
+/// Counts a skip, if the trial that says it was asked for.
+fn settle_skipped(trial: &Trial, test: &str, backend: &str, reason: &str, tally: &Mutex<Tally>) {
+    if tally.lock().is_ok_and(|tally| !tally.arguments.is_filtered_out(trial)) {
+        settle(&Verdict::at_once(test, backend, "skipped", Some(reason)), tally);
+    }
 }
 
 /// Counts a verdict, and says it in one line for whoever collects them.
-fn settle(test: &str, backend: &str, verdict: &str, reason: Option<&str>, millis: u128, tally: &Mutex<Tally>) {
+fn settle(told: &Verdict<'_>, tally: &Mutex<Tally>) {
+    let Verdict { test, backend, verdict, reason, millis, attempts } = *told;
     if let Ok(mut tally) = tally.lock() {
         *(match verdict {
             "passed" => &mut tally.passed,
@@ -347,6 +392,7 @@ fn settle(test: &str, backend: &str, verdict: &str, reason: Option<&str>, millis
     }
     let told = serde_json::json!({
         "test": test, "backend": backend, "verdict": verdict, "reason": reason, "millis": millis as u64,
+        "attempts": attempts,
     });
     line(&format!("@verdict {told}"));
 }
