@@ -6,6 +6,8 @@ mod globals;
 mod passive;
 mod produce;
 mod seed;
+#[cfg(test)]
+mod stack;
 mod stats;
 mod verifier;
 
