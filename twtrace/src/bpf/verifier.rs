@@ -27,8 +27,10 @@ pub struct Figures {
     pub states: u32,
     /// Bytes of stack of all its functions together.
     pub stack: u32,
-    /// Bytes of stack of the deepest chain of calls, of 512 (MAX_BPF_STACK), each function's rounded up. `None` where the
-    /// kernel does not say it, and there are so many functions that it does not follow.
+    /// Bytes of stack of the deepest chain of calls, of 512 (MAX_BPF_STACK), each function's rounded up. Verifiers that print
+    /// it (7.2) leave out functions that get a private stack, so it may be less than that of one function. `None` where the
+    /// kernel does not say it, and there are so many functions that it does not follow. A test in `stack.rs` bounds the
+    /// chains of all kernels.
     pub chain: Option<u32>,
 }
 

@@ -1,6 +1,7 @@
 //! When a case is run again, how often, and how many such runs a machine has.
 
 use std::{
+    cell::Cell,
     collections::BTreeMap,
     sync::{Mutex, PoisonError},
 };
@@ -30,6 +31,22 @@ static RETRIES: Mutex<Vec<String>> = Mutex::new(Vec::new());
 pub fn is_of_the_kernel<'a>(trouble: impl IntoIterator<Item = &'a str>) -> bool {
     let mut names = trouble.into_iter().peekable();
     names.peek().is_some() && names.all(|name| OF_THE_KERNEL.contains(&name))
+}
+
+thread_local! {
+    static WITHIN: Cell<u32> = const { Cell::new(0) };
+}
+
+/// Notes that a case begins again by itself, since the machine did not let it make what it wanted to look at. It counts as
+/// an attempt, and not against the budget: nothing was missed.
+pub fn note_within(what: &str) {
+    crate::line(&format!("again: {what}"));
+    WITHIN.set(WITHIN.get() + 1);
+}
+
+/// How often the case of this thread began again by itself, since the last call.
+pub fn take_within() -> u32 {
+    WITHIN.take()
 }
 
 /// Notes that something is run again, and says so.

@@ -66,6 +66,7 @@ pub fn trial(
         // Exact, or it says so: where a tracer said that the kernel made it miss something, it is tried again.
         let note = |error: &str, missed: &_| attempts::note(&format!("{of}::{test}"), &format!("{missed:?}: {error}"));
         let (result, attempts) = attempts::until_good(run, note);
+        let attempts = attempts + attempts::take_within();
         // What it was to be compared with is not here: all else may be as it should, but that is no pass.
         let absent = doctor::take_absent().map(|programs| format!("not compared: there is no {programs} here"));
         let (verdict, reason) = match (&result, &absent) {
