@@ -68,7 +68,13 @@ fn of(program: &'static str, load: impl FnOnce() -> Result<(), ProgramError>) ->
 /// Reads the last lines of the log (print_verification_stats of kernel/bpf/verifier.c).
 fn parse(program: &'static str, log: &str) -> Option<Figures> {
     let line = log.lines().rev().find_map(|line| line.strip_prefix("stack depth "))?;
-    let (stack, chain) = stack(line)?;
+    // Since 7.3 each function has a line of its own: `subprog 0 (birth_tp) main insns_self 9 insns_total 9 stack 424`.
+    let functions = log.lines().filter(|line| line.starts_with("subprog "));
+    let functions: Vec<&str> = functions.filter_map(|line| Some(line.rsplit_once(" stack ")?.1)).collect();
+    let (stack, chain) = match line.strip_prefix("max ") {
+        Some(told) => stack(&format!("{} max {told}", functions.join("+")))?,
+        None => stack(line)?,
+    };
     let words: Vec<&str> = log.lines().rev().find(|line| line.starts_with("processed "))?.split_whitespace().collect();
     let after = |name| {
         let at = words.iter().position(|word| *word == name)?;
@@ -110,6 +116,13 @@ mod tests {
         assert_eq!(parse("p", log), Some(figures.clone()));
         let log = log.replace("288+16", "288+16 max 304");
         assert_eq!(parse("p", &log), Some(Figures { chain: Some(304), ..figures }));
+        let log = log.replace("stack depth 288+16 max 304", "stack depth max 304");
+        assert_eq!(parse("p", &log), None, "no function");
+        let functions = "subprog 0 (p) main insns_self 7 insns_total 9 stack 288\n\
+                         subprog 1 (f) static insns_self 2 insns_total 2 stack 16\nprocessed ";
+        let log = log.replace("processed ", functions);
+        let figures = Figures { program: "p", insns: 4710, states: 209, stack: 304, chain: Some(304) };
+        assert_eq!(parse("p", &log), Some(figures));
         assert_eq!(parse("p", "R1 invalid mem access\nprocessed 5 insns\n"), None);
     }
 
