@@ -29,7 +29,7 @@ use crate::{
     plan::{Attach, Backend, Counting, Facts, Failure, Hook, Plan, Reason},
 };
 
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/twtrace-ebpf.o"));
+pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/twtrace-ebpf.o"));
 
 /// Something about the eBPF object or its maps failed that no other backend would mend.
 #[derive(Debug, thiserror::Error)]

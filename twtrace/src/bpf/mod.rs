@@ -8,6 +8,8 @@ mod lives;
 mod passive;
 mod produce;
 mod seed;
+#[cfg(test)]
+mod stack;
 mod stats;
 mod sys;
 mod verifier;

@@ -159,7 +159,10 @@ mod tests {
             match path_of(&root, *id) {
                 Ok(Some(by_id)) => assert_eq!(by_id, *path),
                 Ok(None) => {}
-                Err(error) => println!("skipped: {error}"),
+                Err(error) => {
+                    println!("skipped: {error}");
+                    break;
+                }
             }
         }
         assert!(path_of(&root, u64::MAX).map_or(true, |path| path.is_none()));

@@ -26,6 +26,8 @@ pub struct GuestConfig {
     pub backends: Vec<String>,
     /// Only tests whose name contains this.
     pub test: Option<String>,
+    /// None whose name contains one of these.
+    pub skip: Vec<String>,
     /// A program of the guest and its arguments, instead of the tests.
     pub run: Option<String>,
 }
@@ -106,9 +108,11 @@ fn parse(text: &str) -> GuestConfig {
         let value = pairs.find(|(name, _)| name.trim() == key).map(|(_, value)| value.trim());
         value.filter(|value| !value.is_empty())
     };
+    let list = |key: &str| value(key).into_iter().flat_map(|list| list.split(',')).map(str::to_owned).collect();
     GuestConfig {
-        backends: value("BACKENDS").into_iter().flat_map(|list| list.split(',')).map(str::to_owned).collect(),
+        backends: list("BACKENDS"),
         test: value("TEST").map(str::to_owned),
+        skip: list("SKIP"),
         run: value("RUN").map(str::to_owned),
     }
 }

@@ -14,6 +14,7 @@ use twtrace::{
 };
 
 use crate::{
+    attempts::note_within,
     scene::fresh,
     tracer::{Tracer, traffic},
 };
@@ -34,7 +35,7 @@ pub fn headroom(backend: &str) -> Result<(), String> {
         if attempt(backend)? {
             return Ok(());
         }
-        crate::line("again: headroom: the machine stood still, and the rate with it");
+        note_within("headroom: the machine stood still, and the rate with it");
     }
     Err("three times the machine stood still".to_owned())
 }

@@ -13,7 +13,10 @@ use twtrace::{
     model::event::{Cause, Denial, Detail, Event, Kind, Refusal},
 };
 
-use crate::tracer::binary;
+use crate::{
+    attempts::{MOST, is_of_the_kernel, note},
+    tracer::binary,
+};
 
 /// What one scenario came to.
 pub struct Verdict {
@@ -21,28 +24,29 @@ pub struct Verdict {
     pub outcome: &'static str,
     pub reason: Option<String>,
     pub millis: u128,
+    pub attempts: u32,
 }
 
-/// Runs the command. Where scenarios differ and the tracer says itself that it missed something, those are run again:
-/// exact, or it says so.
+/// Runs the command. Where scenarios differ and the tracer says that the kernel made it miss something, those are run
+/// again: exact, or it says so.
 pub fn lab(backend: &str, slow: bool, connections: usize) -> Result<Vec<Verdict>, String> {
     let names = |scenarios: &[String]| scenarios.join(",");
     let mut left: Vec<String> =
         ALL.iter().filter(|scenario| scenario.slow == slow).map(|scenario| scenario.name.to_owned()).collect();
     let mut verdicts = Vec::new();
-    for attempt in 0.. {
+    for attempts in 1.. {
         let lines = run(backend, &names(&left), connections)?;
         let Some((last, scenarios)) = lines.split_last() else { return Err("the lab said nothing".to_owned()) };
         if last["type"] != "lab" || scenarios.len() != left.len() {
             return Err(format!("{} scenarios instead of {}, the last line is {last}", scenarios.len(), left.len()));
         }
-        let missed = last["trouble"].as_object().is_some_and(|trouble| !trouble.is_empty());
-        let again = missed && attempt < 3;
+        let trouble = last["trouble"].as_object().into_iter().flatten();
+        let may_again = attempts < MOST && is_of_the_kernel(trouble.map(|(name, _)| name.as_str()));
         left.clear();
         for line in scenarios {
-            let verdict = verdict(line)?;
-            if verdict.outcome == "failed" && again {
-                crate::line(&format!("again: {backend}: {line} {last}"));
+            let verdict = verdict(line, attempts)?;
+            if verdict.outcome == "failed" && may_again {
+                crate::line(&format!("again: {backend}: {line}"));
                 left.push(verdict.scenario);
             } else {
                 verdicts.push(verdict);
@@ -51,6 +55,7 @@ pub fn lab(backend: &str, slow: bool, connections: usize) -> Result<Vec<Verdict>
         if left.is_empty() {
             break;
         }
+        note(&format!("{backend}::lab {}", names(&left)), &last["trouble"].to_string());
     }
     Ok(verdicts)
 }
@@ -74,7 +79,7 @@ fn run(backend: &str, scenarios: &str, connections: usize) -> Result<Vec<Value>,
     Ok(lines)
 }
 
-fn verdict(line: &Value) -> Result<Verdict, String> {
+fn verdict(line: &Value, attempts: u32) -> Result<Verdict, String> {
     let text = |name: &str| line[name].as_str().map(str::to_owned);
     let (outcome, reason) = match line["result"].as_str() {
         Some("passed") if line["checks"].as_u64().is_some_and(|checks| checks > 0) => ("passed", None),
@@ -86,6 +91,7 @@ fn verdict(line: &Value) -> Result<Verdict, String> {
         outcome,
         reason,
         millis: u128::from(line["duration_ns"].as_u64().unwrap_or(0) / 1_000_000),
+        attempts,
     })
 }
 
@@ -110,12 +116,12 @@ pub fn sabotage(program: &Path) -> Result<(), String> {
     let lab = || runner::run(&asked, &mut Vec::new(), &mut |_| {}).map_err(|error| error.to_string());
     let is_good = |ran: &Ran| !matches!(&ran.ruling, Ruling::Judged(verdict) if !verdict.is_good());
     let mut found = lab()?;
-    // Exact, or it says so: where the tracer said that it missed something, it is tried again.
-    for _ in 0..3 {
-        if found.trouble.is_empty() || found.ran.iter().all(is_good) {
+    // Exact, or it says so: where the tracer said that the kernel made it miss something, it is tried again.
+    for _ in 1..MOST {
+        if !is_of_the_kernel(found.trouble.iter().map(|(name, _)| *name)) || found.ran.iter().all(is_good) {
             break;
         }
-        crate::line(&format!("again: lab_sabotage: {:?}", found.trouble));
+        note("lab_sabotage", &format!("{:?}", found.trouble));
         found = lab()?;
     }
     let lab = found;

@@ -1,6 +1,7 @@
 //! End to end, as root: real sockets in namespaces of their own, the real tracer, the kernel's own counters. The same
 //! binary is PID 1 of the guests that `cargo xtask vm` boots.
 
+mod attempts;
 mod cases;
 mod clocks;
 mod connects;
@@ -26,32 +27,25 @@ mod seeds;
 mod stops;
 mod summary;
 mod tracer;
+mod verdict;
 
 use std::{
     collections::BTreeMap,
     io::Write as _,
     process::{Command, ExitCode},
     sync::{Arc, Mutex},
-    time::Instant,
 };
 
 use cases::Scale;
-use libtest_mimic::{Arguments, Failed, Trial};
+use libtest_mimic::{Arguments, Trial};
 use twtrace::{lab::scenarios::ALL, plan::Backend};
+use verdict::{Tally, Verdict, done, settle, settle_skipped, skipped, trial};
 
 /// Each backend, and why it cannot run here, if so.
 type Backends = BTreeMap<String, Option<String>>;
 
 /// A case that is run once, whatever the backend.
 type Once = fn() -> Result<(), String>;
-
-/// How many tests ended how.
-#[derive(Default)]
-struct Tally {
-    passed: usize,
-    failed: usize,
-    skipped: usize,
-}
 
 fn main() -> ExitCode {
     if std::process::id() == 1 {
@@ -63,6 +57,7 @@ fn main() -> ExitCode {
         }
         let arguments = Arguments {
             filter: config.test.clone(),
+            skip: config.skip.clone(),
             // Most tests wait most of the time; more at once only take the two emulated CPUs from each other.
             test_threads: Some(4),
             ..Arguments::default()
@@ -84,7 +79,7 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments, backends: &[String], scale: Scale, guest: bool) -> ExitCode {
-    let tally = Arc::new(Mutex::new(Tally::default()));
+    let tally = Arc::new(Mutex::new(Tally { arguments: arguments.clone(), ..Tally::default() }));
     let offered: Backends = backends.iter().map(|backend| (backend.clone(), refusal(backend))).collect();
     let conclusion = libtest_mimic::run(arguments, trials(&offered, scale, guest, &tally));
     if arguments.list {
@@ -95,6 +90,7 @@ fn run(arguments: &Arguments, backends: &[String], scale: Scale, guest: bool) ->
     let mut last = labs(&offered, scale, guest, false, &tally);
     // In this process: nobody may fork beside it, see tracer::FORKING.
     last.push(trial("lab_sabotage", "any", &tally, |_| lab::sabotage(&tracer::binary())));
+    last.push(trial("retry_rules", "any", &tally, |_| attempts::rules()));
     let no_nginx = doctor::nginx::missing();
     let proxies: [(&str, Once); 3] = [
         ("doctor_nginx", doctor::nginx::doctor_nginx),
@@ -126,22 +122,20 @@ fn run(arguments: &Arguments, backends: &[String], scale: Scale, guest: bool) ->
         None => trial("clock_steps", "any", &tally, |_| clocks::clock_steps()),
     });
     let labs = libtest_mimic::run(&alone, last);
+    let budget = attempts::budget();
+    let (verdict, reason) = (if budget.is_ok() { "passed" } else { "failed" }, budget.as_ref().err());
+    settle(&Verdict::at_once("retries", "any", verdict, reason.map(String::as_str)), &tally);
     if guest {
         // Of kernels that are the same everywhere; this machine's own is not.
         offered.iter().filter(|(_, refusal)| refusal.is_none()).for_each(|(backend, _)| verifier(backend));
     }
     let tally = tally.lock().map(|tally| (tally.passed, tally.failed, tally.skipped)).unwrap_or_default();
     done(tally.0, tally.1, tally.2);
-    if conclusion.has_failed() { conclusion.exit_code() } else { labs.exit_code() }
-}
-
-/// The last word.
-fn done(passed: usize, failed: usize, skipped: usize) {
-    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    let done = serde_json::json!({
-        "release": release.trim(), "passed": passed, "failed": failed, "skipped": skipped,
-    });
-    line(&format!("@done {done}"));
+    match (conclusion.has_failed(), budget) {
+        (true, _) => conclusion.exit_code(),
+        (false, Ok(())) => labs.exit_code(),
+        (false, Err(_)) => ExitCode::FAILURE,
+    }
 }
 
 /// Prints what the verifier took for each program of a backend; `cargo xtask` holds it against what it took before.
@@ -162,21 +156,27 @@ fn labs(offered: &Backends, scale: Scale, guest: bool, slow: bool, tally: &Arc<M
     let mut trials = Vec::new();
     for (backend, refusal) in offered {
         let (of, counts) = (backend.clone(), Arc::clone(tally));
+        let title = format!("{backend}::{name}");
         trials.push(match refusal {
             Some(reason) if !guest => {
+                let trial = Trial::test(title, || Ok(())).with_ignored_flag(true);
                 for scenario in ALL.iter().filter(|scenario| scenario.slow == slow) {
-                    settle(&format!("{LAB}{}", scenario.name), backend, "skipped", Some(reason), 0, tally);
+                    settle_skipped(&trial, &format!("{LAB}{}", scenario.name), backend, reason, tally);
                 }
-                Trial::test(format!("{backend}::{name}"), || Ok(())).with_ignored_flag(true)
+                trial
             }
             refusal => {
                 let refusal = refusal.clone();
-                Trial::test(format!("{backend}::{name}"), move || {
+                Trial::test(title, move || {
                     let verdicts = refusal.map_or_else(|| lab::lab(&of, slow, scale.storm), Err);
-                    let verdicts = verdicts.inspect_err(|why| settle(name, &of, "failed", Some(why), 0, &counts))?;
+                    let verdicts = verdicts
+                        .inspect_err(|why| settle(&Verdict::at_once(name, &of, "failed", Some(why)), &counts))?;
                     let mut failed = Vec::new();
-                    for lab::Verdict { scenario, outcome, reason, millis } in verdicts {
-                        settle(&format!("{LAB}{scenario}"), &of, outcome, reason.as_deref(), millis, &counts);
+                    for lab::Verdict { scenario, outcome, reason, millis, attempts } in verdicts {
+                        let test = format!("{LAB}{scenario}");
+                        let told = Verdict::at_once(&test, &of, outcome, reason.as_deref());
+                        let told = Verdict { millis, attempts, ..told };
+                        settle(&told, &counts);
                         if outcome == "failed" {
                             failed.push(scenario);
                         }
@@ -343,56 +343,6 @@ fn trials(offered: &Backends, scale: Scale, guest: bool, tally: &Arc<Mutex<Tally
         None => trial("doctor_conntrack", "any", tally, |_| doctor::conntrack::doctor_conntrack()),
     });
     trials
-}
-
-fn trial(
-    name: &str,
-    backend: &str,
-    tally: &Arc<Mutex<Tally>>,
-    case: impl Fn(&str) -> Result<(), String> + Send + 'static,
-) -> Trial {
-    let (test, of, tally) = (name.to_owned(), backend.to_owned(), Arc::clone(tally));
-    Trial::test(format!("{backend}::{name}"), move || {
-        let start = Instant::now();
-        let run = || {
-            let result = case(&of);
-            (result, tracer::take_missed())
-        };
-        let (mut result, mut missed) = run();
-        // Exact, or it says so: where a tracer said that it missed something, it is tried again.
-        for _ in 0..3 {
-            if result.is_ok() || missed.is_empty() {
-                break;
-            }
-            line(&format!("again: {of}::{test}: the tracer says that it missed {missed:?}: {result:?}"));
-            (result, missed) = run();
-        }
-        let result = result.map_err(|error| format!("{error}; the tracer says that it missed {missed:?}"));
-        let verdict = if result.is_ok() { "passed" } else { "failed" };
-        let why = result.as_ref().err().map(String::as_str);
-        settle(&test, &of, verdict, why, start.elapsed().as_millis(), &tally);
-        result.map_err(Failed::from)
-    })
-}
-
-fn skipped(name: &str, backend: &str, reason: &str, tally: &Arc<Mutex<Tally>>) -> Trial {
-    settle(name, backend, "skipped", Some(reason), 0, tally);
-    Trial::test(format!("{backend}::{name}"), || Ok(())).with_ignored_flag(true)
-}
-
-/// Counts a verdict, and says it in one line for whoever collects them.
-fn settle(test: &str, backend: &str, verdict: &str, reason: Option<&str>, millis: u128, tally: &Mutex<Tally>) {
-    if let Ok(mut tally) = tally.lock() {
-        *(match verdict {
-            "passed" => &mut tally.passed,
-            "skipped" => &mut tally.skipped,
-            _ => &mut tally.failed,
-        }) += 1;
-    }
-    let told = serde_json::json!({
-        "test": test, "backend": backend, "verdict": verdict, "reason": reason, "millis": millis as u64,
-    });
-    line(&format!("@verdict {told}"));
 }
 
 /// A whole line at once, with a line break before it: consoles are shared with the kernel and the test harness.

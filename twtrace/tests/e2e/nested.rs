@@ -116,7 +116,7 @@ fn lingering(backend: &str, linger: Linger) -> Outcome {
             drop(nobody);
             let (after, rest) = whose.look(tracer).map_err(text)?;
             drain(tracer, &mut told);
-            let audit = tracer.audit(&Host::default(), &[netns]).map_err(text)?;
+            let audit = tracer.audit(&[netns]).map_err(text)?;
             if rest == Rest::Moving {
                 return Err("the counters did not stand still".to_owned());
             }

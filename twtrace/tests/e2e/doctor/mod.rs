@@ -17,11 +17,13 @@ pub mod states;
 pub mod sysctls;
 
 use std::{
+    cell::RefCell,
+    collections::BTreeSet,
     fmt, io,
     net::SocketAddr,
     process::{Child, Command},
     sync::{
-        LazyLock, Mutex, MutexGuard, Once, PoisonError,
+        LazyLock, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     thread,
@@ -163,19 +165,33 @@ pub fn run(netns: &Netns, args: &[&str]) -> Result<std::process::Output, String>
     spawn(netns, args, |_| {})?.wait_with_output().map_err(|error| error.to_string())
 }
 
-/// What another program says inside the namespace; `None`, and once a line, if it is not here.
+thread_local! {
+    static ABSENT: RefCell<BTreeSet<String>> = const { RefCell::new(BTreeSet::new()) };
+}
+
+/// The programs that this test was to be compared with and that are not here, since the last call.
+pub fn take_absent() -> Option<String> {
+    let absent: Vec<String> = ABSENT.take().into_iter().collect();
+    (!absent.is_empty()).then(|| absent.join(", no "))
+}
+
+/// What another program says inside the namespace; `None`, and the test is no pass, if it is not here.
 pub fn other(netns: &Netns, program: &str, args: &[&str]) -> Result<Option<String>, String> {
-    static ABSENT: Once = Once::new();
     let _no_traffic = crate::tracer::forking();
     match netns.run(|| Command::new(program).args(args).output()) {
         Ok(output) if output.status.success() => Ok(Some(String::from_utf8_lossy(&output.stdout).into_owned())),
         Ok(output) => Err(format!("{program} {args:?} ended with {}", output.status)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            ABSENT.call_once(|| crate::line(&format!("not compared: there is no {program} here")));
+            ABSENT.with_borrow_mut(|absent| absent.insert(program.to_owned()));
             Ok(None)
         }
         Err(error) => Err(format!("{program}: {error}")),
     }
+}
+
+/// How many sockets there are in these states, by sock_diag.
+pub fn listed(netns: &Netns, states: &StateFlags) -> Result<u64, String> {
+    netns.run(|| diag::dump(states, Detail::Header, || 0, |count, _| *count += 1)).map_err(|error| error.to_string())
 }
 
 /// How many sockets ss lists.
@@ -221,10 +237,7 @@ pub fn close(netns: &Netns, to: &str, count: usize, first: First) -> Outcome {
     });
     closed?;
     let open = StateFlags::all().difference(StateFlags::LISTEN | StateFlags::TIME_WAIT | StateFlags::ESTABLISHED);
-    until("end of the closing", || {
-        let left = netns.run(|| diag::dump(&open, Detail::Header, || 0, |left, _| *left += 1));
-        Ok(left.map_err(|error| error.to_string())? == 0)
-    })?;
+    until("end of the closing", || Ok(listed(netns, &open)? == 0))?;
     set(netns, "tcp_rfc1337", "0")
 }
 

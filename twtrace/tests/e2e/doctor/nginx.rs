@@ -17,7 +17,10 @@ use serde_json::Value;
 use twtrace::{host::netns::Netns, lab::oracle};
 
 use super::{Finding, Outcome, Said, new, until};
-use crate::tracer::{PATIENCE, forking, spawn, traffic};
+use crate::{
+    attempts::note_within,
+    tracer::{PATIENCE, forking, spawn, traffic},
+};
 
 const FINDING: &str = "keepalive.short-connections";
 const PROXY: &str = "127.0.0.1:8080";
@@ -66,7 +69,7 @@ pub fn doctor_nginx() -> Outcome {
         if directive(finding, "keepalive ").is_ok() || attempts.next().is_none() {
             break look;
         }
-        crate::line("again: doctor_nginx: none of the proxy's connections was caught");
+        note_within("doctor_nginx: none of the proxy's connections was caught");
     };
     drop(load);
     let finding = ill.finding(&netns).ok_or("it was found just now")?;

@@ -8,9 +8,9 @@ use std::{
 };
 
 use socket2::{Domain, Socket, Type};
-use twtrace::lab::lives;
+use twtrace::{host::diag::StateFlags, lab::lives};
 
-use super::{First, Outcome, SERVICE, Said, address, agrees, close, new, set, ss, until};
+use super::{First, Outcome, SERVICE, Said, address, agrees, close, listed, new, set, ss, until};
 use crate::tracer::traffic;
 
 /// A hundred ports, of which ten, sixty, and all are held; then those that connect() may take over.
@@ -180,7 +180,8 @@ pub fn doctor_ports_by_state() -> Outcome {
         let listener = lives::listen(address(SERVICE)?)?;
         (0..100).map(|_| Ok(lives::connect(&listener, None)?.client)).collect::<io::Result<Vec<_>>>()
     })?;
-    until("CLOSE_WAIT", || Ok(ss(&netns, &["state", "close-wait"])?.is_none_or(|count| count == 100)))?;
+    until("CLOSE_WAIT", || Ok(listed(&netns, &StateFlags::CLOSE_WAIT)? == 100))?;
+    agrees("CLOSE_WAIT", &100.into(), ss(&netns, &["state", "close-wait"])?)?;
     let said = Said::of(&netns, &[])?;
     let finding = said.finds("ports.exhausted", "critical")?;
     finding.shows("CLOSE_WAIT", 100)?;

@@ -1,0 +1,123 @@
+//! When a case is run again, how often, and how many such runs a machine has.
+
+use std::{
+    cell::Cell,
+    collections::BTreeMap,
+    sync::{Mutex, PoisonError},
+};
+
+/// What a tracer said of itself that it missed, by counter.
+pub type Trouble = BTreeMap<String, u64>;
+
+/// What the kernel makes and twtrace can only count: runs of a program that the kernel skipped, births and ends that no
+/// program saw, records that found the ring full. After these the result says that it is not exact, and the case is run
+/// again.
+///
+/// Anything else is twtrace's own fault, or that of the case, and stays a failure: ends that were missed (`stale`), failed
+/// reads and stacks, records that could not be decoded, tables that were too small.
+const OF_THE_KERNEL: [&str; 5] = ["missed_runs", "unseen", "unborn", "found", "lost"];
+
+/// How often one case is run, at most.
+pub const MOST: u32 = 4;
+
+/// How many runs again one machine has, over all cases. The guests of the five kernels, on emulated processors, needed 0
+/// to 3 of about 200 cases.
+pub const BUDGET: usize = 3;
+
+/// Every run again of this process, in words.
+static RETRIES: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+/// True if a failure may be what the kernel made: there is some trouble, and all of it is of that kind.
+pub fn is_of_the_kernel<'a>(trouble: impl IntoIterator<Item = &'a str>) -> bool {
+    let mut names = trouble.into_iter().peekable();
+    names.peek().is_some() && names.all(|name| OF_THE_KERNEL.contains(&name))
+}
+
+thread_local! {
+    static WITHIN: Cell<u32> = const { Cell::new(0) };
+}
+
+/// Notes that a case begins again by itself, since the machine did not let it make what it wanted to look at. It counts as
+/// an attempt, and not against the budget: nothing was missed.
+pub fn note_within(what: &str) {
+    crate::line(&format!("again: {what}"));
+    WITHIN.set(WITHIN.get() + 1);
+}
+
+/// How often the case of this thread began again by itself, since the last call.
+pub fn take_within() -> u32 {
+    WITHIN.take()
+}
+
+/// Notes that something is run again, and says so.
+pub fn note(what: &str, trouble: &str) {
+    crate::line(&format!("again: {what}: the tracer says that it missed {trouble}"));
+    RETRIES.lock().unwrap_or_else(PoisonError::into_inner).push(format!("{what} {trouble}"));
+}
+
+/// Runs a case until it succeeds, fails for a reason of its own, or has been run [`MOST`] times. Answers how often.
+pub fn until_good(
+    mut run: impl FnMut() -> (Result<(), String>, Trouble),
+    mut note: impl FnMut(&str, &Trouble),
+) -> (Result<(), String>, u32) {
+    let mut attempts = 1;
+    loop {
+        let (result, trouble) = run();
+        let Err(error) = result else { return (Ok(()), attempts) };
+        if attempts == MOST || !is_of_the_kernel(trouble.keys().map(String::as_str)) {
+            let error =
+                if trouble.is_empty() { error } else { format!("{error}; the tracer says that it missed {trouble:?}") };
+            return (Err(error), attempts);
+        }
+        note(&error, &trouble);
+        attempts += 1;
+    }
+}
+
+/// Whether this machine kept to its budget.
+pub fn budget() -> Result<(), String> {
+    within(&RETRIES.lock().unwrap_or_else(PoisonError::into_inner))
+}
+
+fn within(retries: &[String]) -> Result<(), String> {
+    if retries.len() <= BUDGET {
+        return Ok(());
+    }
+    Err(format!("{} runs again, and {BUDGET} are allowed: {}", retries.len(), retries.join("; ")))
+}
+
+/// The rules themselves. This binary has no unit tests, and its rules decide what counts as passed.
+pub fn rules() -> Result<(), String> {
+    let trouble = |names: &[&str]| -> Trouble { names.iter().map(|name| ((*name).to_owned(), 2)).collect() };
+    let expect = |what: &str, is_so: bool| if is_so { Ok(()) } else { Err(format!("not so: {what}")) };
+
+    // What each run meets, and how it ends; the last is repeated.
+    let tried = |runs: &[(bool, &[&str])]| {
+        let mut notes = 0;
+        let mut at = 0;
+        let (result, attempts) = until_good(
+            || {
+                let (is_good, names) = runs[at.min(runs.len() - 1)];
+                at += 1;
+                (if is_good { Ok(()) } else { Err("differs".to_owned()) }, trouble(names))
+            },
+            |_, _| notes += 1,
+        );
+        (result.is_ok(), attempts, notes)
+    };
+    expect("what succeeds is run once", tried(&[(true, &["missed_runs"])]) == (true, 1, 0))?;
+    expect("a failure without trouble is one", tried(&[(false, &[]), (true, &[])]) == (false, 1, 0))?;
+    for own in OF_THE_KERNEL {
+        expect(own, tried(&[(false, &[own]), (true, &[])]) == (true, 2, 1))?;
+    }
+    for other in ["stale", "read_failed", "stack_failed", "garbage", "unusable", "lives_full", "sink_dropped", "new"] {
+        expect(other, tried(&[(false, &[other]), (true, &[])]) == (false, 1, 0))?;
+        expect(other, tried(&[(false, &["missed_runs", other]), (true, &[])]) == (false, 1, 0))?;
+    }
+    expect("a later run has its own trouble", tried(&[(false, &["unseen"]), (false, &["stale"])]) == (false, 2, 1))?;
+    expect("there is an end", tried(&[(false, &["unseen"])]) == (false, MOST, MOST - 1))?;
+
+    let retries = vec!["storm".to_owned(); BUDGET + 1];
+    expect("the budget may be used up", within(&retries[..BUDGET]).is_ok())?;
+    expect("not more than that", within(&retries).is_err_and(|why| why.starts_with("4 runs again, and 3 are allowed")))
+}
