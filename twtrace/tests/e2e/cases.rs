@@ -21,6 +21,8 @@ use crate::{
 pub struct Scale {
     /// Connections of the storm.
     pub storm: usize,
+    /// Connections of the conformance run.
+    pub connections: usize,
 }
 
 type Outcome = Result<(), String>;

@@ -1,0 +1,462 @@
+//! One network namespace with a TUN device: connections are played side by side, one step of each after the other, and
+//! sock_diag is asked before and after every step.
+
+use std::{
+    io::{self, Read as _, Write as _},
+    net::{IpAddr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream},
+    thread,
+    time::{Duration, Instant},
+};
+
+use socket2::{Domain, SockRef, Socket, Type};
+use twtrace::{
+    host::{
+        counters::KernelCounters,
+        diag::{self, Detail, TCP_CLOSE, TCP_LISTEN, TCP_SYN_RECV, TCP_SYN_SENT, TCP_TIME_WAIT},
+    },
+    lab::{diag::kill, lives, oracle, segment, want::between},
+    model::event::{Cause, Role, Substate, Tuple},
+};
+
+use super::{
+    fate::{Fact, Known, Look, Seen, Stimulus, decide},
+    peer::Peer,
+    script::{Climate, Family, Flags, How, Script, Side, Step},
+    wire::{Net, Tun},
+};
+use crate::tracer::nobody_forks;
+
+/// Ports of the listeners: IPv4, and IPv6 with mapped addresses.
+const SERVICES: [u16; 2] = [1_080, 1_081];
+/// The first port of clients that bind, and of the peers: a connection's number is added to both.
+const FIRST_BOUND: u16 = 2_000;
+const FIRST_PEER: u16 = 10_000;
+/// The kernel's own range of ports.
+const RANGE: &str = "32768 60999";
+/// Between the two halves of a script: longer than tcp_tw_reuse_delay and the shortest FIN_WAIT2.
+const PAUSE: Duration = Duration::from_secs(2);
+/// What came before less than this may be over when the namespace is.
+const SOON: Duration = Duration::from_secs(30);
+/// Bytes in the SYN of TCP Fast Open.
+const EARLY: u16 = 100;
+/// Server and client, neither with a cookie, every listener (Documentation/networking/ip-sysctl.rst).
+const FAST_OPEN: &str = "1543";
+
+/// One connection, and what became of it.
+pub struct Life {
+    pub tuple: Tuple,
+    pub facts: Vec<Fact>,
+    /// What was done, and what sock_diag said.
+    pub log: Vec<String>,
+    script: Script,
+    peer: Peer,
+    local: SocketAddr,
+    remote: SocketAddr,
+    socket: Option<TcpStream>,
+    /// Sockets whose connection another has taken over.
+    old: Vec<TcpStream>,
+    last: Look,
+    known: Known,
+}
+
+/// All that became of a namespace's connections.
+pub struct Report {
+    pub lives: Vec<Life>,
+    /// connect() calls that failed with EADDRNOTAVAIL: local port if one was bound, remote port.
+    pub no_port: Vec<(Option<u16>, u16)>,
+    /// Where the oracle contradicts itself, or the kernel.
+    pub trouble: Vec<String>,
+}
+
+struct World {
+    tun: Tun,
+    net: Net,
+    lives: Vec<Life>,
+    listeners: Vec<TcpListener>,
+    no_port: Vec<(Option<u16>, u16)>,
+    trouble: Vec<String>,
+    last: KernelCounters,
+    /// TcpExt TW counts births (5.18 and later).
+    counts_births: Option<bool>,
+}
+
+/// Plays the scripts, all of one climate, in the calling thread's namespace.
+pub fn play(climate: Climate, net: Net, scripts: &[&Script]) -> io::Result<Report> {
+    set_up(climate, scripts.len())?;
+    let tun = Tun::new(net)?;
+    let listeners = [SocketAddr::from((net.v4(1), SERVICES[0])), SocketAddr::from((Ipv6Addr::UNSPECIFIED, SERVICES[1]))];
+    let listeners = listeners.map(listen).into_iter().collect::<io::Result<Vec<_>>>()?;
+    let last = oracle::counters()?;
+    let (lives, no_port, trouble) = (Vec::new(), Vec::new(), Vec::new());
+    let mut world = World { tun, net, lives, listeners, no_port, trouble, last, counts_births: None };
+    for script in scripts {
+        let _nobody_forks = nobody_forks();
+        world.open(script)?;
+    }
+    world.half(|script| &script.before)?;
+    world.pause()?;
+    world.half(|script| &script.after)?;
+    world.finish()
+}
+
+fn set_up(climate: Climate, count: usize) -> io::Result<()> {
+    // A bare minisock answers at once, and nothing of one connection is remembered for the next.
+    let always =
+        [("tcp_fastopen", FAST_OPEN), ("tcp_invalid_ratelimit", "0"), ("tcp_no_metrics_save", "1"), ("tcp_tw_reuse", "1")];
+    let room = (count / 4).max(1).to_string();
+    let special: &[(&str, &str)] = match climate {
+        Climate::Plain => &[],
+        Climate::Short => &[("tcp_fin_timeout", "1")],
+        Climate::Guarded => &[("tcp_rfc1337", "1"), ("tcp_tw_reuse", "0")],
+        Climate::Crowded => &[("tcp_max_tw_buckets", &room)],
+        Climate::Unstamped => &[("tcp_timestamps", "0")],
+        Climate::Eager => &[("tcp_tw_reuse_delay", "1"), ("tcp_fin_timeout", "2")],
+    };
+    for (name, value) in always.iter().chain(special) {
+        match lives::sysctl(name, value) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            other => other?,
+        }
+    }
+    Ok(())
+}
+
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let listener = lives::listen(address)?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+impl World {
+    fn open(&mut self, script: &Script) -> io::Result<()> {
+        let number = u16::try_from(self.lives.len()).map_err(io::Error::other)?;
+        let v6 = script.family == Family::V6;
+        let end = |end| if v6 { IpAddr::V6(self.net.v6(end)) } else { IpAddr::V4(self.net.v4(end)) };
+        let (role, port) = match script.side {
+            Side::Bound => (Role::Client, FIRST_BOUND + number),
+            Side::Auto => (Role::Client, 0),
+            Side::Server => (Role::Server, SERVICES[usize::from(script.family != Family::V4)]),
+        };
+        let local = SocketAddr::new(end(1), port);
+        let remote = SocketAddr::new(end(2), FIRST_PEER + number);
+        let now = Instant::now();
+        self.lives.push(Life {
+            tuple: between(local, remote),
+            facts: Vec::new(),
+            log: Vec::new(),
+            script: script.clone(),
+            peer: Peer::new(remote, local, script.stamps),
+            local,
+            remote,
+            socket: None,
+            old: Vec::new(),
+            last: Look { seen: Seen::Nothing, at: now, until: now },
+            known: Known { role, timestamps: None },
+        });
+        let life = usize::from(number);
+        if script.side != Side::Server {
+            self.connect(life, script.side == Side::Bound, script.how == How::Fast)?;
+        }
+        let crossed = script.how == How::Crossed;
+        let steps = if script.how == How::Half { usize::from(script.side == Side::Server) } else { 3 };
+        self.observed(life, "opened", |world| {
+            for step in 0..steps {
+                world.handshake(life, crossed, step == 0)?;
+            }
+            Ok(Stimulus::Segment { rst: false, syn: false, answered: false })
+        })
+    }
+
+    /// One half of the scripts, step by step.
+    fn half(&mut self, of: fn(&Script) -> &Vec<Step>) -> io::Result<()> {
+        let rounds = self.lives.iter().map(|life| of(&life.script).len()).max().unwrap_or(0);
+        for round in 0..rounds {
+            for life in 0..self.lives.len() {
+                if let Some(step) = of(&self.lives[life].script).get(round).copied() {
+                    let _nobody_forks = nobody_forks();
+                    self.observed(life, &format!("{step:?}"), |world| world.step(life, step))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn pause(&mut self) -> io::Result<()> {
+        let end = Instant::now() + PAUSE;
+        while Instant::now() < end {
+            self.drain()?;
+            thread::sleep(Duration::from_millis(5));
+        }
+        Ok(())
+    }
+
+    /// Looks, acts, looks again, and decides what became of the connection: first by itself, then by what was done.
+    fn observed(
+        &mut self,
+        life: usize,
+        what: &str,
+        act: impl FnOnce(&mut Self) -> io::Result<Stimulus>,
+    ) -> io::Result<()> {
+        self.look(life, "", Stimulus::Nothing)?;
+        let resets = self.lives[life].peer.resets;
+        let mut stimulus = act(self)?;
+        self.drain()?;
+        self.accept()?;
+        if let Stimulus::Segment { answered, .. } = &mut stimulus {
+            *answered = self.lives[life].peer.resets != resets;
+        }
+        self.look(life, what, stimulus)
+    }
+
+    fn look(&mut self, number: usize, what: &str, stimulus: Stimulus) -> io::Result<()> {
+        let life = &mut self.lives[number];
+        let at = Instant::now();
+        let seen = seen(&life.tuple)?;
+        let look = Look { seen, at, until: Instant::now() };
+        let before = std::mem::replace(&mut life.last, look);
+        let ends = matches!((before.seen, seen), (Seen::Full(_), Seen::Nothing));
+        let overflow = ends && {
+            let now = oracle::counters()?;
+            std::mem::replace(&mut self.last, now).overflow != now.overflow
+        };
+        if !what.is_empty() || before.seen != seen && !matches!((before.seen, seen), (Seen::Mini(..), Seen::Mini(..))) {
+            life.log.push(format!("{what} -> {seen}"));
+        }
+        match decide(&before, &look, stimulus, overflow, life.known) {
+            Ok(fact) => life.facts.extend(fact),
+            Err(strange) => self.trouble.push(format!("{}: {strange}; {:?}", name(life), life.log)),
+        }
+        if stimulus == (Stimulus::Connected { bound: true }) || stimulus == (Stimulus::Connected { bound: false }) {
+            life.known = Known { role: Role::Client, timestamps: None };
+        }
+        if matches!(life.facts.last(), Some(Fact::Died { cause: Cause::Recycled, .. })) {
+            life.known = Known { role: Role::Server, timestamps: None };
+        }
+        if matches!(seen, Seen::Nothing | Seen::Full(TCP_SYN_SENT | TCP_SYN_RECV)) {
+            life.known.timestamps = None;
+        }
+        if let (Seen::Full(state), Some(socket)) = (seen, &life.socket)
+            && ![TCP_SYN_SENT, TCP_SYN_RECV, TCP_CLOSE].contains(&state)
+        {
+            let info = segment::info(socket)?;
+            if info.state == state {
+                life.known.timestamps = Some(info.timestamps);
+            }
+        }
+        if self.counts_births.is_none() && matches!(life.facts.last(), Some(Fact::Born { .. })) {
+            let now = oracle::counters()?;
+            self.counts_births = Some(now.tw + now.tw_killed > 0);
+        }
+        Ok(())
+    }
+
+    fn step(&mut self, life: usize, step: Step) -> io::Result<Stimulus> {
+        let it = &mut self.lives[life];
+        let socket = it.socket.as_mut();
+        // What a call answers is of no matter: sock_diag and the wire tell what came of it.
+        match step {
+            Step::Close => drop(it.socket.take()),
+            Step::Abort => {
+                if let Some(socket) = it.socket.take() {
+                    SockRef::from(&socket).set_linger(Some(Duration::ZERO))?;
+                }
+            }
+            Step::ShutWrite => drop(socket.map(|socket| socket.shutdown(Shutdown::Write))),
+            Step::ShutRead => drop(socket.map(|socket| socket.shutdown(Shutdown::Read))),
+            Step::Write(bytes) => drop(socket.map(|socket| socket.write(&vec![b'x'; bytes.into()]))),
+            Step::Read => drop(socket.map(|socket| socket.read(&mut [0; 4096]))),
+            Step::Linger2(seconds) => {
+                drop(socket.map(|socket| lives::set_option(socket, libc::SOL_TCP, libc::TCP_LINGER2, seconds)));
+            }
+            Step::Kill => return Ok(self.destroy(life)),
+            Step::TakeBound if it.script.side != Side::Server => return self.connect(life, true, false),
+            Step::TakeAuto if it.script.side != Side::Server => return self.connect(life, false, false),
+            Step::TakeBound | Step::TakeAuto => {}
+            Step::Handshake => {
+                let mut syn = false;
+                for step in 0..3 {
+                    syn |= self.handshake(life, false, step == 0)?;
+                }
+                return Ok(Stimulus::Segment { rst: false, syn, answered: false });
+            }
+            Step::Segment(segment) => {
+                let packet = it.peer.segment(&segment);
+                self.tun.send(&packet)?;
+                let (rst, syn) = (packet.flags.has(Flags::RST), packet.flags.has(Flags::SYN));
+                return Ok(Stimulus::Segment { rst, syn, answered: false });
+            }
+        }
+        Ok(Stimulus::Call)
+    }
+
+    /// The peer's next step, if there is one. True if that was a SYN without an ACK.
+    fn handshake(&mut self, life: usize, crossed: bool, first: bool) -> io::Result<bool> {
+        let it = &mut self.lives[life];
+        // A connection that is open is not opened again.
+        let idle = first && matches!(it.last.seen, Seen::Nothing | Seen::Mini(..));
+        let data = if it.script.how == How::Fast { EARLY } else { 0 };
+        let Some(packet) = it.peer.handshake(crossed, data, idle) else { return Ok(false) };
+        self.tun.send(&packet)?;
+        self.drain()?;
+        Ok(packet.flags.has(Flags::SYN) && !packet.flags.has(Flags::ACK))
+    }
+
+    /// Destroys what has the tuple. Where nothing has it the kernel would find the listener.
+    fn destroy(&mut self, life: usize) -> Stimulus {
+        let it = &self.lives[life];
+        let there = match it.last.seen {
+            Seen::Nothing => false,
+            Seen::Full(_) => true,
+            Seen::Mini(_, left) => left > Duration::from_millis(100),
+        };
+        if there && kill(&it.tuple).is_ok() { Stimulus::Destroyed } else { Stimulus::Call }
+    }
+
+    /// Begins to connect. `bound`: from the connection's own port, bound before; else, after the first time, that port is the
+    /// only one that the kernel may choose.
+    fn connect(&mut self, life: usize, bound: bool, fast: bool) -> io::Result<Stimulus> {
+        let it = &mut self.lives[life];
+        let mapped = |address: SocketAddr| match address.ip() {
+            IpAddr::V4(ip) if it.script.family == Family::Mapped => SocketAddr::new(ip.to_ipv6_mapped().into(), address.port()),
+            _ => address,
+        };
+        let (from, to) = (mapped(it.local), mapped(it.remote));
+        let socket = Socket::new(Domain::for_address(to), Type::STREAM, None)?;
+        socket.set_reuse_address(true)?;
+        socket.set_nonblocking(true)?;
+        if fast {
+            lives::set_option(&socket, libc::SOL_TCP, libc::TCP_FASTOPEN_CONNECT, 1)?;
+        }
+        if bound && socket.bind(&from.into()).is_err() {
+            return Ok(Stimulus::Call);
+        }
+        let chosen = !bound && it.local.port() != 0;
+        if chosen {
+            lives::sysctl("ip_local_port_range", &format!("{0} {0}", it.local.port()))?;
+        }
+        let begun = socket.connect(&to.into());
+        if chosen {
+            lives::sysctl("ip_local_port_range", RANGE)?;
+        }
+        match begun {
+            Ok(()) => {}
+            Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => {}
+            Err(error) if error.raw_os_error() == Some(libc::EADDRNOTAVAIL) => {
+                self.no_port.push((bound.then_some(it.local.port()), it.remote.port()));
+                return Ok(Stimulus::Call);
+            }
+            Err(error) => return Err(io::Error::other(format!("connect from {from} to {to}: {error}"))),
+        }
+        let mut socket = TcpStream::from(socket);
+        it.local.set_port(socket.local_addr()?.port());
+        it.tuple = between(it.local, it.remote);
+        it.peer.is_at(it.local);
+        if fast {
+            let _sent = socket.write(&[b'x'; EARLY as usize]);
+        }
+        it.old.extend(it.socket.replace(socket));
+        self.drain()?;
+        Ok(Stimulus::Connected { bound })
+    }
+
+    /// Hears all that the kernel has sent.
+    fn drain(&mut self) -> io::Result<()> {
+        while let Some(packet) = self.tun.receive()? {
+            let number = packet.to.port().checked_sub(FIRST_PEER).map(usize::from);
+            if let Some(life) = number.and_then(|number| self.lives.get_mut(number)) {
+                life.peer.hear(&packet);
+            }
+        }
+        Ok(())
+    }
+
+    /// Accepts what has come in.
+    fn accept(&mut self) -> io::Result<()> {
+        for listener in &self.listeners {
+            while let Ok((socket, peer)) = listener.accept() {
+                socket.set_nonblocking(true)?;
+                let number = peer.port().checked_sub(FIRST_PEER).map(usize::from);
+                if let Some(life) = number.and_then(|number| self.lives.get_mut(number)) {
+                    life.old.extend(life.socket.replace(socket));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Destroys what is no minisock, so that the namespace can go, and asks the kernel's counters for the sums.
+    fn finish(mut self) -> io::Result<Report> {
+        for life in 0..self.lives.len() {
+            let _nobody_forks = nobody_forks();
+            self.observed(life, "the end", |world| {
+                let is_full = matches!(world.lives[life].last.seen, Seen::Full(_));
+                Ok(if is_full { world.destroy(life) } else { Stimulus::Nothing })
+            })?;
+            let life = &mut self.lives[life];
+            life.socket = None;
+            life.old.clear();
+        }
+        for life in 0..self.lives.len() {
+            self.look(life, "", Stimulus::Nothing)?;
+        }
+        self.sums()?;
+        for life in &mut self.lives {
+            if let Seen::Mini(_, left) = life.last.seen {
+                life.facts.push(Fact::Died { cause: Cause::Netns, or_expired: left < SOON });
+            }
+        }
+        let Self { lives, no_port, trouble, .. } = self;
+        Ok(Report { lives, no_port, trouble })
+    }
+
+    /// The kernel's counters and its list of sockets, against what was seen of each connection.
+    fn sums(&mut self) -> io::Result<()> {
+        let now = oracle::counters()?;
+        let alive = diag::dump(&diag::every_state(), Detail::Header, Vec::new, |found, entry| found.push(*entry))?;
+        let facts = || self.lives.iter().flat_map(|life| &life.facts);
+        let count = |is: &dyn Fn(&Fact) -> bool| facts().filter(|fact| is(fact)).count() as u64;
+        let born = count(&|fact| matches!(fact, Fact::Born { .. }));
+        let expired = count(&|fact| matches!(fact, Fact::Died { cause: Cause::Expired, .. }));
+        let unsure = count(&|fact| matches!(fact, Fact::Died { or_expired: true, .. }));
+        let taken =
+            count(&|fact| matches!(fact, Fact::Died { cause: Cause::Reused | Cause::ReusedBound, .. }));
+        let refused = count(&|fact| matches!(fact, Fact::Refused));
+        let died = count(&|fact| matches!(fact, Fact::Died { .. }));
+        let tw = now.tw + now.tw_killed;
+        let is_right = match self.counts_births {
+            Some(true) | None => tw == born,
+            Some(false) => (expired..=expired + unsure).contains(&tw),
+        };
+        let minisocks = alive.iter().filter(|entry| entry.minisock).count() as u64;
+        let listed = self.lives.iter().filter(|life| matches!(life.last.seen, Seen::Mini(..))).count() as u64;
+        let others = alive.iter().filter(|entry| !entry.minisock && entry.state != TCP_LISTEN).count();
+        let rows = [
+            ("TW + TWKilled", is_right, tw, born),
+            ("TWRecycled", now.tw_recycled == taken, now.tw_recycled, taken),
+            ("TCPTimeWaitOverflow", now.overflow == refused, now.overflow, refused),
+            ("sockstat tw", now.sockstat_tw == born - died, now.sockstat_tw, born - died),
+            ("sock_diag's minisocks", minisocks == listed, minisocks, listed),
+            ("sock_diag's other sockets", others == 0, others as u64, 0),
+        ];
+        let wrong = rows.iter().filter(|row| !row.1);
+        let wrong = wrong.map(|(what, _, kernel, seen)| format!("the kernel's {what}: {kernel}, one by one: {seen}"));
+        self.trouble.extend(wrong);
+        Ok(())
+    }
+}
+
+/// What sock_diag says of a tuple.
+fn seen(tuple: &Tuple) -> io::Result<Seen> {
+    Ok(match diag::find(tuple)? {
+        None => Seen::Nothing,
+        Some(entry) if entry.state == TCP_LISTEN => Seen::Nothing,
+        Some(entry) if entry.minisock || entry.state == TCP_TIME_WAIT => {
+            Seen::Mini(Substate::from_raw(entry.state), Duration::from_millis(entry.left_ms.into()))
+        }
+        Some(entry) => Seen::Full(entry.state),
+    })
+}
+
+fn name(life: &Life) -> String {
+    serde_json::to_string(&life.script).unwrap_or_default()
+}
