@@ -76,7 +76,7 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let backends: Vec<String> = Backend::ALL.map(|backend| backend.name().to_owned()).to_vec();
-    run(&arguments, &backends, Scale { storm: 20_000, connections: 1_500 }, false)
+    run(&arguments, &backends, Scale { storm: 20_000, connections: 2_400 }, false)
 }
 
 fn run(arguments: &Arguments, backends: &[String], scale: Scale, guest: bool) -> ExitCode {

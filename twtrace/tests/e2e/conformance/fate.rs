@@ -1,12 +1,12 @@
 //! What became of a connection, from two looks of sock_diag and what was done between them: nothing here knows the tracer.
 //! And what was told, held against that.
 
-use std::{
-    fmt,
-    time::{Duration, Instant},
-};
+use std::{fmt, ops::RangeInclusive};
 
-use twtrace::model::event::{Cause, Detail, Event, Kind, Refusal, Role, Substate};
+use twtrace::{
+    host::diag::TCP_FIN_WAIT1,
+    model::event::{Cause, Detail, Event, Kind, Refusal, Role, Substate},
+};
 
 /// What sock_diag says of a tuple.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,28 +15,27 @@ pub enum Seen {
     Nothing,
     /// A full socket or a request, in this state of include/net/tcp_states.h.
     Full(u8),
-    /// A minisock, and until its timer is due.
-    Mini(Substate, Duration),
+    /// A minisock, and until its timer is due, milliseconds.
+    Mini(Substate, u32),
 }
 
 impl fmt::Display for Seen {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Nothing => f.write_str("-"),
-            Self::Full(state) => write!(f, "{state}"),
-            Self::Mini(substate, left) => write!(f, "{substate}({} ms)", left.as_millis()),
+            Self::Nothing => f.write_str("nothing"),
+            Self::Full(state) => write!(f, "state {state}"),
+            Self::Mini(substate, left) => write!(f, "minisock {substate}, {left} ms"),
         }
     }
 }
 
 /// One look.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Look {
     pub seen: Seen,
-    /// Before it was asked for.
-    pub at: Instant,
-    /// After the answer.
-    pub until: Instant,
+    /// Before it was asked for and after the answer, nanoseconds of `CLOCK_MONOTONIC`.
+    pub asked_ns: u64,
+    pub known_ns: u64,
 }
 
 /// What was done between two looks.
@@ -55,12 +54,22 @@ pub enum Stimulus {
 }
 
 /// One thing that became of a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fact {
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fact {
+    pub what: What,
+    /// When, nanoseconds of `CLOCK_MONOTONIC`.
+    pub within_ns: RangeInclusive<u64>,
+}
+
+/// What became of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum What {
     /// A minisock was born.
-    Born { substate: Substate, role: Role, timestamps: Option<bool> },
+    Born { substate: Substate, known: Known, timeout_ms: RangeInclusive<u32> },
     /// It became a TIME_WAIT.
     Turned,
+    /// Its timer was armed anew; not `sure`: it was armed so shortly before that sock_diag shows no difference.
+    Rearmed { sure: bool },
     /// It ended.
     Died {
         cause: Cause,
@@ -69,6 +78,8 @@ pub enum Fact {
     },
     /// It was not made: the kernel counted an overflow.
     Refused,
+    /// It was not made, for the connection was aborted when its FIN was acknowledged: TCP_LINGER2 < 0, or data after close().
+    Aborted,
 }
 
 /// What a birth tells of its connection.
@@ -79,8 +90,16 @@ pub struct Known {
     pub timestamps: Option<bool>,
 }
 
-/// The clock of sock_diag's times is the kernel's tick.
-const TICK: Duration = Duration::from_millis(12);
+/// The clock of sock_diag's times is the kernel's tick, of 10 ms at most; there are two to each difference.
+const TICKS_MS: u32 = 24;
+/// Between the arming of a timer and the hook that tells of it another task of the machine may have run: before 6.10 the
+/// timer is armed first.
+const STALL_MS: u32 = 500;
+/// TCP_TIMEWAIT_LEN, to which every timer is armed anew.
+const TIME_WAIT_MS: u32 = 60_000;
+
+/// `tw_entry_stamp` counts milliseconds, and so does what it is compared with.
+const NOTED_NS: u64 = 2_000_000;
 
 /// What became of a connection between two looks. `overflow`: TCPTimeWaitOverflow has moved between them.
 ///
@@ -93,97 +112,144 @@ pub fn decide(
     overflow: bool,
     known: Known,
 ) -> Result<Option<Fact>, String> {
+    let ms = |ns: u64| u32::try_from(ns / 1_000_000).unwrap_or(u32::MAX);
+    let elapsed_ms = ms(after.known_ns.saturating_sub(before.asked_ns));
     let strange = |what: &str| Err(format!("{what}: {} became {} by {stimulus:?}", before.seen, after.seen));
-    let born = |substate| Fact::Born { substate, role: known.role, timestamps: known.timestamps };
+    let fact = |what| Ok(Some(Fact { what, within_ns: before.asked_ns..=after.known_ns }));
     match (before.seen, after.seen) {
-        (Seen::Mini(was, _), Seen::Mini(is, _)) if was == is => Ok(None),
+        (Seen::Mini(was, left), Seen::Mini(is, then)) if was == is => {
+            let between_ms = ms(after.asked_ns.saturating_sub(before.known_ns));
+            // Where nothing was armed anew, `then` is what is left of `left`.
+            let armed_anew = then > left.saturating_sub(between_ms) + TICKS_MS;
+            let may_be = then + elapsed_ms + TICKS_MS >= TIME_WAIT_MS;
+            let touched = matches!(stimulus, Stimulus::Segment { .. }) && is == Substate::TimeWait;
+            match (touched, armed_anew) {
+                (false, true) => strange("a timer that went back by itself"),
+                (true, true) => fact(What::Rearmed { sure: true }),
+                (true, false) if may_be => fact(What::Rearmed { sure: false }),
+                _ => Ok(None),
+            }
+        }
         (Seen::Mini(Substate::FinWait2, _), Seen::Mini(Substate::TimeWait, _)) => match stimulus {
-            Stimulus::Segment { .. } => Ok(Some(Fact::Turned)),
+            Stimulus::Segment { .. } => fact(What::Turned),
             _ => strange("a turn without a segment"),
         },
         (Seen::Mini(..), Seen::Mini(..)) => strange("no way for a minisock"),
         (Seen::Mini(substate, left), end) => {
             // Timers of the kernel's wheel are never early.
-            let due = after.until.duration_since(before.at) + TICK >= left;
-            let gone = end == Seen::Nothing;
-            let cause = match stimulus {
-                Stimulus::Nothing if due && gone => Cause::Expired,
-                Stimulus::Destroyed if gone => Cause::Killed,
-                Stimulus::Connected { bound } if !gone => {
-                    if bound {
-                        Cause::ReusedBound
-                    } else {
-                        Cause::Reused
-                    }
-                }
-                Stimulus::Segment { rst: true, answered: false, .. } if gone => Cause::Reset,
-                Stimulus::Segment { syn: true, rst: false, .. } if substate == Substate::TimeWait => Cause::Recycled,
-                Stimulus::Segment { rst: false, answered: true, .. } if gone && substate == Substate::FinWait2 => {
-                    Cause::DataReset
-                }
-                Stimulus::Call | Stimulus::Segment { .. } if due && gone => Cause::Expired,
-                _ => return strange("no way to end"),
-            };
-            Ok(Some(Fact::Died { cause, or_expired: due }))
+            let or_expired = elapsed_ms.saturating_add(TICKS_MS) >= left;
+            match cause(substate, end == Seen::Nothing, stimulus, or_expired) {
+                Some(cause) => fact(What::Died { cause, or_expired }),
+                None => strange("no way to end"),
+            }
         }
-        (Seen::Full(_), Seen::Mini(substate, _)) => Ok(Some(born(substate))),
+        (Seen::Full(_), Seen::Mini(substate, left)) => {
+            let timeout_ms = left.saturating_sub(TICKS_MS)..=left + elapsed_ms + TICKS_MS + STALL_MS;
+            fact(What::Born { substate, known, timeout_ms })
+        }
         (Seen::Nothing, Seen::Mini(..)) => strange("a minisock without a socket before it"),
-        (Seen::Full(_), Seen::Nothing) if overflow => Ok(Some(Fact::Refused)),
+        (Seen::Full(_), Seen::Nothing) if overflow => fact(What::Refused),
+        (Seen::Full(TCP_FIN_WAIT1), Seen::Nothing) => fact(What::Aborted),
         _ if overflow => strange("an overflow without an end"),
         _ => Ok(None),
     }
 }
 
-impl Fact {
+/// Why a minisock ended. `gone`: nothing has its tuple now; else a full socket has. `due`: its timer may have run out.
+fn cause(substate: Substate, gone: bool, stimulus: Stimulus, due: bool) -> Option<Cause> {
+    let is_time_wait = substate == Substate::TimeWait;
+    match stimulus {
+        Stimulus::Destroyed if gone => Some(Cause::Killed),
+        Stimulus::Connected { bound: true } if !gone => Some(Cause::ReusedBound),
+        Stimulus::Connected { bound: false } if !gone => Some(Cause::Reused),
+        Stimulus::Segment { rst: true, answered: false, .. } if gone => Some(Cause::Reset),
+        // The listener may have dropped it, after the minisock had made way.
+        Stimulus::Segment { syn: true, rst: false, .. } if is_time_wait => Some(Cause::Recycled),
+        Stimulus::Segment { rst: false, answered: true, .. } if gone && !is_time_wait => Some(Cause::DataReset),
+        Stimulus::Nothing | Stimulus::Call | Stimulus::Segment { .. } if due && gone => Some(Cause::Expired),
+        _ => None,
+    }
+}
+
+impl What {
     /// True if an event tells this.
     fn is(&self, event: &Event) -> bool {
-        match (*self, event.detail) {
-            (Self::Born { substate, role, timestamps }, Detail::Born { connection, .. }) => {
-                event.life.substate == Some(substate)
-                    && event.life.role == Some(role)
-                    && (timestamps.is_none() || connection.timestamps == timestamps)
+        match (self, &event.detail) {
+            (Self::Born { substate, known, timeout_ms }, Detail::Born { connection, timeout_ms: told }) => {
+                event.life.substate == Some(*substate)
+                    && event.life.role == Some(known.role)
+                    && (known.timestamps.is_none() || connection.timestamps == known.timestamps)
+                    && told.is_some_and(|told| timeout_ms.contains(&told))
             }
-            (Self::Turned, Detail::Turned { .. }) => true,
+            (Self::Turned, Detail::Turned { .. }) | (Self::Rearmed { .. }, Detail::Rearmed { .. }) => true,
             (Self::Died { cause, or_expired }, Detail::Died { cause: told, .. }) => {
-                told == cause || or_expired && told == Cause::Expired
+                told == cause || *or_expired && *told == Cause::Expired
             }
-            (Self::Refused, Detail::Refused { reason, .. }) => reason == Refusal::Buckets,
+            (Self::Refused | Self::Aborted, Detail::Refused { reason, .. }) => *reason == Refusal::Buckets,
             _ => false,
         }
     }
+
+    /// True if nobody has to tell this. `late`: inside a bucket of the timer wheel the tracer sees no re-arm.
+    fn is_optional(&self, late: bool) -> bool {
+        matches!(self, Self::Rearmed { sure } if late || !sure) || *self == Self::Aborted
+    }
+
+    /// True if this may be told. `late`: while the table is full, such an abort looks like a refusal (see refusal.rs of
+    /// twtrace-ebpf): the tracer's one known falsehood.
+    fn may_be_told(&self, late: bool) -> bool {
+        late || *self != Self::Aborted
+    }
 }
 
-/// True if the oracle decides such events. Not re-arms: inside a bucket of the timer wheel no tracepoint shows them.
+impl Fact {
+    /// True if an event tells this, and when it happened. `late`: turns are told when the timer is next touched, with the
+    /// millisecond that the kernel noted, or the moment of the telling.
+    fn is(&self, event: &Event, late: bool) -> bool {
+        let when = if late && self.what == What::Turned {
+            self.within_ns.start().saturating_sub(NOTED_NS)..=u64::MAX
+        } else {
+            self.within_ns.clone()
+        };
+        self.what.may_be_told(late) && self.what.is(event) && when.contains(&event.mono_ns)
+    }
+}
+
+/// True if the oracle decides such events.
 pub fn is_decided(event: &Event) -> bool {
-    matches!(event.kind(), Kind::Born | Kind::Turned | Kind::Died | Kind::Refused)
+    matches!(event.kind(), Kind::Born | Kind::Turned | Kind::Rearmed | Kind::Died | Kind::Refused)
 }
 
-/// What was told of one tuple, in order, against what became of it. `events` are those that are decided.
+/// What was told of one tuple, in order, against what became of it. `events` are those that are decided. `late`: the tracer
+/// has only the timer's tracepoints for turns and re-arms.
 ///
 /// # Errors
 /// The first difference.
-pub fn compare(facts: &[Fact], events: &[&Event]) -> Result<(), String> {
-    let told = |event: &Event| {
+pub fn compare(facts: &[Fact], events: &[&Event], late: bool) -> Result<(), String> {
+    let shown = |event: &Event| {
         let life = &event.life;
-        format!("{:?} (role {:?}, {:?}, id {:?})", event.detail, life.role, life.substate, life.id)
+        format!("{:?} ({:?}, {:?}, id {:?}, at {})", event.detail, life.role, life.substate, life.id, event.mono_ns)
     };
+    let mut facts = facts.iter().peekable();
     let mut id = None;
-    for index in 0..facts.len().max(events.len()) {
-        match (facts.get(index), events.get(index)) {
-            (Some(fact), Some(event)) if fact.is(event) => {}
-            (fact, event) => {
+    for event in events {
+        while facts.next_if(|fact| fact.what.is_optional(late) && !fact.is(event, late)).is_some() {}
+        match facts.next() {
+            Some(fact) if fact.is(event, late) => {}
+            fact => {
                 let fact = fact.map_or_else(|| "nothing".to_owned(), |fact| format!("{fact:?}"));
-                let event = event.map_or_else(|| "nothing".to_owned(), |event| told(event));
-                return Err(format!("number {} is {fact}, and told is {event}", index + 1));
+                return Err(format!("it is {fact}, and told is {}", shown(event)));
             }
         }
-        let Some(event) = events.get(index) else { continue };
         match event.kind() {
             Kind::Born if event.life.id.is_some() => id = event.life.id,
-            Kind::Turned | Kind::Died if id.is_some() && event.life.id == id => {}
+            Kind::Turned | Kind::Rearmed | Kind::Died if id.is_some() && event.life.id == id => {}
             Kind::Refused if event.life.id.is_none() => {}
-            _ => return Err(format!("number {}: not the id of its birth ({id:?}): {}", index + 1, told(event))),
+            _ => return Err(format!("not the id of its birth, which is {id:?}: {}", shown(event))),
         }
     }
-    Ok(())
+    match facts.find(|fact| !fact.what.is_optional(late)) {
+        Some(fact) => Err(format!("it is {fact:?}, and nothing is told")),
+        None => Ok(()),
+    }
 }

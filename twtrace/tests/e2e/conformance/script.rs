@@ -13,7 +13,7 @@ pub enum Climate {
     Short,
     /// tcp_rfc1337 = 1 and tcp_tw_reuse = 0.
     Guarded,
-    /// tcp_max_tw_buckets is a quarter of the connections.
+    /// tcp_max_tw_buckets is small.
     Crowded,
     /// tcp_timestamps = 0.
     Unstamped,
@@ -22,8 +22,7 @@ pub enum Climate {
 }
 
 impl Climate {
-    pub const ALL: [Self; 6] =
-        [Self::Plain, Self::Short, Self::Guarded, Self::Crowded, Self::Unstamped, Self::Eager];
+    pub const ALL: [Self; 6] = [Self::Plain, Self::Short, Self::Guarded, Self::Crowded, Self::Unstamped, Self::Eager];
 }
 
 /// Of the socket; `Mapped` is IPv4 in an IPv6 socket.
@@ -179,6 +178,12 @@ pub struct Script {
 }
 
 impl Script {
+    /// A connection that ends in a TIME_WAIT: to fill a crowded namespace.
+    pub fn filler(climate: Climate) -> Self {
+        let (family, side, how) = (Family::V4, Side::Server, How::Whole);
+        Self { climate, family, side, how, stamps: true, before: vec![Step::Close, FIN], after: Vec::new() }
+    }
+
     /// The same with one step or one oddity less: what a failure is made smaller with.
     pub fn smaller(&self) -> Vec<Self> {
         let mut found = Vec::new();
