@@ -109,7 +109,7 @@ pub struct Packet {
 }
 
 impl Packet {
-    fn bytes(&self) -> io::Result<Vec<u8>> {
+    pub fn bytes(&self) -> io::Result<Vec<u8>> {
         const HOPS: u8 = 64;
         let has = |flag| self.flags.has(flag);
         let mut header = TcpHeader::new(self.from.port(), self.to.port(), self.seq, self.window);
@@ -131,7 +131,7 @@ impl Packet {
         Ok(bytes)
     }
 
-    fn read(bytes: &[u8]) -> Option<Self> {
+    pub fn read(bytes: &[u8]) -> Option<Self> {
         let packet = SlicedPacket::from_ip(bytes).ok()?;
         let Some(TransportSlice::Tcp(tcp)) = packet.transport else { return None };
         let (from, to): (IpAddr, IpAddr) = match packet.net? {
