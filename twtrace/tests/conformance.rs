@@ -23,10 +23,10 @@ use wire::Packet;
 
 const MS: u64 = 1_000_000;
 const KNOWN: Known = Known { role: Role::Client, timestamps: Some(true) };
-const SYN: Stimulus = Stimulus::Segment { rst: false, syn: true, answered: false };
-const RST: Stimulus = Stimulus::Segment { rst: true, syn: false, answered: false };
-const DATA: Stimulus = Stimulus::Segment { rst: false, syn: false, answered: true };
-const ACK: Stimulus = Stimulus::Segment { rst: false, syn: false, answered: false };
+const SYN: Stimulus = Stimulus::Segment { rst: false, syn: true, stamped: true, answered: false };
+const RST: Stimulus = Stimulus::Segment { rst: true, syn: false, stamped: true, answered: false };
+const DATA: Stimulus = Stimulus::Segment { rst: false, syn: false, stamped: true, answered: true };
+const ACK: Stimulus = Stimulus::Segment { rst: false, syn: false, stamped: true, answered: false };
 const FIN_WAIT2: Seen = Seen::Mini(Substate::FinWait2, 60_000);
 const TIME_WAIT: Seen = Seen::Mini(Substate::TimeWait, 60_000);
 
@@ -81,7 +81,7 @@ fn births_turns_and_what_is_none_of_them() {
     let Ok(Some(What::Born { substate, known, timeout_ms })) = what(full, ACK, FIN_WAIT2) else { panic!("no birth") };
     assert_eq!((substate, known), (Substate::FinWait2, KNOWN));
     assert!(timeout_ms.contains(&60_000) && !timeout_ms.contains(&59_000));
-    assert_eq!(what(FIN_WAIT2, ACK, TIME_WAIT), Ok(Some(What::Turned)));
+    assert_eq!(what(FIN_WAIT2, ACK, TIME_WAIT), Ok(Some(What::Turned { stamped: true })));
     assert_eq!(what(full, RST, Seen::Nothing), Ok(None));
     assert_eq!(what(Seen::Full(TCP_FIN_WAIT1), ACK, Seen::Nothing), Ok(Some(What::Aborted)));
     let old = Seen::Mini(Substate::TimeWait, 50_000);
@@ -98,7 +98,7 @@ fn births_turns_and_what_is_none_of_them() {
 fn life() -> (Vec<Fact>, Vec<Event>) {
     let facts = [
         (What::Born { substate: Substate::FinWait2, known: KNOWN, timeout_ms: 59_900..=60_100 }, 10),
-        (What::Turned, 20),
+        (What::Turned { stamped: true }, 20),
         (What::Rearmed { sure: true }, 30),
         (What::Died { cause: Cause::Reset, or_expired: false }, 40),
     ];
@@ -185,6 +185,18 @@ fn a_late_tracer_may_miss_a_rearm_and_tell_a_turn_later() {
 }
 
 #[test]
+fn a_turn_by_a_bare_fin_may_look_like_a_rearm_to_a_late_tracer() {
+    let (mut facts, mut events) = life();
+    facts.remove(2);
+    events[2].mono_ns = events[1].mono_ns;
+    let told = |facts: &[Fact], late| compare(facts, &events.iter().collect::<Vec<_>>(), late);
+    assert!(told(&facts, true).is_err());
+    facts[1].what = What::Turned { stamped: false };
+    assert_eq!(told(&facts, true), Ok(()));
+    assert!(told(&facts, false).is_err());
+}
+
+#[test]
 fn an_abort_is_a_refusal_to_nobody_but_a_late_tracer() {
     let (_, mut events) = life();
     let facts = [Fact { what: What::Aborted, within_ns: 0..=u64::MAX }];
@@ -199,7 +211,7 @@ fn an_abort_is_a_refusal_to_nobody_but_a_late_tracer() {
 
 fn ends() -> (Peer, std::net::SocketAddr, std::net::SocketAddr) {
     let (here, there) = (([10, 0, 0, 2], 10_000).into(), ([10, 0, 0, 1], 80).into());
-    (Peer::new(here, there, true), here, there)
+    (Peer::new(here, there, true, false), here, there)
 }
 
 fn plain(flags: u8) -> Segment {
@@ -217,6 +229,7 @@ fn the_peer_keeps_count() {
         ack,
         window: 1,
         stamp: Some((5, 0)),
+        signed: false,
         data,
     };
     // At the end of the sequence numbers.
@@ -245,8 +258,8 @@ fn the_peer_keeps_count() {
 #[test]
 fn both_can_open_at_once() {
     let (mut peer, here, there) = ends();
-    let (window, stamp, data) = (1, None, 0);
-    let syn = Packet { from: there, to: here, flags: Flags(Flags::SYN), seq: 100, ack: 0, window, stamp, data };
+    let (window, stamp, signed, data) = (1, None, false, 0);
+    let syn = Packet { from: there, to: here, flags: Flags(Flags::SYN), seq: 100, ack: 0, window, stamp, signed, data };
     peer.hear(&syn);
     let ours = peer.handshake(true, 0, true).unwrap();
     assert_eq!(ours.flags.0, Flags::SYN);
@@ -277,7 +290,7 @@ proptest! {
         let (mut peer, here, there) = ends();
         if v6 {
             let end = |end: u16| std::net::SocketAddr::from(([0xfd00, 0, 0, 0, 0, 0, 0, end], 1));
-            peer = Peer::new(end(2), end(1), false);
+            peer = Peer::new(end(2), end(1), false, true);
         }
         for step in scripts.iter().flat_map(|script| script.before.iter().chain(&script.after)) {
             let Step::Segment(segment) = step else { continue };

@@ -45,8 +45,8 @@ pub enum Stimulus {
     Nothing,
     /// A call that may end no minisock.
     Call,
-    /// A segment with these flags; `answered`: the kernel sent a RST.
-    Segment { rst: bool, syn: bool, answered: bool },
+    /// A segment with these flags; `stamped`: with a timestamp; `answered`: the kernel sent a RST.
+    Segment { rst: bool, syn: bool, stamped: bool, answered: bool },
     /// SOCK_DESTROY, which said that it did it.
     Destroyed,
     /// A connect() that has begun to connect.
@@ -66,8 +66,8 @@ pub struct Fact {
 pub enum What {
     /// A minisock was born.
     Born { substate: Substate, known: Known, timeout_ms: RangeInclusive<u32> },
-    /// It became a TIME_WAIT.
-    Turned,
+    /// It became a TIME_WAIT; `stamped`: by a FIN with a timestamp.
+    Turned { stamped: bool },
     /// Its timer was armed anew; not `sure`: it was armed so shortly before that sock_diag shows no difference.
     Rearmed { sure: bool },
     /// It ended.
@@ -131,7 +131,7 @@ pub fn decide(
             }
         }
         (Seen::Mini(Substate::FinWait2, _), Seen::Mini(Substate::TimeWait, _)) => match stimulus {
-            Stimulus::Segment { .. } => fact(What::Turned),
+            Stimulus::Segment { stamped, .. } => fact(What::Turned { stamped }),
             _ => strange("a turn without a segment"),
         },
         (Seen::Mini(..), Seen::Mini(..)) => strange("no way for a minisock"),
@@ -181,7 +181,7 @@ impl What {
                     && (known.timestamps.is_none() || connection.timestamps == known.timestamps)
                     && told.is_some_and(|told| timeout_ms.contains(&told))
             }
-            (Self::Turned, Detail::Turned { .. }) | (Self::Rearmed { .. }, Detail::Rearmed { .. }) => true,
+            (Self::Turned { .. }, Detail::Turned { .. }) | (Self::Rearmed { .. }, Detail::Rearmed { .. }) => true,
             (Self::Died { cause, or_expired }, Detail::Died { cause: told, .. }) => {
                 told == cause || *or_expired && *told == Cause::Expired
             }
@@ -206,7 +206,7 @@ impl Fact {
     /// True if an event tells this, and when it happened. `late`: turns are told when the timer is next touched, with the
     /// millisecond that the kernel noted, or the moment of the telling.
     fn is(&self, event: &Event, late: bool) -> bool {
-        let when = if late && self.what == What::Turned {
+        let when = if late && matches!(self.what, What::Turned { .. }) {
             self.within_ns.start().saturating_sub(NOTED_NS)..=u64::MAX
         } else {
             self.within_ns.clone()
@@ -231,11 +231,21 @@ pub fn compare(facts: &[Fact], events: &[&Event], late: bool) -> Result<(), Stri
         format!("{:?} ({:?}, {:?}, id {:?}, at {})", event.detail, life.role, life.substate, life.id, event.mono_ns)
     };
     let mut facts = facts.iter().peekable();
-    let mut id = None;
+    let (mut id, mut bare) = (None, None);
     for event in events {
+        // Another falsehood: a FIN without a timestamp, on a connection that has them, is told as an earlier turn and a re-arm
+        // if a second has begun since the last timestamp (`turned_before` in rearm.rs of twtrace-ebpf).
+        if event.kind() == Kind::Rearmed
+            && bare.take().is_some_and(|within: RangeInclusive<u64>| within.contains(&event.mono_ns))
+        {
+            continue;
+        }
         while facts.next_if(|fact| fact.what.is_optional(late) && !fact.is(event, late)).is_some() {}
         match facts.next() {
-            Some(fact) if fact.is(event, late) => {}
+            Some(fact) if fact.is(event, late) => {
+                let is_bare = late && fact.what == What::Turned { stamped: false };
+                bare = is_bare.then(|| fact.within_ns.clone());
+            }
             fact => {
                 let fact = fact.map_or_else(|| "nothing".to_owned(), |fact| format!("{fact:?}"));
                 return Err(format!("it is {fact}, and told is {}", shown(event)));

@@ -230,7 +230,7 @@ fn tally(ran: &Ran) -> String {
 fn word(fact: &Fact) -> String {
     match &fact.what {
         What::Born { substate, .. } => format!("born {substate}"),
-        What::Turned => "turned".to_owned(),
+        What::Turned { .. } => "turned".to_owned(),
         What::Rearmed { sure: true } => "rearmed".to_owned(),
         What::Rearmed { sure: false } => "perhaps rearmed".to_owned(),
         What::Died { cause, or_expired: true } if *cause != Cause::Expired => format!("died {cause} or expired"),
@@ -267,7 +267,18 @@ fn all_kinds(ran: &Ran) -> Result<(), String> {
 fn shown(judged: &Judged) -> String {
     let script = serde_json::to_string(&judged.script).unwrap_or_default();
     let difference = judged.difference.as_deref().unwrap_or("no difference");
-    format!("{script}\n  {difference}\n  {}", judged.log.join("\n  "))
+    let told: Vec<String> = judged
+        .told
+        .iter()
+        .map(|event| format!("{} {} {:?}", event.mono_ns, event.kind(), event.life.substate))
+        .collect();
+    let facts: Vec<String> = judged.facts.iter().map(|fact| format!("{:?} {}", fact.within_ns, word(fact))).collect();
+    format!(
+        "{script}\n  {difference}\n  {}\n is {}\n told {}",
+        judged.log.join("\n  "),
+        facts.join(", "),
+        told.join(", ")
+    )
 }
 
 /// A script that fails, made smaller as long as it goes on failing: all that are smaller by one step at once.

@@ -34,6 +34,8 @@ pub struct Peer {
     /// Where the kernel's stream begins.
     first: u32,
     stamps: bool,
+    /// What we send is signed.
+    signed: bool,
     /// The kernel's last timestamp.
     echo: u32,
     opening: Opening,
@@ -43,11 +45,11 @@ pub struct Peer {
 }
 
 impl Peer {
-    pub fn new(here: SocketAddr, there: SocketAddr, stamps: bool) -> Self {
+    pub fn new(here: SocketAddr, there: SocketAddr, stamps: bool, signed: bool) -> Self {
         let next = 0x5000_0000_u32.wrapping_mul(u32::from(here.port()));
         let (expected, first, echo) = (0, 0, 0);
         let (opening, born, resets) = (Opening::Nothing, Instant::now(), 0);
-        Self { here, there, next, expected, first, stamps, echo, opening, born, resets }
+        Self { here, there, next, expected, first, stamps, signed, echo, opening, born, resets }
     }
 
     /// The kernel's end, once its port is known.
@@ -105,20 +107,21 @@ impl Peer {
         if accepted && !after(seq, self.next) && after(end, self.next) {
             self.next = end;
         }
+        let signed = self.signed && stamp != Stamp::Absent;
         let stamp = match stamp {
             Stamp::Fresh => self.stamp(0),
             Stamp::Old => self.stamp(LONG_AGO),
             Stamp::Absent => None,
         };
-        Packet { from: self.here, to: self.there, flags, seq, ack, window, stamp, data }
+        Packet { from: self.here, to: self.there, flags, seq, ack, window, stamp, signed, data }
     }
 
     /// The next step of a handshake. `crossed`: a SYN is answered by a SYN, or carries a FIN. `idle`: nothing is open, so that
     /// it may begin.
     pub fn handshake(&mut self, crossed: bool, data: u16, idle: bool) -> Option<Packet> {
         let of = |flags, seq, ack, data, stamp| {
-            let (from, to) = (self.here, self.there);
-            Packet { from, to, flags: Flags(flags), seq, ack, window: WINDOW, stamp, data }
+            let (from, to, signed) = (self.here, self.there, self.signed);
+            Packet { from, to, flags: Flags(flags), seq, ack, window: WINDOW, stamp, signed, data }
         };
         let stamp = self.stamp(0);
         match std::mem::replace(&mut self.opening, Opening::Nothing) {

@@ -58,6 +58,8 @@ pub enum How {
     Fast,
     /// The first SYN has no answer.
     Half,
+    /// Both ends sign what they send (RFC 2385), where the kernel can; a segment without a timestamp is not signed either.
+    Signed,
 }
 
 /// A segment's flags, as letters: `FSRPAU`.
@@ -208,7 +210,8 @@ impl Script {
 pub fn script(climate: Climate) -> impl Strategy<Value = Script> {
     let family = prop_oneof![4 => Just(Family::V4), 3 => Just(Family::V6), 2 => Just(Family::Mapped)];
     let side = prop_oneof![3 => Just(Side::Bound), 4 => Just(Side::Auto), 4 => Just(Side::Server)];
-    let how = prop_oneof![16 => Just(How::Whole), 2 => Just(How::Crossed), 2 => Just(How::Fast), 1 => Just(How::Half)];
+    let how = prop_oneof![16 => Just(How::Whole), 2 => Just(How::Crossed), 2 => Just(How::Fast), 1 => Just(How::Half),
+        2 => Just(How::Signed)];
     let before = (vec(noise(), 0..3), ending(), vec(aim(), 0..3), vec(noise(), 0..2))
         .prop_map(|(a, b, c, d)| [a, b, c, d].concat());
     let after = prop_oneof![

@@ -7,7 +7,7 @@ use std::{
     os::unix::fs::OpenOptionsExt as _,
 };
 
-use etherparse::{NetSlice, PacketBuilder, SlicedPacket, TcpHeader, TcpOptionElement, TransportSlice};
+use etherparse::{NetSlice, PacketBuilder, SlicedPacket, TcpHeader, TcpOptionElement, TransportSlice, ip_number};
 use socket2::{Domain, Socket, Type};
 
 use super::script::Flags;
@@ -18,13 +18,56 @@ const QUEUE: libc::c_int = 8_192;
 /// Longest packet that is read.
 const MTU: usize = 2_048;
 
+/// Kinds of TCP options.
+const NOOP: u8 = 1;
+const TIMESTAMP: u8 = 8;
+const SIGNATURE: u8 = 19;
+/// With what both ends sign.
+const KEY: &[u8] = b"conformance";
+
+/// `struct tcp_md5sig` of include/uapi/linux/tcp.h.
+#[repr(C)]
+struct Md5Key {
+    peer: libc::sockaddr_storage,
+    flags: u8,
+    prefix: u8,
+    length: u16,
+    interface: libc::c_int,
+    key: [u8; 80],
+}
+
+/// Lets a socket sign what it sends to this address, and take from there only what is signed.
+///
+/// # Errors
+/// Those of setsockopt(2): ENOPROTOOPT without CONFIG_TCP_MD5SIG.
+pub fn sign(socket: &impl std::os::fd::AsRawFd, peer: IpAddr) -> io::Result<()> {
+    let mut key = [0; 80];
+    key.iter_mut().zip(KEY).for_each(|(to, from)| *to = *from);
+    let address = socket2::SockAddr::from(SocketAddr::new(peer, 0));
+    // SAFETY: all zeroes is a valid sockaddr_storage.
+    let mut peer: libc::sockaddr_storage = unsafe { std::mem::zeroed() };
+    // SAFETY: an address has at most the size of a sockaddr_storage.
+    unsafe {
+        let (from, to) = (address.as_ptr().cast::<u8>(), (&raw mut peer).cast::<u8>());
+        std::ptr::copy_nonoverlapping(from, to, address.len() as usize);
+    }
+    let option = Md5Key { peer, flags: 0, prefix: 0, length: KEY.len() as u16, interface: 0, key };
+    let length = size_of::<Md5Key>() as libc::socklen_t;
+    // SAFETY: setsockopt reads `length` bytes of `option`, which lives until the call returns.
+    let result = unsafe {
+        let value = (&raw const option).cast();
+        libc::setsockopt(socket.as_raw_fd(), libc::SOL_TCP, libc::TCP_MD5SIG, value, length)
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 /// Why there is no TUN device here.
 pub fn missing() -> Option<String> {
     let opened = OpenOptions::new().read(true).write(true).open(DEVICE);
     opened.err().map(|error| format!("{DEVICE}: {error}"))
 }
 
-/// The addresses of one wire: the kernel's end is `.0.1`, ours `.0.2`.
+/// The addresses of one wire: the kernel's end is `.0.1`, ours `.0.2`, and `.0.3` where both sign.
 #[derive(Clone, Copy, Debug)]
 pub struct Net(pub u8);
 
@@ -104,6 +147,8 @@ pub struct Packet {
     pub window: u16,
     /// Timestamp, and the echo of one.
     pub stamp: Option<(u32, u32)>,
+    /// It has the signature of RFC 2385. One that is read is not checked.
+    pub signed: bool,
     /// Bytes of payload.
     pub data: u16,
 }
@@ -117,9 +162,22 @@ impl Packet {
         (header.fin, header.syn, header.rst) = (has(Flags::FIN), has(Flags::SYN), has(Flags::RST));
         (header.psh, header.ack, header.urg) = (has(Flags::PSH), has(Flags::ACK), has(Flags::URG));
         header.urgent_pointer = if has(Flags::URG) { 1 } else { 0 };
+        let mut options = Vec::new();
         if let Some((value, echo)) = self.stamp {
-            let options = [TcpOptionElement::Noop, TcpOptionElement::Noop, TcpOptionElement::Timestamp(value, echo)];
-            header.set_options(&options).map_err(io::Error::other)?;
+            options.extend([NOOP, NOOP, TIMESTAMP, 10]);
+            options.extend([value.to_be_bytes(), echo.to_be_bytes()].as_flattened());
+        }
+        let payload = vec![b'x'; self.data.into()];
+        let place = options.len() + 4;
+        if self.signed {
+            options.extend([NOOP, NOOP, SIGNATURE, 18]);
+            options.extend([0; 16]);
+        }
+        header.set_options_raw(&options).map_err(io::Error::other)?;
+        if self.signed {
+            // The length of the header is part of what is signed, so the option has its place by now.
+            options.splice(place.., self.signature(&header, &payload)?);
+            header.set_options_raw(&options).map_err(io::Error::other)?;
         }
         let ip = match (self.from.ip(), self.to.ip()) {
             (IpAddr::V4(from), IpAddr::V4(to)) => PacketBuilder::ipv4(from.octets(), to.octets(), HOPS),
@@ -127,8 +185,33 @@ impl Packet {
             _ => return Err(io::Error::other("two families")),
         };
         let mut bytes = Vec::new();
-        ip.tcp_header(header).write(&mut bytes, &vec![b'x'; self.data.into()]).map_err(io::Error::other)?;
+        ip.tcp_header(header).write(&mut bytes, &payload).map_err(io::Error::other)?;
         Ok(bytes)
+    }
+
+    /// The digest of RFC 2385: pseudo-header, header without options and checksum, payload, key (tcp_v4_md5_hash_skb).
+    fn signature(&self, header: &TcpHeader, payload: &[u8]) -> io::Result<[u8; 16]> {
+        let length = u16::try_from(header.header_len() + payload.len()).map_err(io::Error::other)?;
+        let protocol = ip_number::TCP.0;
+        let mut text = Vec::new();
+        for end in [self.from, self.to] {
+            match end.ip() {
+                IpAddr::V4(ip) => text.extend(ip.octets()),
+                IpAddr::V6(ip) => text.extend(ip.octets()),
+            }
+        }
+        if self.from.is_ipv4() {
+            text.extend([0, protocol]);
+            text.extend(length.to_be_bytes());
+        } else {
+            text.extend(u32::from(length).to_be_bytes());
+            text.extend(u32::from(protocol).to_be_bytes());
+        }
+        let bare = TcpHeader { checksum: 0, ..header.clone() }.to_bytes();
+        text.extend(bare.get(..TcpHeader::MIN_LEN).unwrap_or_default());
+        text.extend(payload);
+        text.extend(KEY);
+        Ok(md5::compute(text).0)
     }
 
     pub fn read(bytes: &[u8]) -> Option<Self> {
@@ -158,6 +241,7 @@ impl Packet {
             ack: tcp.acknowledgment_number(),
             window: tcp.window_size(),
             stamp,
+            signed: tcp.options().windows(2).any(|kind| kind == [SIGNATURE, 18]),
             data: u16::try_from(tcp.payload().len()).ok()?,
         })
     }

@@ -23,7 +23,7 @@ use super::{
     fate::{Fact, Known, Look, Seen, Stimulus, What, decide},
     peer::Peer,
     script::{Climate, Family, Flags, How, Script, Side, Step},
-    wire::{Net, Tun},
+    wire::{Net, Tun, sign},
 };
 use crate::tracer::nobody_forks;
 
@@ -42,6 +42,8 @@ const PAUSE: Duration = Duration::from_secs(2);
 const SOON_MS: u32 = 30_000;
 /// The kernel's clock may be so far behind.
 const TICKS_NS: u64 = 24_000_000;
+/// The last byte of the address of the peer that signs.
+const SIGNER: u8 = 3;
 /// Bytes in the SYN of TCP Fast Open.
 const EARLY: u16 = 100;
 /// Server and client, neither with a cookie, every listener (Documentation/networking/ip-sysctl.rst).
@@ -81,6 +83,8 @@ struct World {
     no_port: Vec<(Option<u16>, u16)>,
     trouble: Vec<String>,
     last: KernelCounters,
+    /// This kernel can sign segments.
+    signs: bool,
     /// TcpExt TW counts births (5.18 and later).
     counts_births: Option<bool>,
 }
@@ -92,9 +96,13 @@ pub fn play(climate: Climate, net: Net, scripts: &[&Script]) -> io::Result<Repor
     let listeners =
         [SocketAddr::from((net.v4(1), SERVICES[0])), SocketAddr::from((Ipv6Addr::UNSPECIFIED, SERVICES[1]))];
     let listeners = listeners.map(listen).into_iter().collect::<io::Result<Vec<_>>>()?;
+    let signs = match signed(&listeners, net) {
+        Err(error) if error.raw_os_error() == Some(libc::ENOPROTOOPT) => false,
+        other => other.map(|()| true)?,
+    };
     let last = oracle::counters()?;
     let (lives, no_port, trouble) = (Vec::new(), Vec::new(), Vec::new());
-    let mut world = World { tun, net, lives, listeners, no_port, trouble, last, counts_births: None };
+    let mut world = World { tun, net, lives, listeners, no_port, trouble, last, signs, counts_births: None };
     for script in scripts {
         let _nobody_forks = nobody_forks();
         world.open(script)?;
@@ -131,6 +139,20 @@ fn set_up(climate: Climate) -> io::Result<()> {
     Ok(())
 }
 
+/// Lets the listeners sign what they send to the peer that does.
+fn signed(listeners: &[TcpListener], net: Net) -> io::Result<()> {
+    for listener in listeners {
+        let v4 = net.v4(SIGNER);
+        if listener.local_addr()?.is_ipv4() {
+            sign(listener, v4.into())?;
+        } else {
+            sign(listener, v4.to_ipv6_mapped().into())?;
+            sign(listener, net.v6(SIGNER).into())?;
+        }
+    }
+    Ok(())
+}
+
 fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let listener = lives::listen(address)?;
     listener.set_nonblocking(true)?;
@@ -148,14 +170,15 @@ impl World {
             Side::Server => (Role::Server, SERVICES[usize::from(script.family != Family::V4)]),
         };
         let local = SocketAddr::new(end(1), port);
-        let remote = SocketAddr::new(end(2), FIRST_PEER + number);
+        let signed = script.how == How::Signed && self.signs;
+        let remote = SocketAddr::new(end(if signed { SIGNER } else { 2 }), FIRST_PEER + number);
         let now = monotonic_ns();
         self.lives.push(Life {
             tuple: between(local, remote),
             facts: Vec::new(),
             log: Vec::new(),
             script: script.clone(),
-            peer: Peer::new(remote, local, script.stamps),
+            peer: Peer::new(remote, local, script.stamps, signed),
             local,
             remote,
             socket: None,
@@ -173,7 +196,7 @@ impl World {
             for step in 0..steps {
                 world.handshake(life, crossed, step == 0)?;
             }
-            Ok(Stimulus::Segment { rst: false, syn: false, answered: false })
+            Ok(Stimulus::Segment { rst: false, syn: false, stamped: true, answered: false })
         })
     }
 
@@ -212,8 +235,10 @@ impl World {
         let mut stimulus = act(self)?;
         self.drain()?;
         self.accept()?;
-        if let Stimulus::Segment { answered, .. } = &mut stimulus {
-            *answered = self.lives[life].peer.resets != resets;
+        if let Stimulus::Segment { answered, rst, .. } = &mut stimulus {
+            // For a minisock that signs the kernel sends no RST: it looks for the key at a listener (tcp_v4_send_reset).
+            let is_mute = self.signs && self.lives[life].script.how == How::Signed;
+            *answered = self.lives[life].peer.resets != resets || is_mute && !*rst;
         }
         self.look(life, what, stimulus)
     }
@@ -287,13 +312,14 @@ impl World {
                 for step in 0..3 {
                     syn |= self.handshake(life, false, step == 0)?;
                 }
-                return Ok(Stimulus::Segment { rst: false, syn, answered: false });
+                return Ok(Stimulus::Segment { rst: false, syn, stamped: true, answered: false });
             }
             Step::Segment(segment) => {
                 let packet = it.peer.segment(&segment);
                 self.tun.send(&packet)?;
                 let (rst, syn) = (packet.flags.has(Flags::RST), packet.flags.has(Flags::SYN));
-                return Ok(Stimulus::Segment { rst, syn, answered: false });
+                let stamped = packet.stamp.is_some();
+                return Ok(Stimulus::Segment { rst, syn, stamped, answered: false });
             }
         }
         Ok(Stimulus::Call)
@@ -338,6 +364,9 @@ impl World {
         socket.set_nonblocking(true)?;
         if fast {
             lives::set_option(&socket, libc::SOL_TCP, libc::TCP_FASTOPEN_CONNECT, 1)?;
+        }
+        if it.script.how == How::Signed && self.signs {
+            sign(&socket, to.ip())?;
         }
         if bound && socket.bind(&from.into()).is_err() {
             return Ok(Stimulus::Call);
