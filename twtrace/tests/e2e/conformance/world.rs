@@ -64,6 +64,8 @@ pub struct Life {
     old: Vec<TcpStream>,
     last: Look,
     known: Known,
+    /// Its connection took over a minisock.
+    heir: bool,
 }
 
 /// All that became of a namespace's connections.
@@ -185,6 +187,7 @@ impl World {
             old: Vec::new(),
             last: Look { seen: Seen::Nothing, asked_ns: now, known_ns: now },
             known: Known { role, timestamps: None },
+            heir: false,
         });
         let life = usize::from(number);
         if script.side != Side::Server {
@@ -261,8 +264,9 @@ impl World {
             Ok(fact) => life.facts.extend(fact),
             Err(strange) => self.trouble.push(format!("{}: {strange}; {:?}", name(life), life.log)),
         }
-        if stimulus == (Stimulus::Connected { bound: true }) || stimulus == (Stimulus::Connected { bound: false }) {
+        if matches!(stimulus, Stimulus::Connected { .. }) {
             life.known = Known { role: Role::Client, timestamps: None };
+            life.heir = matches!(before.seen, Seen::Mini(..));
         }
         if is_last(life, |what| matches!(what, What::Died { cause: Cause::Recycled, .. })) {
             life.known = Known { role: Role::Server, timestamps: None };
@@ -275,7 +279,10 @@ impl World {
         {
             let info = segment::info(socket)?;
             if info.state == state {
-                life.known.timestamps = Some(info.timestamps);
+                // A connection that took over a TIME_WAIT inherits `ts_recent_stamp` (tcp_twsk_unique), by which the tracer
+                // tells: it tells `true` where the new peer sends none. Known, and not compared.
+                let inherited = life.heir && !info.timestamps;
+                life.known.timestamps = (!inherited).then_some(info.timestamps);
             }
         }
         if self.counts_births.is_none() && is_last(life, |what| matches!(what, What::Born { .. })) {
