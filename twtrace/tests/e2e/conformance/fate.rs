@@ -92,8 +92,8 @@ pub struct Known {
 
 /// The clock of sock_diag's times is the kernel's tick, of 10 ms at most; there are two to each difference.
 const TICKS_MS: u32 = 24;
-/// Between the arming of a timer and the hook that tells of it another task of the machine may have run: before 6.10 the
-/// timer is armed first.
+/// An emulated machine gets its ticks late and catches up in a leap. And between the arming of a timer and the hook that tells
+/// of it another task may have run: before 6.10 the timer is armed first.
 const STALL_MS: u32 = 500;
 /// TCP_TIMEWAIT_LEN, to which every timer is armed anew.
 const TIME_WAIT_MS: u32 = 60_000;
@@ -118,10 +118,8 @@ pub fn decide(
     let fact = |what| Ok(Some(Fact { what, within_ns: before.asked_ns..=after.known_ns }));
     match (before.seen, after.seen) {
         (Seen::Mini(was, left), Seen::Mini(is, then)) if was == is => {
-            let between_ms = ms(after.asked_ns.saturating_sub(before.known_ns));
-            // Where nothing was armed anew, `then` is what is left of `left`.
-            let armed_anew = then > left.saturating_sub(between_ms) + TICKS_MS;
-            let may_be = then + elapsed_ms + TICKS_MS >= TIME_WAIT_MS;
+            let armed_anew = then > left + TICKS_MS;
+            let may_be = then + elapsed_ms + STALL_MS >= TIME_WAIT_MS;
             let touched = matches!(stimulus, Stimulus::Segment { .. }) && is == Substate::TimeWait;
             match (touched, armed_anew) {
                 (false, true) => strange("a timer that went back by itself"),
@@ -137,7 +135,7 @@ pub fn decide(
         (Seen::Mini(..), Seen::Mini(..)) => strange("no way for a minisock"),
         (Seen::Mini(substate, left), end) => {
             // Timers of the kernel's wheel are never early.
-            let or_expired = elapsed_ms.saturating_add(TICKS_MS) >= left;
+            let or_expired = elapsed_ms.saturating_add(STALL_MS) >= left;
             match cause(substate, end == Seen::Nothing, stimulus, or_expired) {
                 Some(cause) => fact(What::Died { cause, or_expired }),
                 None => strange("no way to end"),

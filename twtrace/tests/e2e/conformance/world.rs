@@ -41,7 +41,7 @@ const PAUSE: Duration = Duration::from_secs(2);
 /// What came before less than this may be over when the namespace is.
 const SOON_MS: u32 = 30_000;
 /// The kernel's clock may be so far behind.
-const TICKS_NS: u64 = 24_000_000;
+const TICKS_NS: u64 = 500_000_000;
 /// The last byte of the address of the peer that signs.
 const SIGNER: u8 = 3;
 /// Bytes in the SYN of TCP Fast Open.
