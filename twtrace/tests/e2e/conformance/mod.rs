@@ -311,7 +311,8 @@ fn sabotage(ran: &Ran) -> Result<(), String> {
     // Re-arms may be told or not.
     let certain = |(judged, index): &(&Judged, usize)| judged.told[*index].kind() != Kind::Rearmed;
     for (judged, index) in told.filter(certain).take(MUTATED) {
-        let unsure = judged.facts.iter().any(|fact| matches!(fact.what, What::Died { or_expired: true, .. }));
+        let is_unsure = |fact: &Fact| matches!(fact.what, What::Died { or_expired: true, .. } | What::Aborted);
+        let unsure = judged.facts.iter().any(is_unsure);
         for mutant in mutants_of(&judged.told, index).into_iter().filter(|_| !unsure) {
             let decided: Vec<&Event> = mutant.iter().filter(|event| is_decided(event)).collect();
             mutants += 1;

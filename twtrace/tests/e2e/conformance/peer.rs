@@ -31,6 +31,8 @@ pub struct Peer {
     next: u32,
     /// What we expect next.
     expected: u32,
+    /// What the kernel acknowledged last: what it expects, whatever we believe.
+    acknowledged: u32,
     /// Where the kernel's stream begins.
     first: u32,
     stamps: bool,
@@ -47,9 +49,9 @@ pub struct Peer {
 impl Peer {
     pub fn new(here: SocketAddr, there: SocketAddr, stamps: bool, signed: bool) -> Self {
         let next = 0x5000_0000_u32.wrapping_mul(u32::from(here.port()));
-        let (expected, first, echo) = (0, 0, 0);
+        let (expected, acknowledged, first, echo) = (0, 0, 0, 0);
         let (opening, born, resets) = (Opening::Nothing, Instant::now(), 0);
-        Self { here, there, next, expected, first, stamps, signed, echo, opening, born, resets }
+        Self { here, there, next, expected, acknowledged, first, stamps, signed, echo, opening, born, resets }
     }
 
     /// The kernel's end, once its port is known.
@@ -79,6 +81,9 @@ impl Peer {
             self.opening = if ack { Opening::SynAck } else { Opening::Syn };
         } else if after(end, self.expected) {
             self.expected = end;
+        }
+        if ack {
+            self.acknowledged = packet.ack;
         }
         // What is acknowledged has arrived; and if we have gone to where the kernel did not follow, we come back.
         let astray = !after(packet.ack, self.next) && self.next.wrapping_sub(packet.ack) >= NEXT_LIFE / 2;
@@ -119,26 +124,36 @@ impl Peer {
     /// The next step of a handshake. `crossed`: a SYN is answered by a SYN, or carries a FIN. `idle`: nothing is open, so that
     /// it may begin.
     pub fn handshake(&mut self, crossed: bool, data: u16, idle: bool) -> Option<Packet> {
-        let of = |flags, seq, ack, data, stamp| {
-            let (from, to, signed) = (self.here, self.there, self.signed);
-            Packet { from, to, flags: Flags(flags), seq, ack, window: WINDOW, stamp, signed, data }
-        };
-        let stamp = self.stamp(0);
         match std::mem::replace(&mut self.opening, Opening::Nothing) {
-            Opening::Syn if crossed => Some(of(Flags::SYN, self.next, 0, 0, stamp)),
+            Opening::Syn if crossed => Some(self.of(Flags::SYN, self.next, 0)),
             Opening::Syn => {
-                let packet = of(Flags::SYN | Flags::ACK, self.next, self.expected, 0, stamp);
+                let packet = self.of(Flags::SYN | Flags::ACK, self.next, self.expected);
                 self.next = self.next.wrapping_add(1);
                 Some(packet)
             }
-            Opening::SynAck => Some(of(Flags::ACK, self.next, self.expected, 0, stamp)),
+            Opening::SynAck => Some(self.of(Flags::ACK, self.next, self.expected)),
             Opening::Nothing if !idle => None,
             Opening::Nothing => {
                 self.next = self.next.wrapping_add(NEXT_LIFE);
                 let fin = if crossed { Flags::FIN } else { 0 };
-                Some(of(Flags::SYN | fin, self.next, 0, data, stamp))
+                Some(Packet { data, ..self.of(Flags::SYN | fin, self.next, 0) })
             }
         }
+    }
+
+    /// What makes any open connection say where it is, and changes nothing: an old duplicate.
+    pub fn probe(&self) -> Packet {
+        self.of(Flags::ACK, self.acknowledged.wrapping_sub(1), self.first)
+    }
+
+    /// What ends any open connection, once it has said where it is.
+    pub fn reset(&self) -> Packet {
+        self.of(Flags::RST, self.acknowledged, 0)
+    }
+
+    fn of(&self, flags: u8, seq: u32, ack: u32) -> Packet {
+        let (from, to, signed, stamp) = (self.here, self.there, self.signed, self.stamp(0));
+        Packet { from, to, flags: Flags(flags), seq, ack, window: WINDOW, stamp, signed, data: 0 }
     }
 
     fn stamp(&self, ago: u32) -> Option<(u32, u32)> {

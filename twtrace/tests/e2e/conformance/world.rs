@@ -355,6 +355,16 @@ impl World {
         if there && kill(&it.tuple).is_ok() { Stimulus::Destroyed } else { Stimulus::Call }
     }
 
+    /// Ends what is open by a RST.
+    fn reset(&mut self, life: usize) -> io::Result<Stimulus> {
+        let probe = self.lives[life].peer.probe();
+        self.tun.send(&probe)?;
+        self.drain()?;
+        let reset = self.lives[life].peer.reset();
+        self.tun.send(&reset)?;
+        Ok(Stimulus::Segment { rst: true, syn: false, stamped: true, answered: false })
+    }
+
     /// Begins to connect. `bound`: from the connection's own port, bound before; else, after the first time, that port is the
     /// only one that the kernel may choose.
     fn connect(&mut self, life: usize, bound: bool, fast: bool) -> io::Result<Stimulus> {
@@ -434,15 +444,19 @@ impl World {
 
     /// Destroys what is no minisock, so that the namespace can go, and asks the kernel's counters for the sums.
     fn finish(mut self) -> io::Result<Report> {
-        for life in 0..self.lives.len() {
-            let _nobody_forks = nobody_forks();
-            self.observed(life, "the end", |world| {
-                let is_full = matches!(world.lives[life].last.seen, Seen::Full(_));
-                Ok(if is_full { world.destroy(life) } else { Stimulus::Nothing })
-            })?;
-            let life = &mut self.lives[life];
-            life.socket = None;
-            life.old.clear();
+        // Before 6.11 SOCK_DESTROY does nothing to a socket that nobody has open but to stop its timers (tcp_abort).
+        for with_reset in [false, true, true] {
+            for life in 0..self.lives.len() {
+                let _nobody_forks = nobody_forks();
+                self.observed(life, "the end", |world| match world.lives[life].last.seen {
+                    Seen::Full(_) if with_reset => world.reset(life),
+                    Seen::Full(_) => Ok(world.destroy(life)),
+                    _ => Ok(Stimulus::Nothing),
+                })?;
+                let life = &mut self.lives[life];
+                life.socket = None;
+                life.old.clear();
+            }
         }
         for life in 0..self.lives.len() {
             self.look(life, "", Stimulus::Nothing)?;
