@@ -36,8 +36,9 @@ fn what(before: Seen, stimulus: Stimulus, after: Seen) -> Result<Option<What>, S
     decide(&look(before, 1), &look(after, 2), stimulus, false, KNOWN).map(|fact| fact.map(|fact| fact.what))
 }
 
+/// At 1 ms, with a minute left.
 fn died(cause: Cause) -> Result<Option<What>, String> {
-    Ok(Some(What::Died { cause, or_expired: false }))
+    Ok(Some(What::Died { cause, due_ns: 60_001 * MS }))
 }
 
 #[test]
@@ -52,7 +53,7 @@ fn each_end_has_its_cause() {
     assert_eq!(what(FIN_WAIT2, DATA, Seen::Nothing), died(Cause::DataReset));
     assert_eq!(what(TIME_WAIT, Stimulus::Destroyed, Seen::Nothing), died(Cause::Killed));
     let due = Seen::Mini(Substate::FinWait2, 10);
-    let expired = |cause| Ok(Some(What::Died { cause, or_expired: true }));
+    let expired = |cause| Ok(Some(What::Died { cause, due_ns: 11 * MS }));
     assert_eq!(what(due, Stimulus::Nothing, Seen::Nothing), expired(Cause::Expired));
     assert_eq!(what(due, RST, Seen::Nothing), expired(Cause::Reset));
 }
@@ -100,7 +101,7 @@ fn life() -> (Vec<Fact>, Vec<Event>) {
         (What::Born { substate: Substate::FinWait2, known: KNOWN, timeout_ms: 59_900..=60_100 }, 10),
         (What::Turned { stamped: true }, 20),
         (What::Rearmed { sure: true }, 30),
-        (What::Died { cause: Cause::Reset, or_expired: false }, 40),
+        (What::Died { cause: Cause::Reset, due_ns: 60_000 * MS }, 40),
     ];
     let facts = facts.map(|(what, ms)| Fact { what, within_ns: ms * MS..=(ms + 5) * MS });
     let connection = Connection {
@@ -166,6 +167,16 @@ fn what_was_told_is_what_became_of_it() {
         change(&mut changed[0]);
         assert!(told(&changed, false).is_err());
     }
+}
+
+#[test]
+fn which_of_two_ends_came_first_is_not_asked() {
+    let (mut facts, mut events) = life();
+    events[3].detail = Detail::Died { cause: Cause::Expired, life_ns: None, taker: None };
+    let told = |facts: &[Fact]| compare(facts, &events.iter().collect::<Vec<_>>(), false);
+    assert!(told(&facts).is_err(), "a minute early");
+    facts[3].what = What::Died { cause: Cause::Reset, due_ns: 300 * MS };
+    assert_eq!(told(&facts), Ok(()));
 }
 
 #[test]

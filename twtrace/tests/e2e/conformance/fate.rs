@@ -73,8 +73,8 @@ pub enum What {
     /// It ended.
     Died {
         cause: Cause,
-        /// Its timer was due as well: which came first cannot be known from outside.
-        or_expired: bool,
+        /// When its timer was due, nanoseconds of `CLOCK_MONOTONIC`: from then on nobody outside can know which came first.
+        due_ns: u64,
     },
     /// It was not made: the kernel counted an overflow.
     Refused,
@@ -135,9 +135,9 @@ pub fn decide(
         (Seen::Mini(..), Seen::Mini(..)) => strange("no way for a minisock"),
         (Seen::Mini(substate, left), end) => {
             // Timers of the kernel's wheel are never early.
-            let or_expired = elapsed_ms.saturating_add(STALL_MS) >= left;
-            match cause(substate, end == Seen::Nothing, stimulus, or_expired) {
-                Some(cause) => fact(What::Died { cause, or_expired }),
+            let due_ns = due_ns(before.asked_ns, left);
+            match cause(substate, end == Seen::Nothing, stimulus, is_due(due_ns, after.known_ns)) {
+                Some(cause) => fact(What::Died { cause, due_ns }),
                 None => strange("no way to end"),
             }
         }
@@ -151,6 +151,16 @@ pub fn decide(
         _ if overflow => strange("an overflow without an end"),
         _ => Ok(None),
     }
+}
+
+/// When a timer is due that had so much left.
+pub fn due_ns(asked_ns: u64, left_ms: u32) -> u64 {
+    asked_ns + u64::from(left_ms) * 1_000_000
+}
+
+/// True if a timer may have run out by then.
+pub fn is_due(due_ns: u64, by_ns: u64) -> bool {
+    by_ns.saturating_add(u64::from(STALL_MS) * 1_000_000) >= due_ns
 }
 
 /// Why a minisock ended. `gone`: nothing has its tuple now; else a full socket has. `due`: its timer may have run out.
@@ -180,8 +190,8 @@ impl What {
                     && told.is_some_and(|told| timeout_ms.contains(&told))
             }
             (Self::Turned { .. }, Detail::Turned { .. }) | (Self::Rearmed { .. }, Detail::Rearmed { .. }) => true,
-            (Self::Died { cause, or_expired }, Detail::Died { cause: told, .. }) => {
-                told == cause || *or_expired && *told == Cause::Expired
+            (Self::Died { cause, due_ns }, Detail::Died { cause: told, .. }) => {
+                told == cause || *told == Cause::Expired && is_due(*due_ns, event.mono_ns)
             }
             (Self::Refused | Self::Aborted, Detail::Refused { reason, .. }) => *reason == Refusal::Buckets,
             _ => false,

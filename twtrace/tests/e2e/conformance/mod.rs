@@ -27,11 +27,11 @@ use proptest::{
 use rustix::process::Signal;
 use twtrace::{
     host::netns::Netns,
-    model::event::{Cause, Event, Kind, Tuple},
+    model::event::{Event, Kind, Tuple},
 };
 
 use self::{
-    fate::{Fact, What, compare, is_decided},
+    fate::{Fact, What, compare, is_decided, is_due},
     script::{Climate, Script, script},
     wire::Net,
     world::Report,
@@ -233,7 +233,6 @@ fn word(fact: &Fact) -> String {
         What::Turned { .. } => "turned".to_owned(),
         What::Rearmed { sure: true } => "rearmed".to_owned(),
         What::Rearmed { sure: false } => "perhaps rearmed".to_owned(),
-        What::Died { cause, or_expired: true } if *cause != Cause::Expired => format!("died {cause} or expired"),
         What::Died { cause, .. } => format!("died {cause}"),
         What::Refused => "refused".to_owned(),
         What::Aborted => "aborted".to_owned(),
@@ -311,7 +310,12 @@ fn sabotage(ran: &Ran) -> Result<(), String> {
     // Re-arms may be told or not.
     let certain = |(judged, index): &(&Judged, usize)| judged.told[*index].kind() != Kind::Rearmed;
     for (judged, index) in told.filter(certain).take(MUTATED) {
-        let is_unsure = |fact: &Fact| matches!(fact.what, What::Died { or_expired: true, .. } | What::Aborted);
+        let was_due =
+            |due_ns| judged.told.iter().any(|event| event.kind() == Kind::Died && is_due(due_ns, event.mono_ns));
+        let is_unsure = |fact: &Fact| match fact.what {
+            What::Died { due_ns, .. } => was_due(due_ns),
+            ref what => *what == What::Aborted,
+        };
         let unsure = judged.facts.iter().any(is_unsure);
         for mutant in mutants_of(&judged.told, index).into_iter().filter(|_| !unsure) {
             let decided: Vec<&Event> = mutant.iter().filter(|event| is_decided(event)).collect();

@@ -20,7 +20,7 @@ use twtrace::{
 };
 
 use super::{
-    fate::{Fact, Known, Look, Seen, Stimulus, What, decide},
+    fate::{Fact, Known, Look, Seen, Stimulus, What, decide, due_ns, is_due},
     peer::Peer,
     script::{Climate, Family, Flags, How, Script, Side, Step},
     wire::{Net, Tun, sign},
@@ -38,10 +38,6 @@ const RANGE: &str = "32768 60999";
 pub const ROOM: usize = 12;
 /// Between the two halves of a script: longer than tcp_tw_reuse_delay and the shortest FIN_WAIT2.
 const PAUSE: Duration = Duration::from_secs(2);
-/// What came before less than this may be over when the namespace is.
-const SOON_MS: u32 = 30_000;
-/// The kernel's clock may be so far behind.
-const TICKS_NS: u64 = 500_000_000;
 /// The last byte of the address of the peer that signs.
 const SIGNER: u8 = 3;
 /// Bytes in the SYN of TCP Fast Open.
@@ -464,7 +460,8 @@ impl World {
         self.sums()?;
         for life in &mut self.lives {
             if let Seen::Mini(_, left_ms) = life.last.seen {
-                let what = What::Died { cause: Cause::Netns, or_expired: left_ms < SOON_MS };
+                let due_ns = due_ns(life.last.asked_ns, left_ms);
+                let what = What::Died { cause: Cause::Netns, due_ns };
                 life.facts.push(Fact { what, within_ns: life.last.asked_ns..=u64::MAX });
             }
         }
@@ -482,16 +479,16 @@ impl World {
         let born = count(&|what| matches!(what, What::Born { .. }));
         let died = count(&|what| matches!(what, What::Died { .. }));
         let expired = count(&|what| matches!(what, What::Died { cause: Cause::Expired, .. }));
-        let unsure = count(&|what| matches!(what, What::Died { or_expired: true, .. }));
+        let now_ns = monotonic_ns();
+        let unsure = count(&|what| matches!(what, What::Died { due_ns, .. } if is_due(*due_ns, now_ns)));
         let taken = count(&|what| matches!(what, What::Died { cause: Cause::Reused | Cause::ReusedBound, .. }));
         let refused = count(&|what| matches!(what, What::Refused));
         // Since each was looked at, some may have run out.
         let minis = || self.lives.iter().filter(|life| matches!(life.last.seen, Seen::Mini(..)));
-        let is_due = |life: &&Life| {
-            let until_ns = life.last.known_ns + u64::from(left_ms(life)) * 1_000_000;
-            until_ns <= monotonic_ns() + TICKS_NS
-        };
-        let (live, due) = (minis().count() as u64, minis().filter(is_due).count() as u64);
+        let (live, due) = (
+            minis().count() as u64,
+            minis().filter(|life| is_due(due_ns(life.last.asked_ns, left_ms(life)), now_ns)).count() as u64,
+        );
         let tw = match self.counts_births {
             Some(false) => expired..=unsure + due,
             Some(true) | None => exactly(born),
