@@ -23,6 +23,8 @@ pub struct Scale {
     pub storm: usize,
     /// Runs that are ended in the middle of one.
     pub stops: usize,
+    /// Connections of the conformance run.
+    pub connections: usize,
 }
 
 type Outcome = Result<(), String>;

@@ -172,7 +172,7 @@ fn counts(ran: &Ran, index: usize, turns_late: bool) -> bool {
 }
 
 /// The stream without this event, with it twice, and with it as something else.
-fn mutants_of(events: &[Event], index: usize) -> [Vec<Event>; 3] {
+pub fn mutants_of(events: &[Event], index: usize) -> [Vec<Event>; 3] {
     let mut dropped = events.to_vec();
     let event = dropped.remove(index);
     let mut doubled = events.to_vec();

@@ -4,6 +4,7 @@
 mod attempts;
 mod cases;
 mod clocks;
+mod conformance;
 mod connects;
 mod containers;
 mod costs;
@@ -62,7 +63,7 @@ fn main() -> ExitCode {
             test_threads: Some(4),
             ..Arguments::default()
         };
-        run(&arguments, &config.backends, Scale { storm: 3_000, stops: 8 }, true);
+        run(&arguments, &config.backends, Scale { storm: 3_000, stops: 8, connections: 150 }, true);
         guest::power_off();
     }
     if let Some(code) = doctor::machine::hold().or_else(containers::close) {
@@ -75,7 +76,7 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let backends: Vec<String> = Backend::ALL.map(|backend| backend.name().to_owned()).to_vec();
-    run(&arguments, &backends, Scale { storm: 20_000, stops: 40 }, false)
+    run(&arguments, &backends, Scale { storm: 20_000, stops: 40, connections: 2_400 }, false)
 }
 
 fn run(arguments: &Arguments, backends: &[String], scale: Scale, guest: bool) -> ExitCode {
@@ -244,6 +245,16 @@ fn trials(offered: &Backends, scale: Scale, guest: bool, tally: &Arc<Mutex<Tally
                 None => trial(name, backend, tally, case),
             });
         }
+    }
+    let no_tun = conformance::missing();
+    for (backend, refusal) in offered {
+        // Of kernels that have all backends, a refusal is told by the cases above.
+        trials.push(match no_tun.as_ref().or(refusal.as_ref()) {
+            Some(reason) => skipped("conformance", backend, reason, tally),
+            None => trial("conformance", backend, tally, move |backend| {
+                conformance::conformance(backend, scale.connections)
+            }),
+        });
     }
     let once: Vec<(&str, Once)> = vec![
         ("unprivileged", manners::unprivileged),
