@@ -233,16 +233,6 @@ mod tests {
         assert_eq!(plan.hooks.len(), 13);
     }
 
-    #[test]
-    fn ends_go_live_before_births_and_births_before_transitions() {
-        for backend in Backend::ALL {
-            let plan = choose(&able(), &Asked::of(backend), &[]).unwrap();
-            let place = |prefix: &str| plan.hooks.iter().position(|hook| hook.program.starts_with(prefix)).unwrap();
-            assert!(place("death") < place("birth") && place("expiry") < place("birth"), "{:?}", plan.hooks);
-            assert!(place("birth") < place("conn"), "{:?}", plan.hooks);
-        }
-    }
-
     /// Trampolines call the last that was attached first, tracepoints the first.
     #[test]
     fn who_stands_in_for_a_busy_program_is_called_after_it() {

@@ -15,7 +15,7 @@ pub type Trouble = BTreeMap<String, u64>;
 ///
 /// Anything else is twtrace's own fault, or that of the case, and stays a failure: ends that were missed (`stale`), failed
 /// reads and stacks, records that could not be decoded, tables that were too small.
-const OF_THE_KERNEL: [&str; 5] = ["missed_runs", "unseen", "unborn", "found", "lost"];
+const OF_THE_KERNEL: [&str; 7] = ["missed_runs", "unseen", "unseen_births", "unseen_ends", "unborn", "found", "lost"];
 
 /// How often one case is run, at most.
 pub const MOST: u32 = 4;

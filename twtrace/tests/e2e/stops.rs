@@ -13,6 +13,7 @@ use serde_json::Value;
 use twtrace::{host::netns::Netns, lab::lives};
 
 use crate::{
+    attempts,
     cases::Scale,
     doctor::set,
     scene::fresh,
@@ -37,16 +38,16 @@ pub fn stops(backend: &str, scale: Scale) -> Result<(), String> {
     set(&netns, "ip_local_port_range", "20000 20199")?;
     set(&netns, "tcp_tw_reuse", "1")?;
     let (over, made) = (AtomicBool::new(false), AtomicU32::new(0));
-    thread::scope(|scope| {
+    let missed = thread::scope(|scope| {
         let storms: Vec<_> = (1..=THREADS)
             .map(|thread| {
                 let (netns, over, made) = (&netns, &over, &made);
                 scope.spawn(move || netns.run(|| storm(7000 + thread, over, made)))
             })
             .collect();
-        let ended = (0..scale.stops).try_for_each(|n| {
+        let ended = (0..scale.stops).try_fold(0, |missed, n| {
             let said = run(&netns, backend, n)?;
-            check(&said, n)
+            check(&said, n).map(|exact| missed + usize::from(!exact))
         });
         over.store(true, Relaxed);
         for storm in storms {
@@ -57,6 +58,9 @@ pub fn stops(backend: &str, scale: Scale) -> Result<(), String> {
         }
         ended
     })?;
+    if missed > scale.stops / 4 {
+        return Err(format!("{missed} of {} runs say that the kernel skipped events", scale.stops));
+    }
     match made.load(Relaxed) as usize {
         made if made < scale.stops * 20 => Err(format!("no storm: {made} connections in {} runs", scale.stops)),
         _ => Ok(()),
@@ -74,10 +78,16 @@ fn run(netns: &Netns, backend: &str, n: usize) -> Result<Said, String> {
     tracer.stop([Signal::TERM, Signal::INT, Signal::HUP][n % 3])
 }
 
-fn check(said: &Said, n: usize) -> Result<(), String> {
+/// Whether a run is as exact as a stop leaves it. `false`: it says that the kernel skipped events, which a busy machine makes
+/// at any time, and is not exact because of that.
+fn check(said: &Said, n: usize) -> Result<bool, String> {
     let summary = &said.summary;
     let wrong = |what: &str| Err(format!("stop {n}: {what}: {summary}"));
-    if summary["trouble"].as_object().is_none_or(|trouble| !trouble.is_empty()) {
+    let trouble = summary["trouble"].as_object().ok_or_else(|| format!("stop {n}: no trouble: {summary}"))?;
+    if attempts::is_of_the_kernel(trouble.keys().map(String::as_str)) {
+        return if summary["exact"] == false { Ok(false) } else { wrong("trouble, and exact") };
+    }
+    if !trouble.is_empty() {
         return wrong("trouble");
     }
     if summary::conserved(summary)? != 0 {
@@ -91,7 +101,7 @@ fn check(said: &Said, n: usize) -> Result<(), String> {
     summary::reconciled(summary).map_err(|error| format!("stop {n}: {error}: {summary}"))?;
     let slack = summary["reconcile"].as_array().into_iter().flatten().filter_map(|row| row["slack"].as_i64()).max();
     match (&summary["exact"], slack) {
-        (Value::Bool(true), Some(0)) | (Value::Null, Some(1..)) => Ok(()),
+        (Value::Bool(true), Some(0)) | (Value::Null, Some(1..)) => Ok(true),
         _ => wrong("exact and slack do not fit"),
     }
 }

@@ -161,7 +161,7 @@ fn exact_as_far_as_is_known() {
         text.lines().last().unwrap_or_default().starts_with("exact as far as this kernel lets it be known: "),
         "{text}"
     );
-    assert_eq!((summary.exactness().word(), summary.exactness().is_exact()), ("as_known", None));
+    assert_eq!((summary.exactness().word(), summary.exactness().is_exact()), ("as_known", Some(true)));
     // A loss is a loss, whatever else is known.
     summary.exact = Some(false);
     assert_eq!(summary.exactness().is_exact(), Some(false));
