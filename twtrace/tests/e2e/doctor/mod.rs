@@ -286,6 +286,21 @@ pub fn until(what: &str, mut is_so: impl FnMut() -> Result<bool, String>) -> Out
     Ok(())
 }
 
+/// What the doctor says once it finds this, `before` done before each of its looks.
+pub fn awaited(netns: &Netns, id: &str, severity: &str, mut before: impl FnMut() -> Outcome) -> Result<Said, String> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        before()?;
+        let said = Said::of(netns, &[])?;
+        let found = said.finds(id, severity).map(drop);
+        match found {
+            Err(error) if Instant::now() > deadline => return Err(error),
+            Err(_) => {}
+            Ok(()) => return Ok(said),
+        }
+    }
+}
+
 /// Sets a sysctl of the namespace, below net/ipv4.
 pub fn set(netns: &Netns, name: &str, value: &str) -> Outcome {
     traffic(netns, || lives::sysctl(name, value))
