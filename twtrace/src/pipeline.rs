@@ -8,6 +8,7 @@ mod jobs;
 mod meter;
 mod options;
 mod signals;
+mod telling;
 
 use due::Due;
 pub use feed::Feed;
@@ -26,7 +27,6 @@ use tokio::{
     sync::mpsc,
     time::{Interval, MissedTickBehavior, interval},
 };
-use twtrace_common::counter::Counters;
 
 use crate::{
     bpf::BpfError,
@@ -36,15 +36,10 @@ use crate::{
         buckets::Watch,
         clock::{self, WallClock},
     },
-    model::{
-        event::Event,
-        reconcile::{Compared, Suspicion},
-        report::{Start, Totals},
-        totals::{Beside, totals},
-    },
+    model::{event::Event, reconcile::Suspicion, report::Start, totals::Beside},
     plan::Capability,
     reconcile::{First, LookError, Scope},
-    sink::{Batch, Clock, Loss, Sink, Steer, Tick, Writer, notes::remark},
+    sink::{Batch, Clock, Sink, Steer, Writer, notes::remark},
     source::Source,
     tracer::Tracer,
     tui::update::Input,
@@ -62,8 +57,6 @@ const AT_ONCE: usize = 8192;
 const LAST_HOLDERS: Duration = Duration::from_millis(500);
 /// How long a terminal may take for the bytes that give it back, before the process is suspended.
 const LEAVING: Duration = Duration::from_millis(500);
-/// Of a shorter time no rate is told.
-const MOMENT: Duration = Duration::from_millis(5);
 /// Why a run ended in error.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
@@ -383,74 +376,6 @@ impl<'a> Pipeline<'a> {
         }
         Ok(())
     }
-
-    /// An interval is over: the tables go on, whether or not there is room to tell of it.
-    fn come_due(&mut self, options: &Options) -> Result<(), RunError> {
-        let report = self.ticks % options.tables_every.max(1) == options.tables_every.max(1) - 1;
-        self.ticks = self.ticks.wrapping_add(1);
-        self.due.come(report);
-        if report && let (Some(feed), Some(all)) = (&mut self.feed, self.sink.aggregates()) {
-            feed.tick(all, self.tracer, clock::monotonic_ns())?;
-        }
-        if !self.has_room() && self.sink.tells_losses_aside() {
-            let counters = self.tracer.counters()?;
-            self.tell_losses(clock::monotonic_ns(), &counters);
-        }
-        Ok(())
-    }
-
-    /// Tells losses and counters, and the tables if they are due.
-    fn tell(&mut self, scope: &Scope, first: &First) -> Result<(), RunError> {
-        let Some(report) = self.due.take() else { return Ok(()) };
-        let now = clock::monotonic_ns();
-        self.reported |= report;
-        self.beside.ticks_skipped = self.due.untold();
-        let Compared { rows: reconcile, comparing } = if self.sink.is_live() {
-            scope.compare(self.tracer, &first.look, self.beside.refusal, &mut self.suspicion)?
-        } else {
-            Compared::default()
-        };
-        self.looked()?;
-        let counters = self.tracer.counters()?;
-        self.tell_losses(now, &counters);
-        self.beside.missed_runs = self.tracer.missed_runs()?;
-        let totals = totals(&counters, &self.beside);
-        let (born, died) = (born(&totals), died(&totals));
-        let since = self.last.filter(|(then, ..)| then.elapsed() >= MOMENT);
-        let rates = since.map(|(then, born_then, died_then)| {
-            let seconds = then.elapsed().as_secs_f64();
-            (born.saturating_sub(born_then) as f64 / seconds, died.saturating_sub(died_then) as f64 / seconds)
-        });
-        if rates.is_some() {
-            self.last = Some((Instant::now(), born, died));
-        }
-        let buckets = self.buckets.as_ref().and_then(Watch::fullest);
-        let own = self.meter.as_mut().and_then(|meter| meter.read(self.tracer, &counters));
-        let tick = Tick {
-            own: own.as_ref(),
-            buckets: buckets.as_ref(),
-            totals: &totals,
-            born_per_s: rates.map(|rates| rates.0),
-            died_per_s: rates.map(|rates| rates.1),
-            reconcile: &reconcile,
-            comparing,
-            report,
-        };
-        self.sink.tick(now, &tick);
-        Ok(())
-    }
-
-    fn tell_losses(&mut self, now: u64, counters: &Counters) {
-        let lost: u64 = counters.lost.iter().sum();
-        if lost > self.lost_told {
-            self.sink.lost(now, Loss::Ring, lost - self.lost_told);
-            self.lost_told = lost;
-        }
-        if self.beside.garbage > self.garbage_told {
-            self.sink.lost(now, Loss::Decode, self.beside.garbage - self.garbage_told);
-            self.garbage_told = self.beside.garbage;
-        }
-    }
 }
 
 /// Hands a writer what a sink has formatted, unless an earlier batch still waits for room.
@@ -512,14 +437,6 @@ fn intake(
             log::warn!("the ring: {error}");
         }
     })
-}
-
-fn born(totals: &Totals) -> u64 {
-    totals.born_time_wait + totals.born_fin_wait2
-}
-
-fn died(totals: &Totals) -> u64 {
-    totals.died.iter().map(|&(_, count)| count).sum()
 }
 
 #[cfg(test)]

@@ -8,9 +8,10 @@ use crate::{
     model::{
         aggregate::Aggregates,
         event::{Connection, Detail, Life, Role, Substate, Tuple},
+        report::Totals,
     },
     sink::{
-        JsonSink, TextSink,
+        JsonSink, TextSink, Tick,
         by::{Group, Reporter},
     },
 };
