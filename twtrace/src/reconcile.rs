@@ -123,6 +123,7 @@ impl Scope {
         let before = self.read()?;
         tracer.stop()?;
         let after = self.read()?;
+        tracer.settle();
         let end = match rest {
             Rest::Still => {
                 Bracket { before: last.kernel, after: last.kernel, own: last.own, under_way: first.under_way }

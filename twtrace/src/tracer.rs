@@ -299,12 +299,17 @@ impl Tracer {
         self.attached.blind(program)
     }
 
-    /// Lets no program act any more, all of them at once. Records in the ring and counters stay, and nothing is added.
+    /// Lets no program act any more, all of them at once. Those that run already end as usual: see [`Tracer::settle`].
     ///
     /// # Errors
     /// If the programs cannot be told.
     pub fn stop(&mut self) -> Result<(), BpfError> {
         self.attached.stop()
+    }
+
+    /// Waits, after a stop, until counters and ring stand still, some 10 ms. What is in them stays.
+    pub fn settle(&self) {
+        self.attached.settle();
     }
 
     /// Takes the programs off their hooks.

@@ -383,14 +383,17 @@ impl Attached {
         self.turn(LiveKnobs { stage: stage::ALL, ..self.knobs })
     }
 
-    /// Lets no program act any more, and waits until none does: from then on counters and ring stand still.
+    /// Lets no program act any more. Those that run already end as usual: see [`Attached::settle`].
     ///
     /// # Errors
     /// If the map cannot be written.
     pub fn stop(&mut self) -> Result<(), BpfError> {
-        self.turn(LiveKnobs { stage: stage::STOPPED, ..self.knobs })?;
+        self.turn(LiveKnobs { stage: stage::STOPPED, ..self.knobs })
+    }
+
+    /// Waits until no program runs any more that ran when it was called: after a stop, counters and ring stand still.
+    pub fn settle(&self) {
         grace::period();
-        Ok(())
     }
 
     fn turn(&mut self, to: LiveKnobs) -> Result<(), BpfError> {

@@ -26,6 +26,7 @@ impl Alone {
     /// If the counters cannot be read.
     pub fn finish(&mut self) -> io::Result<(Counters, u64)> {
         self.tracer.stop().map_err(io::Error::other)?;
+        self.tracer.settle();
         let mut records = self.tracer.early.len() as u64;
         self.tracer.ring.drain(usize::MAX, &mut |bytes| {
             records += u64::from(decode(bytes).is_ok_and(|event| !event.self_test));

@@ -284,6 +284,7 @@ fn finish(tracer: &mut Tracer, told: &Told, spaces: &[Arc<Netns>]) -> Result<Vec
     let mut beside = totals::Beside { missed_runs, unborn, early_lost: tracer.early_lost, ..Default::default() };
     beside.looked(&audit, monotonic_ns());
     tracer.stop().map_err(TracerError::from)?;
+    tracer.settle();
     let counters = tracer.counters().map_err(TracerError::from)?;
     let totals = totals::totals(&counters, &beside);
     let mut trouble = totals.trouble;
