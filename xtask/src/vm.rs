@@ -28,7 +28,7 @@ use anyhow::{Context as _, Result, bail};
 
 use self::{
     boot::{Accel, Boot, QEMU},
-    verdict::{Guest, Outcome, Results, Verdict},
+    verdict::{Counted, Guest, Outcome, Results, Verdict},
 };
 use crate::{apt, exec, paths, setup, tally::Tally};
 
@@ -107,7 +107,7 @@ pub fn ready() -> Result<()> {
 }
 
 /// Runs the guests and prints what came of them.
-pub fn run(args: &Args) -> Result<(Tally, Vec<Guest>)> {
+pub fn run(args: &Args) -> Result<Counted> {
     let kernels = args.kernels();
     let programs = Programs::build(args.init.as_deref())?;
     fetch::fetch(&kernels, args.refresh)?;
