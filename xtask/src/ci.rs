@@ -17,7 +17,7 @@ pub fn verb(tests: &test::Args) -> Result<ExitCode> {
     total += tests;
     total += bench::check();
     total += docs::check();
-    // Once more at the end: hours of output are above, and often only the end is kept.
+    // The tests that failed, once more at the end: hours of output are above, and often only the end is kept.
     print!("{}", vm::failures(&verdicts));
     Ok(total.finish())
 }

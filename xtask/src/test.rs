@@ -10,7 +10,7 @@ use crate::{
     exec, inputs, paths, setup,
     tally::Tally,
     vm,
-    vm::verdict::{Guest, Line, Results},
+    vm::verdict::{Counted, Guest, Line, Results},
 };
 
 #[derive(clap::Args, Default)]
@@ -49,15 +49,12 @@ pub fn verb(args: &Args) -> Result<ExitCode> {
     Ok(run(args)?.0.finish())
 }
 
-/// Counts, and the verdicts that some of them were counted from.
-pub type Ran = (Tally, Vec<Guest>);
-
 /// Runs every part, whatever becomes of the others.
-pub fn run(args: &Args) -> Result<Ran> {
+pub fn run(args: &Args) -> Result<Counted> {
     setup::ensure()?;
-    let (mut total, mut verdicts) = part("unit", unit().map(uncounted));
-    let native = if args.no_native { uncounted(skip("native", "--no-native")) } else { part("native", native()) };
-    let guests = if args.no_vm { uncounted(skip("guests", "--no-vm")) } else { part("guests", guests(args)) };
+    let (mut total, mut verdicts) = part("unit", unit().map(bare));
+    let native = if args.no_native { skip("native", "--no-native") } else { part("native", native()) };
+    let guests = if args.no_vm { skip("guests", "--no-vm") } else { part("guests", guests(args)) };
     for (tally, guests) in [native, guests] {
         total += tally;
         verdicts.extend(guests);
@@ -65,7 +62,8 @@ pub fn run(args: &Args) -> Result<Ran> {
     Ok((total, verdicts))
 }
 
-const fn uncounted(tally: Tally) -> Ran {
+/// Counts of what prints no verdicts.
+const fn bare(tally: Tally) -> Counted {
     (tally, Vec::new())
 }
 
@@ -96,9 +94,9 @@ fn integration_tests() -> Result<Vec<String>> {
 }
 
 /// The end-to-end tests on this machine's own kernel.
-fn native() -> Result<Ran> {
+fn native() -> Result<Counted> {
     if !exec::is_root() {
-        return Ok(uncounted(skip("native", "the end-to-end tests take root; run: sudo -E cargo xtask test")));
+        return Ok(skip("native", "the end-to-end tests take root; run: sudo -E cargo xtask test"));
     }
     // The live view is looked at on a terminal, the doctor's advice is tried on proxies and a NAT, and its numbers are
     // compared with other tools'. Without these programs their tests are skipped, and say so.
@@ -111,8 +109,9 @@ fn native() -> Result<Ran> {
     cargo.args(["test", "--release", "--package", "twtrace", "--test", E2E]);
     add_servers(&mut cargo)?;
     let (tally, guest) = counted(&mut cargo)?;
+    let has_verdicts = !guest.verdicts.is_empty();
     let results = Results { guests: vec![guest], ..Results::default() };
-    if results.guests.iter().any(|guest| !guest.verdicts.is_empty()) {
+    if has_verdicts {
         results.write(&paths::target()?.join("e2e/native.json"))?;
     }
     Ok((tally, results.guests))
@@ -132,9 +131,9 @@ fn add_servers(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-fn guests(args: &Args) -> Result<Ran> {
+fn guests(args: &Args) -> Result<Counted> {
     if let Err(error) = vm::ready() {
-        return Ok(uncounted(skip("guests", &format!("{error:#}"))));
+        return Ok(skip("guests", &format!("{error:#}")));
     }
     let args = match known(args, kernels::recorded(), &inputs::hash()?) {
         Ok(series) => {
@@ -168,18 +167,18 @@ fn known(args: &Args, recorded: Option<Recorded>, inputs: &str) -> Result<Vec<St
 }
 
 /// The counts of a part; its error is a failure.
-fn part(name: &str, ran: Result<Ran>) -> Ran {
+fn part(name: &str, ran: Result<Counted>) -> Counted {
     let ran = ran.unwrap_or_else(|error| {
         println!("failed: {name}: {error:#}");
-        uncounted(Tally::FAILED)
+        bare(Tally::FAILED)
     });
     println!("== {name}: {}\n", ran.0);
     ran
 }
 
-fn skip(name: &str, reason: &str) -> Tally {
+fn skip(name: &str, reason: &str) -> Counted {
     println!("skipped: {name}: {reason}");
-    Tally::SKIPPED
+    bare(Tally::SKIPPED)
 }
 
 /// Runs a `cargo test`, shows what it prints, and counts it. Tests that print verdicts are counted by them: only a verdict

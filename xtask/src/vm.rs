@@ -31,7 +31,7 @@ use anyhow::{Context as _, Result, bail};
 use self::{
     boot::{Accel, Boot, QEMU},
     fetch::{Fetched, Kernel},
-    verdict::{Guest, Outcome, Results, Verdict},
+    verdict::{Counted, Guest, Outcome, Results, Verdict},
 };
 use crate::{apt, exec, inputs, paths, setup, tally::Tally};
 
@@ -126,7 +126,7 @@ pub fn ready() -> Result<()> {
 }
 
 /// Runs the guests and prints what came of them.
-pub fn run(args: &Args) -> Result<(Tally, Vec<Guest>)> {
+pub fn run(args: &Args) -> Result<Counted> {
     let inputs = inputs::hash()?;
     let programs = Programs::build(args.init.as_deref())?;
     let Fetched { kernels, missing } = fetch::fetch(&args.roles(), args.refresh)?;

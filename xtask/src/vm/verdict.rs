@@ -140,6 +140,9 @@ impl Outcome {
     }
 }
 
+/// Counts, and the verdicts that some of them were counted from.
+pub type Counted = (Tally, Vec<Guest>);
+
 /// A results file.
 #[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Results {

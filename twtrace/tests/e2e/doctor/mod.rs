@@ -276,29 +276,29 @@ pub fn address(text: &str) -> io::Result<SocketAddr> {
 
 /// Waits for something, at most as long as patience lasts.
 pub fn until(what: &str, mut is_so: impl FnMut() -> Result<bool, String>) -> Outcome {
+    within(|| Ok(if is_so()? { Ok(()) } else { Err(format!("no {what}")) }))
+}
+
+/// The first answer; the last reason why there is none, if none comes in time. The outer error ends it at once.
+fn within<T>(mut look: impl FnMut() -> Result<Result<T, String>, String>) -> Result<T, String> {
     let deadline = Instant::now() + PATIENCE;
-    while !is_so()? {
-        if Instant::now() > deadline {
-            return Err(format!("no {what}"));
+    loop {
+        match look()? {
+            Err(why) if Instant::now() > deadline => return Err(why),
+            Err(_) => thread::sleep(Duration::from_millis(20)),
+            Ok(answer) => return Ok(answer),
         }
-        thread::sleep(Duration::from_millis(20));
     }
-    Ok(())
 }
 
 /// What the doctor says once it finds this, `before` done before each of its looks.
 pub fn awaited(netns: &Netns, id: &str, severity: &str, mut before: impl FnMut() -> Outcome) -> Result<Said, String> {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
+    within(|| {
         before()?;
         let said = Said::of(netns, &[])?;
         let found = said.finds(id, severity).map(drop);
-        match found {
-            Err(error) if Instant::now() > deadline => return Err(error),
-            Err(_) => {}
-            Ok(()) => return Ok(said),
-        }
-    }
+        Ok(found.map(|()| said))
+    })
 }
 
 /// Sets a sysctl of the namespace, below net/ipv4.

@@ -49,6 +49,8 @@ pub fn doctor_table() -> Outcome {
         half.iter().try_for_each(|pair| pair.server.shutdown(Shutdown::Write))?;
         Ok((listener, open, leaked, half))
     })?;
+    // A peer that enters CLOSE_WAIT may keep its ACK back for 40 ms (net/ipv4/tcp_input.c, tcp_fin).
+    until("acknowledgement of the FINs", || Ok(row(&Said::of(&netns, &[])?, "FIN-WAIT-1").is_none()))?;
     let said = Said::of(&netns, &[])?;
     said.finds("states.fine", "fine")?;
     said.lacks("states.close-wait")?;
