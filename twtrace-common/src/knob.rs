@@ -53,6 +53,7 @@ macro_rules! for_each_field {
             TP_BYTES_SENT, 8, optional, "tcp_sock.bytes_sent";
             TP_BYTES_RETRANS, 8, optional, "tcp_sock.bytes_retrans";
             TP_TS_RECENT_STAMP, 4, optional, "tcp_sock.rx_opt.ts_recent_stamp";
+            TP_LINGER2, 4, optional, "tcp_sock.linger2";
             TP_IS_MPTCP, 1, optional, "tcp_sock.is_mptcp";
             ICSK_ULP_DATA, 8, optional, "inet_connection_sock.icsk_ulp_data";
             SUBFLOW_CONN, 8, optional, "mptcp_subflow_context.conn";

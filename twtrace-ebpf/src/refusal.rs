@@ -102,14 +102,21 @@ pub fn at_close(ctx: &impl EbpfContext, sk: Typed, was_closing: bool, born: bool
         }
         2 if !born => match stack::close_of_socket(ctx, was_closing) {
             Close::TimeWait(state) => refused(sk, state),
-            // An abort (data after close, linger2 < 0) looks the same: only a full table makes it a refusal.
-            Close::Either if buckets(sk).are_full() => {
+            // An abort for data after close looks the same: only a full table makes it a refusal.
+            Close::Either if buckets(sk).are_full() && !never_lingers(sk) => {
                 refused(sk, substate::FIN_WAIT2);
             }
             Close::Either | Close::Other => {}
         },
         _ => {}
     }
+}
+
+/// TCP_LINGER2 < 0: such a socket is aborted where others become a FIN_WAIT2 minisock (`tcp_rcv_state_process`,
+/// net/ipv4/tcp_input.c, and `tcp_keepalive_timer`, net/ipv4/tcp_timer.c).
+#[inline(always)]
+fn never_lingers(sk: Typed) -> bool {
+    Raw(sk.address()).get::<i32>(&knobs::TP_LINGER2).unwrap_or(0) < 0
 }
 
 /// Minisocks of a namespace and their limit. No Option: verifiers before 6.5 refuse the copies of undefined registers that

@@ -78,7 +78,7 @@ pub enum What {
     },
     /// It was not made: the kernel counted an overflow.
     Refused,
-    /// It was not made, for the connection was aborted when its FIN was acknowledged: TCP_LINGER2 < 0, or data after close().
+    /// It was not made, for the connection was aborted when its FIN was acknowledged: data after close().
     Aborted,
 }
 
@@ -88,6 +88,8 @@ pub struct Known {
     pub role: Role,
     /// TCP_INFO's word, if it could be asked.
     pub timestamps: Option<bool>,
+    /// TCP_LINGER2 < 0: it never becomes a FIN_WAIT2 without a process.
+    pub aborts: bool,
 }
 
 /// The clock of sock_diag's times is the kernel's tick, of 10 ms at most; there are two to each difference.
@@ -147,7 +149,7 @@ pub fn decide(
         }
         (Seen::Nothing, Seen::Mini(..)) => strange("a minisock without a socket before it"),
         (Seen::Full(_), Seen::Nothing) if overflow => fact(What::Refused),
-        (Seen::Full(TCP_FIN_WAIT1), Seen::Nothing) => fact(What::Aborted),
+        (Seen::Full(TCP_FIN_WAIT1), Seen::Nothing) if !known.aborts => fact(What::Aborted),
         _ if overflow => strange("an overflow without an end"),
         _ => Ok(None),
     }

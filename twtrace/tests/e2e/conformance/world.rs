@@ -182,7 +182,7 @@ impl World {
             socket: None,
             old: Vec::new(),
             last: Look { seen: Seen::Nothing, asked_ns: now, known_ns: now },
-            known: Known { role, timestamps: None },
+            known: Known { role, timestamps: None, aborts: false },
             heir: false,
         });
         let life = usize::from(number);
@@ -261,11 +261,11 @@ impl World {
             Err(strange) => self.trouble.push(format!("{}: {strange}; {:?}", name(life), life.log)),
         }
         if matches!(stimulus, Stimulus::Connected { .. }) {
-            life.known = Known { role: Role::Client, timestamps: None };
+            life.known = Known { role: Role::Client, timestamps: None, aborts: false };
             life.heir = matches!(before.seen, Seen::Mini(..));
         }
         if is_last(life, |what| matches!(what, What::Died { cause: Cause::Recycled, .. })) {
-            life.known = Known { role: Role::Server, timestamps: None };
+            life.known = Known { role: Role::Server, timestamps: None, aborts: false };
         }
         if matches!(seen, Seen::Nothing | Seen::Full(TCP_SYN_SENT | TCP_SYN_RECV)) {
             life.known.timestamps = None;
@@ -304,7 +304,11 @@ impl World {
             Step::Write(bytes) => drop(socket.map(|socket| socket.write(&vec![b'x'; bytes.into()]))),
             Step::Read => drop(socket.map(|socket| socket.read(&mut [0; 4096]))),
             Step::Linger2(seconds) => {
-                drop(socket.map(|socket| lives::set_option(socket, libc::SOL_TCP, libc::TCP_LINGER2, seconds)));
+                if let Some(socket) = socket
+                    && lives::set_option(socket, libc::SOL_TCP, libc::TCP_LINGER2, seconds).is_ok()
+                {
+                    it.known.aborts = seconds < 0;
+                }
             }
             Step::Kill => return Ok(self.destroy(life)),
             Step::TakeBound if it.script.side != Side::Server => return self.connect(life, true, false),
