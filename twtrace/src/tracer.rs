@@ -69,6 +69,8 @@ pub struct Tracer {
     pub unknown_fields: Vec<&'static str>,
     /// Why it is not known how many events the kernel ran no program for; `None`: it is.
     pub misses_unknown: Option<&'static str>,
+    /// The kernel is PREEMPT_RT.
+    pub realtime: bool,
     /// Where records come from.
     pub ring: Ring,
     /// What looks at the kernel's minisocks; `None` if they could not be listed. Before `attached`: it ends first.
@@ -174,6 +176,7 @@ impl Tracer {
         };
         Ok(Ok(Self {
             misses_unknown: kernel.facts.misses.unknown(&plan),
+            realtime: attempt.host.is_realtime(),
             plan,
             self_test,
             tw_counts,

@@ -22,7 +22,7 @@ use twtrace::{
 use wire::Packet;
 
 const MS: u64 = 1_000_000;
-const KNOWN: Known = Known { role: Role::Client, timestamps: Some(true) };
+const KNOWN: Known = Known { role: Role::Client, timestamps: Some(true), aborts: false };
 const SYN: Stimulus = Stimulus::Segment { rst: false, syn: true, stamped: true, answered: false };
 const RST: Stimulus = Stimulus::Segment { rst: true, syn: false, stamped: true, answered: false };
 const DATA: Stimulus = Stimulus::Segment { rst: false, syn: false, stamped: true, answered: true };

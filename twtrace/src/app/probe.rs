@@ -11,7 +11,7 @@ use crate::{
     host::{Host, netns::Netns},
     model::report::CapabilityReport,
     plan::{Backend, Capability, Plan},
-    sink::escape,
+    sink::{escape, notes},
     tracer::{Attempt, Tracer},
 };
 
@@ -24,6 +24,8 @@ struct Report<'a> {
     #[serde(rename = "type")]
     kind: &'static str,
     kernel: String,
+    /// It is PREEMPT_RT.
+    realtime: bool,
     version: &'static str,
     capabilities: &'a std::collections::BTreeMap<&'static str, CapabilityReport>,
     self_test: &'a str,
@@ -55,6 +57,7 @@ pub(super) fn probe(host: &Host, verbose: u8, asked: &Probe) -> Result<Exit, Exi
         v: 1,
         kind: "probe",
         kernel: host.kernel_release(),
+        realtime: tracer.realtime,
         version: env!("CARGO_PKG_VERSION"),
         capabilities: &capabilities,
         self_test: &tracer.self_test,
@@ -90,6 +93,9 @@ fn table(report: &Report<'_>, plan: &Plan) -> String {
         Some(why) => format!("unknown: {why}; a run is at best 'exact as far as this kernel lets it be known'"),
     };
     let _ = writeln!(text, "misses       {misses}");
+    if report.realtime {
+        let _ = writeln!(text, "preemption   {}", notes::REALTIME);
+    }
     for field in report.unknown_fields {
         let _ = writeln!(text, "no field     {field}: what it holds shows as `?`");
     }
@@ -160,6 +166,7 @@ mod tests {
             v: 1,
             kind: "probe",
             kernel: "6.1".to_owned(),
+            realtime: true,
             version: "0",
             capabilities: &capabilities,
             self_test: "passed",
@@ -173,6 +180,7 @@ mod tests {
         let (lost, why) = (text.find("Lost on this kernel:"), text.find("Why not another backend:"));
         assert!(lost.is_some() && lost < why, "{text}");
         assert_eq!(text.matches("CONFIG_KPROBES").count(), 1, "{text}");
+        assert!(text.contains("\npreemption   PREEMPT_RT: "), "{text}");
         plan.chosen.insert(Capability::ReuseDenied, Some(Backend::Fentry));
         plan.against.clear();
         let text = table(&report, &plan);

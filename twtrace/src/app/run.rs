@@ -206,6 +206,7 @@ impl log::Log for ToStderr {
 fn start(host: &Host, tracer: &Tracer) -> Start {
     Start {
         kernel: host.kernel_release(),
+        realtime: tracer.realtime,
         version: env!("CARGO_PKG_VERSION"),
         capabilities: capabilities(&tracer.plan),
         seeded: tracer.seeded.as_ref().ok().copied(),

@@ -101,6 +101,13 @@ impl Host {
         self.read("proc/sys/kernel/osrelease").map_or_else(|_| "?".to_owned(), |text| text.trim().to_owned())
     }
 
+    /// True if the kernel is PREEMPT_RT, by `uname -v` (scripts/mkcompile_h, init/Makefile).
+    #[must_use]
+    pub fn is_realtime(&self) -> bool {
+        self.read("proc/sys/kernel/version")
+            .is_ok_and(|text| text.split_ascii_whitespace().any(|word| word == "PREEMPT_RT"))
+    }
+
     /// How many CPUs run, by the ranges of /sys/devices/system/cpu/online; at least 1.
     #[must_use]
     pub fn cpus(&self) -> u64 {

@@ -20,6 +20,8 @@ pub struct CapabilityReport {
 pub struct Start {
     /// `uname -r`, for the reader; nothing is decided by it.
     pub kernel: String,
+    /// The kernel is PREEMPT_RT.
+    pub realtime: bool,
     /// Version of twtrace.
     pub version: &'static str,
     /// What is watched, and how.
@@ -114,6 +116,8 @@ pub struct Summary {
     /// Nothing lost, as far as this kernel tells, and every difference zero; `None` if the kernel's counters could not be read
     /// at rest, and there is no difference beyond what moved meanwhile.
     pub exact: Option<bool>,
+    /// The kernel is PREEMPT_RT.
+    pub realtime: bool,
     /// How long the run was, nanoseconds.
     pub duration_ns: u64,
 }

@@ -53,7 +53,8 @@ impl Pipeline<'_> {
         let loss = totals.lost > 0 || !totals.trouble.is_empty();
         let exact = if loss { Some(false) } else { agrees(&reconcile) };
         let duration_ns = u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX);
-        let summary = Summary { totals, reconcile, netns: scope.inum()?, exact, duration_ns };
+        let (netns, realtime) = (scope.inum()?, self.tracer.realtime);
+        let summary = Summary { totals, reconcile, netns, exact, realtime, duration_ns };
         self.sink.summary(now, &summary);
         let mut said = self.sink.notes();
         let (is_live, mut lines) = (self.sink.is_live(), self.beside.sink_dropped);

@@ -261,6 +261,9 @@ const COUNTERS: &[Field] = &[
     always("trouble", Counts, "", "other losses and unknowns, by name, see below; zero counts are omitted"),
 ];
 
+const REALTIME: &str =
+    "the kernel is PREEMPT_RT: programs are preempted, and events that come meanwhile may be missed; they are counted";
+
 /// Every type of line, in the order in which they are likely to come.
 pub const LINES: &[Line] = &[
     Line {
@@ -269,6 +272,7 @@ pub const LINES: &[Line] = &[
         socket: false,
         own: &[&[
             always("kernel", Text, "", "`uname -r`"),
+            always("realtime", Bool, "", REALTIME),
             always("version", Text, "", "version of twtrace"),
             always(
                 "capabilities",
@@ -470,6 +474,7 @@ pub const LINES: &[Line] = &[
                     "exact: `exact` is true; as_known: true, but this kernel does not count all that it skips (`missed_runs` \
                      is null); not_exact: false; not_compared: null, no difference is known, and some `slack` is not 0",
                 ),
+                always("realtime", Bool, "", REALTIME),
                 always("duration_ns", Integer, "ns", "length of the run"),
             ],
         ],

@@ -110,10 +110,10 @@ impl Sink for JsonSink {
     }
 
     fn summary(&mut self, mono_ns: u64, summary: &Summary) {
-        let Summary { totals, reconcile, netns, duration_ns, .. } = summary;
-        let (counters, exactness, duration_ns) = (Counters::of(totals), summary.exactness(), *duration_ns);
+        let &Summary { ref totals, ref reconcile, netns, realtime, duration_ns, .. } = summary;
+        let (counters, exactness) = (Counters::of(totals), summary.exactness());
         let (exact, exactness) = (exactness.is_exact(), exactness.word());
-        let line = SummaryLine { counters, reconcile, reconcile_netns: *netns, exact, exactness, duration_ns };
+        let line = SummaryLine { counters, reconcile, reconcile_netns: netns, exact, exactness, realtime, duration_ns };
         self.line("summary", mono_ns, line);
     }
 
@@ -377,6 +377,7 @@ struct SummaryLine<'a> {
     reconcile_netns: u32,
     exact: Option<bool>,
     exactness: &'static str,
+    realtime: bool,
     duration_ns: u64,
 }
 

@@ -13,6 +13,9 @@ use crate::{
     plan::{Capability, UNASKED},
 };
 
+/// What PREEMPT_RT means to a run.
+pub const REALTIME: &str = "PREEMPT_RT: it may preempt twtrace's programs, and runs none for events that come meanwhile; they are counted as missed";
+
 /// The start: what is watched and how, and a line for every capability that is not.
 #[must_use]
 pub fn start(start: &Start) -> String {
@@ -35,6 +38,9 @@ pub fn start(start: &Start) -> String {
     let mut text = format!("twtrace {}: {watched}; self-test {}; {seeded}\n", start.version, start.self_test);
     if start.namespaces_missed > 0 || start.namespaces_missed_why.is_some() {
         let _ = writeln!(text, "twtrace: {}", unlisted(start));
+    }
+    if start.realtime {
+        let _ = writeln!(text, "twtrace: this kernel is {REALTIME}");
     }
     if !missing.is_empty() {
         let lost: Vec<_> = missing.iter().map(|name| lost_with(name)).collect();
@@ -80,7 +86,7 @@ pub fn lost(loss: Loss, count: u64) -> String {
 /// The end: the counters, those of the kernel, and whether the two agree.
 #[must_use]
 pub fn summary(summary: &Summary) -> String {
-    let Summary { totals, reconcile, duration_ns, .. } = summary;
+    let Summary { totals, reconcile, realtime, duration_ns, .. } = summary;
     let mut block = Block::default();
     block.row("run", Span(*duration_ns));
     let born = totals.born_time_wait.saturating_add(totals.born_fin_wait2);
@@ -117,6 +123,9 @@ pub fn summary(summary: &Summary) -> String {
     }
     if totals.missed_runs.is_none() {
         block.row("missed runs", Known(totals.missed_runs));
+    }
+    if *realtime {
+        block.row("kernel", REALTIME);
     }
     for (i, (name, count)) in totals.trouble.iter().enumerate() {
         block.row(if i == 0 { "trouble" } else { "" }, trouble::sentence(name, *count));

@@ -242,7 +242,7 @@ pub fn stuck_errors() -> Outcome {
                 said.contains(&format!("\nborn            {FEW}:")),
             ),
         };
-        if code != 0 || born != FEW || !is_told || !said.contains("lines are missing") {
+        if code != 0 || born != FEW || !is_told || !said.contains("standard error is read too slowly: ") {
             return Err(format!("{format}: exit {code}, {born} births of {FEW}: {said}\n{text}"));
         }
     }

@@ -179,6 +179,7 @@ pub fn start() -> Start {
     let missing = |reason: &str| CapabilityReport { backend: None, reason: Some(reason.to_owned()) };
     Start {
         kernel: "6.12.57+deb13-cloud-amd64".to_owned(),
+        realtime: false,
         version: "0.1.0",
         capabilities: BTreeMap::from([
             ("birth", fell_back.clone()),
@@ -200,6 +201,7 @@ pub fn blind_start() -> Start {
     Start {
         capabilities: BTreeMap::new(),
         seeded: None,
+        realtime: true,
         namespaces_missed: 0,
         namespaces_missed_why: None,
         self_test: "could not be made: EPERM".to_owned(),
@@ -245,6 +247,7 @@ pub fn exact() -> Summary {
         reconcile: vec![reconciled("TcpExt.TW+TWKilled", 20, 20), reconciled("sockstat.tw", 6, 6)],
         netns: 4_026_531_840,
         exact: Some(true),
+        realtime: false,
         duration_ns: 30_002_345_678,
     }
 }
@@ -281,6 +284,7 @@ pub fn inexact() -> Summary {
         },
         reconcile: vec![reconciled("TcpExt.TW+TWKilled", -1, 20), reconciled("sockstat.tw", 1_000_000, 6)],
         exact: Some(false),
+        realtime: true,
         ..right
     }
 }

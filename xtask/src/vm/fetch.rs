@@ -14,7 +14,7 @@ use std::{
 use anyhow::{Context as _, Result, anyhow, bail};
 
 pub use self::index::natural;
-use self::index::{Index, series_of};
+use self::index::{Index, number_of, realtime, series_of};
 use crate::{
     apt::{
         Private,
@@ -54,12 +54,14 @@ pub enum Role {
     Series(String),
     /// The newest that is to be had.
     Newest,
+    /// The newest PREEMPT_RT.
+    Realtime,
 }
 
 impl Role {
     /// All roles of a whole run, oldest first.
     pub fn all() -> Vec<Self> {
-        LONGTERM.iter().map(|series| Self::Series((*series).to_owned())).chain([Self::Newest]).collect()
+        LONGTERM.iter().map(|series| Self::Series((*series).to_owned())).chain([Self::Newest, Self::Realtime]).collect()
     }
 
     /// The role by its name on the command line, or which there are.
@@ -67,10 +69,12 @@ impl Role {
         match name {
             "oldest" => Ok(Self::Oldest),
             "newest" => Ok(Self::Newest),
+            "rt" => Ok(Self::Realtime),
             series if LONGTERM.contains(&series) || is_newest(series) => Ok(Self::Series(series.to_owned())),
-            _ => {
-                Err(format!("the kernels are oldest, {}, newest, and any series from {NEWEST} on", LONGTERM.join(", ")))
-            }
+            _ => Err(format!(
+                "the kernels are oldest, {}, newest, rt, and any series from {NEWEST} on",
+                LONGTERM.join(", ")
+            )),
         }
     }
 
@@ -80,13 +84,14 @@ impl Role {
             Self::Oldest => "oldest",
             Self::Series(series) => series,
             Self::Newest => "newest",
+            Self::Realtime => "rt",
         }
     }
 }
 
 /// True for a series that the newest kernel may be of.
 fn is_newest(series: &str) -> bool {
-    series_of(&format!("{series}.")) == Some(series) && natural(series, NEWEST).is_ge()
+    number_of(&format!("{series}.")) == Some(series) && natural(series, NEWEST).is_ge()
 }
 
 /// Which kernel has a role.
@@ -145,8 +150,8 @@ pub fn fetch(roles: &[Role], refresh: bool) -> Result<Fetched> {
             match choice {
                 Choice::Cached(series) => fetched.add(&series, || kernel(&series)),
                 Choice::Release(release) => {
-                    let series = series_of(&release).unwrap_or(&release);
-                    fetched.add(series, || mirror.download(&release, series).and_then(|()| kernel(series)));
+                    let series = series_of(&release).unwrap_or_else(|| release.clone());
+                    fetched.add(&series, || mirror.download(&release, &series).and_then(|()| kernel(&series)));
                 }
                 Choice::Missing => {
                     fetched.missing.push(format!("{} is not on this mirror, and not cached", role.name()));
@@ -183,6 +188,7 @@ fn choose(role: &Role, cached: &[String], index: Option<&Index>) -> Choice {
         Role::Oldest => false,
         Role::Series(wanted) => series == wanted,
         Role::Newest => is_newest(series),
+        Role::Realtime => realtime(series).is_some(),
     };
     if let Some(series) = cached.iter().filter(|series| has_role(series)).max_by(|a, b| natural(a, b)) {
         return Choice::Cached(series.clone());
@@ -211,9 +217,10 @@ fn kernel(series: &str) -> Result<Kernel> {
 fn packages(series: &str) -> Result<Vec<PathBuf>> {
     let files: Vec<PathBuf> =
         fs::read_dir(dir(series)?).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
+    let number = realtime(series).unwrap_or(series);
     let is_of = |file: &Path, prefix: &str| {
         let name = file.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        name.starts_with(&format!("{prefix}{series}.")) && name.ends_with(".deb")
+        name.starts_with(&format!("{prefix}{number}.")) && name.ends_with(".deb")
     };
     let mut debs: Vec<PathBuf> =
         files.into_iter().filter(|file| index::PREFIXES.iter().any(|prefix| is_of(file, prefix))).collect();
@@ -288,21 +295,24 @@ mod tests {
 
     #[test]
     fn roles_have_names() {
-        for role in Role::all().into_iter().chain([Role::Oldest, series("7.3"), series("8.0"), series("7.10")]) {
+        for role in
+            Role::all().into_iter().chain([Role::Oldest, Role::Realtime, series("7.3"), series("8.0"), series("7.10")])
+        {
             assert_eq!(Role::parse(role.name()), Ok(role));
         }
-        for wrong in ["6.2", "7.1", "7", "7.2.12", "latest", ""] {
+        for wrong in ["6.2", "7.1", "7", "7.2.12", "7.3-rt", "latest", ""] {
             assert!(Role::parse(wrong).is_err_and(|why| why.contains("5.10, 6.1")), "{wrong}");
         }
     }
 
     #[test]
     fn what_is_cached_has_the_role() {
-        let cached = owned(&["6.1", "7.2", "7.10", "7.9", "5.10"]);
+        let cached = owned(&["6.1", "7.2", "7.10", "7.9", "7.12-rt", "6.12-rt", "5.10"]);
         let choose = |role| choose(&role, &cached, None);
         assert_eq!(choose(series("6.1")), Choice::Cached("6.1".into()));
         assert_eq!(choose(series("7.9")), Choice::Cached("7.9".into()));
         assert_eq!(choose(Role::Newest), Choice::Cached("7.10".into()));
+        assert_eq!(choose(Role::Realtime), Choice::Cached("7.12-rt".into()));
         assert_eq!(choose(series("6.12")), Choice::Missing);
     }
 
@@ -316,6 +326,7 @@ mod tests {
         assert_eq!(choose(series("5.10"), &[]), Choice::Release("5.10.0-46-cloud-amd64".into()));
         assert_eq!(choose(series("6.12"), &[]), Choice::Release("6.12.118+deb13-cloud-amd64".into()));
         assert_eq!(choose(series("8.0"), &[]), Choice::Missing);
+        assert_eq!(choose(Role::Realtime, &["7.3"]), Choice::Release("7.3.4+deb13-rt-amd64".into()));
     }
 
     #[test]

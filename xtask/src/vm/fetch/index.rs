@@ -2,8 +2,11 @@
 
 use std::{cmp::Ordering, collections::BTreeSet};
 
-/// What `apt-cache search --names-only` is asked: kernels for virtual machines.
-pub const PATTERN: &str = r"^linux-(image|binary|modules)-[0-9]+\.[0-9]+\..*-cloud-amd64$";
+/// What `apt-cache search --names-only` is asked: kernels for virtual machines, and those that are PREEMPT_RT.
+pub const PATTERN: &str = r"^linux-(image|binary|modules)-[0-9]+\.[0-9]+\..*-(cloud|rt)-amd64$";
+
+/// What the name of a PREEMPT_RT kernel's series ends with.
+const REALTIME: &str = "-rt";
 
 /// What a package's name begins with that has, or may have, the image in it.
 pub const IMAGES: [&str; 2] = ["linux-image-", "linux-binary-"];
@@ -25,7 +28,7 @@ impl Index {
     /// The newest release of the series that are wanted.
     pub fn newest(&self, is_wanted: impl Fn(&str) -> bool) -> Option<&str> {
         let releases = self.names.iter().filter_map(|name| IMAGES.iter().find_map(|prefix| name.strip_prefix(prefix)));
-        let wanted = releases.filter(|release| series_of(release).is_some_and(&is_wanted));
+        let wanted = releases.filter(|release| series_of(release).is_some_and(|series| is_wanted(&series)));
         wanted.max_by(|a, b| natural(a, b))
     }
 
@@ -36,8 +39,21 @@ impl Index {
     }
 }
 
-/// `6.1` of `6.1.0-56-cloud-amd64`; `None` for what has no third number, such as a package that only names another.
-pub fn series_of(release: &str) -> Option<&str> {
+/// `6.1` of `6.1.0-56-cloud-amd64`, `6.1-rt` of `6.1.0-56-rt-amd64`; `None` for what has no third number, such as a package
+/// that only names another.
+pub fn series_of(release: &str) -> Option<String> {
+    let number = number_of(release)?;
+    let flavour = if release.ends_with("-rt-amd64") { REALTIME } else { "" };
+    Some(format!("{number}{flavour}"))
+}
+
+/// `7.3` of `7.3-rt`; `None` for other kernels.
+pub fn realtime(series: &str) -> Option<&str> {
+    series.strip_suffix(REALTIME)
+}
+
+/// `6.1` of `6.1.0-56-cloud-amd64`.
+pub fn number_of(release: &str) -> Option<&str> {
     let mut dots = release.match_indices('.').map(|(at, _)| at);
     let (first, second) = (dots.next()?, dots.next()?);
     let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
@@ -74,13 +90,16 @@ mod tests {
         assert_eq!(names, ["6.12", "6.12.94+deb13", "6.12.107+deb12", "6.12.107+deb13", "6.12.117+deb12"]);
         assert_eq!(natural("5.10.0-9", "5.10.0-32"), Ordering::Less);
         assert_eq!(natural("7.2.12", "7.2.12"), Ordering::Equal);
+        assert_eq!((natural("7.3", "7.3-rt"), natural("7.3-rt", "7.4")), (Ordering::Less, Ordering::Less));
         assert_eq!((natural("7.10", "7.9"), natural("10.0", "7.9")), (Ordering::Greater, Ordering::Greater));
     }
 
     #[test]
     fn a_release_has_a_series() {
-        assert_eq!(series_of("6.12.118+deb13-cloud-amd64"), Some("6.12"));
-        assert_eq!(series_of("5.10.0-46-cloud-amd64"), Some("5.10"));
+        assert_eq!(series_of("6.12.118+deb13-cloud-amd64").as_deref(), Some("6.12"));
+        assert_eq!(series_of("5.10.0-46-cloud-amd64").as_deref(), Some("5.10"));
+        assert_eq!(series_of("7.3.4+deb13-rt-amd64").as_deref(), Some("7.3-rt"));
+        assert_eq!((realtime("7.3-rt"), realtime("7.3")), (Some("7.3"), None));
         for none in ["6.12-cloud-amd64", "cloud-amd64", "6..1", "", "a.b.c", "6.x.1"] {
             assert_eq!(series_of(none), None, "{none}");
         }
