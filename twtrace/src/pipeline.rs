@@ -57,6 +57,7 @@ const AT_ONCE: usize = 8192;
 const LAST_HOLDERS: Duration = Duration::from_millis(500);
 /// How long a terminal may take for the bytes that give it back, before the process is suspended.
 const LEAVING: Duration = Duration::from_millis(500);
+
 /// Why a run ended in error.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
