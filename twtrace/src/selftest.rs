@@ -156,17 +156,7 @@ mod tests {
     }
 
     fn born() -> Event {
-        let connection = Connection {
-            opener: None,
-            conn_ns: None,
-            connect_ns: None,
-            timestamps: None,
-            bytes_in: None,
-            bytes_out: None,
-            srtt_us: None,
-            mark: None,
-        };
-        event(Detail::Born { timeout_ms: None, connection })
+        event(Detail::Born { timeout_ms: None, connection: Connection::default() })
     }
 
     fn died(cause: Cause) -> Event {

@@ -270,7 +270,7 @@ impl Tuple {
 }
 
 /// What a birth or a refusal tells of the connection before it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Connection {
     /// Who called connect(); `None` for accepted connections and those opened before twtrace.
     pub opener: Option<Task>,

@@ -75,20 +75,10 @@ fn born(number: u16) -> Event {
         closer: None,
         preexisting: Some(false),
     };
-    let connection = Connection {
-        opener: None,
-        conn_ns: None,
-        connect_ns: None,
-        timestamps: None,
-        bytes_in: None,
-        bytes_out: None,
-        srtt_us: None,
-        mark: None,
-    };
     Event {
         mono_ns: number.into(),
         life,
-        detail: Detail::Born { timeout_ms: Some(60_000), connection },
+        detail: Detail::Born { timeout_ms: Some(60_000), connection: Connection::default() },
         self_test: false,
     }
 }

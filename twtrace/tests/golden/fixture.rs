@@ -71,19 +71,6 @@ fn connection() -> Connection {
     }
 }
 
-fn no_connection() -> Connection {
-    Connection {
-        opener: None,
-        conn_ns: None,
-        connect_ns: None,
-        timestamps: None,
-        bytes_in: None,
-        bytes_out: None,
-        srtt_us: None,
-        mark: None,
-    }
-}
-
 fn known_details() -> Vec<Detail> {
     let died = |cause, life_ns| Detail::Died { cause, life_ns: Some(life_ns), taker: None };
     let mut details = vec![
@@ -96,7 +83,7 @@ fn known_details() -> Vec<Detail> {
             limit: Some(262_144),
             connection: connection(),
         },
-        Detail::Refused { reason: Refusal::Memory, used: None, limit: Some(5), connection: no_connection() },
+        Detail::Refused { reason: Refusal::Memory, used: None, limit: Some(5), connection: Connection::default() },
     ];
     details.push(Detail::NoPort { took_ns: Some(1_234_000), holder: None });
     let counts = [28_232, 2, 1, 14_116];
@@ -112,12 +99,12 @@ fn known_details() -> Vec<Detail> {
 
 fn unknown_details() -> Vec<Detail> {
     vec![
-        Detail::Born { timeout_ms: None, connection: no_connection() },
+        Detail::Born { timeout_ms: None, connection: Connection::default() },
         Detail::Turned { after_ns: None },
         Detail::Rearmed { timeout_ms: None },
         Detail::Died { cause: Cause::Unknown(0), life_ns: None, taker: None },
         Detail::Died { cause: Cause::Unknown(200), life_ns: None, taker: None },
-        Detail::Refused { reason: Refusal::Unknown(9), used: None, limit: None, connection: no_connection() },
+        Detail::Refused { reason: Refusal::Unknown(9), used: None, limit: None, connection: Connection::default() },
         Detail::NoPort { took_ns: None, holder: None },
         Detail::ReuseDenied { reason: Denial::Unknown(5), count: 0, took_ns: None },
         Detail::NoBind { call: Call::Unknown(3), holder: None },
