@@ -63,7 +63,7 @@ fn main() -> ExitCode {
             test_threads: Some(4),
             ..Arguments::default()
         };
-        run(&arguments, &config.backends, Scale { storm: 3_000, stops: 8, connections: 150 }, true);
+        run(&arguments, &config.backends, Scale { storm: 3_000, stops: 5, connections: 150 }, true);
         guest::power_off();
     }
     if let Some(code) = doctor::machine::hold().or_else(containers::close) {
