@@ -183,6 +183,7 @@ pub fn unseen_ends(backend: &str) -> Outcome {
     let netns = fresh()?;
     let _resident = Resident::of(&netns)?;
     traced(backend, &sized(&netns, SLOTS), |tracer| {
+        tracer.seeded.as_ref().map_err(|why| format!("there are no looks: {why}"))?;
         let mut lives = Lives::open(SLOTS)?;
         let mut scene = Scene::new(&netns)?;
         let listener = scene.listen()?;
@@ -203,11 +204,14 @@ pub fn unseen_ends(backend: &str) -> Outcome {
         // Once is not enough to be believed; the first is the last of a kind, and looks twice.
         let audit = tracer.audit(&[&netns]).map_err(text)?;
         let ids: HashSet<u64> = ours.iter().map(|(_, life)| life.id).collect();
-        let left = lives.ours()?.iter().filter(|(_, life)| ids.contains(&life.id)).count();
+        let left: Vec<_> = lives.ours()?.into_iter().filter(|(_, life)| ids.contains(&life.id)).collect();
         let stale = tracer.counters().map_err(text)?.trouble.stale;
         crate::line(&format!("unseen_ends: {} by looks, {stale} by births at their addresses", audit.unseen_ends));
-        if left > 0 {
-            return Err(format!("{left} of {LIVES} lives that are over are still in the table"));
+        if !left.is_empty() {
+            let (many, met) = (left.len(), left.iter().map(|(_, life)| life.met).collect::<Vec<_>>());
+            return Err(format!(
+                "{many} of {LIVES} lives that are over are still in the table, met {met:?}: {audit:?}"
+            ));
         }
         if audit.unseen_ends + stale != LIVES as u64 || !audit.found.is_empty() {
             return Err(format!("{stale} stale, and {audit:?}, of {LIVES} ends"));

@@ -22,10 +22,7 @@ use twtrace::{
     bpf::Settings,
     decode::decode,
     host::{Host, netns::Netns},
-    lab::{
-        lives::{self, Pair},
-        stage::First,
-    },
+    lab::lives::{self, Pair},
     model::{
         event::{Detail, Kind},
         reconcile::{Rest, reconcile},

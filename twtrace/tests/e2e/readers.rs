@@ -11,6 +11,7 @@ use std::{
 
 use rustix::{
     fs::{OFlags, fcntl_getfl, fcntl_setfl},
+    pipe::fcntl_setpipe_size,
     process::{Pid, Signal, kill_process},
 };
 use serde_json::Value;
@@ -252,10 +253,13 @@ pub fn stuck_errors() -> Outcome {
 /// `2>&1 | less`, and nobody turns the page: the events that find no room in the ring are told as lost on standard error,
 /// which is the same full pipe. SIGTERM ends the run all the same, and every life is a line, or counted as lost.
 pub fn shared_pipe() -> Outcome {
-    const ROUNDS: usize = 120;
-    const EACH: usize = 40;
+    // Not so many that the first have run their course before the last is made.
+    const ROUNDS: usize = 100;
+    const EACH: usize = 10;
     let netns = fresh()?;
     let (mut reader, pipe) = io::pipe().map_err(|error| error.to_string())?;
+    // As small as it can be: some 40 lines.
+    fcntl_setpipe_size(&pipe, 4096).map_err(|error| error.to_string())?;
     let errors = pipe.try_clone().map_err(|error| error.to_string())?;
     let args = ["run", "--netns", "self", "--format", "text", "--ring-size", "4096", "--drain-for", "1s"];
     let mut child = spawn(&netns, &[&args[..], &["--interval", "10ms", "--events", "born"]].concat(), |command| {
