@@ -19,6 +19,7 @@ use crate::{
         event::{Event, Life},
         occupancy::Passive,
         own::Runs,
+        report::Missed,
     },
     plan::{Asked, Backend, Capability, Failure, Plan, PlanError, Reason, choose},
     selftest::{self, TwCounts},
@@ -209,13 +210,12 @@ impl Tracer {
         self.attached.passive()
     }
 
-    /// Events that the kernel ran no program for so far; `None` if this kernel does not count them, and once the programs are
-    /// stopped.
+    /// Events that the kernel ran no program for so far. Once the programs are stopped it tells no more.
     ///
     /// # Errors
     /// If the map of counters cannot be read.
-    pub fn missed_runs(&self) -> Result<Option<u64>, BpfError> {
-        self.attached.missed_runs()
+    pub fn missed(&self) -> Result<Missed, BpfError> {
+        self.attached.missed()
     }
 
     /// Events that the kernel did not run a program for, program by program.

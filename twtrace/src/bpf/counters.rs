@@ -7,7 +7,7 @@ use super::{
     attach::{Attached, BpfError},
     stats::{fdinfo, field},
 };
-use crate::plan::Counting;
+use crate::{model::report::Missed, plan::Counting};
 
 /// A [`Counters`] is an array of `u64`, which is how the CPUs' blocks are added up.
 const FIELDS: usize = size_of::<Counters>() / size_of::<u64>();
@@ -88,19 +88,22 @@ impl Attached {
         Some(Skips { program, skipped, met: row.map_or(0, |row| counters.again[row]) })
     }
 
-    /// Events that no program was run for; `None` if this kernel does not count them for all programs of the plan.
-    /// Once the programs are stopped their numbers are gone.
+    /// Events that no program was run for. Once the programs are stopped their numbers are gone.
     ///
     /// # Errors
     /// If the counters cannot be read.
-    pub fn missed_runs(&self) -> Result<Option<u64>, BpfError> {
+    pub fn missed(&self) -> Result<Missed, BpfError> {
         Ok(missed(&self.skips()?))
     }
 }
 
 /// Each program's misses by itself: what a second program found makes up for its own first alone.
-fn missed(all: &[Skips]) -> Option<u64> {
-    all.iter().map(|of| Some(of.skipped?.saturating_sub(of.met))).sum()
+fn missed(all: &[Skips]) -> Missed {
+    let of = |skips: &Skips| Some(skips.skipped?.saturating_sub(skips.met));
+    Missed {
+        runs: all.iter().map(of).sum(),
+        by: all.iter().filter_map(|skips| Some((skips.program, of(skips).filter(|count| *count > 0)?))).collect(),
+    }
 }
 
 #[cfg(test)]
@@ -114,12 +117,14 @@ mod tests {
     #[test]
     fn what_one_program_makes_up_for_hides_no_other_miss() {
         let all = [of("conn_tp", Some(5), 7), of("birth_fentry", Some(2), 0), of("death_fentry", Some(4), 3)];
-        assert_eq!(missed(&all), Some(3));
-        assert_eq!(missed(&[]), Some(0));
+        let by = vec![("birth_fentry", 2), ("death_fentry", 1)];
+        assert_eq!(missed(&all), Missed { runs: Some(3), by });
+        assert_eq!(missed(&[]), Missed { runs: Some(0), by: vec![] });
     }
 
     #[test]
     fn one_program_that_is_not_counted_leaves_the_sum_unknown() {
-        assert_eq!(missed(&[of("conn_tp", Some(5), 5), of("birth_kprobe", None, 0)]), None);
+        let all = [of("conn_tp", Some(6), 5), of("birth_kprobe", None, 0)];
+        assert_eq!(missed(&all), Missed { runs: None, by: vec![("conn_tp", 1)] });
     }
 }

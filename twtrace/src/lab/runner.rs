@@ -276,12 +276,12 @@ fn collect(ring: &mut crate::source::Ring, told: &Told, done: &Receiver<Ran>, mu
 
 /// Stops the tracer, and asks it what it missed.
 fn finish(tracer: &mut Tracer, told: &Told, spaces: &[Arc<Netns>]) -> Result<Vec<(&'static str, u64)>, LabError> {
-    let missed_runs = tracer.missed_runs().map_err(TracerError::from)?;
+    let missed = tracer.missed().map_err(TracerError::from)?;
     // The lab's namespaces have no process of their own, so nobody finds them.
     let spaces: Vec<&Netns> = spaces.iter().map(AsRef::as_ref).collect();
     let audit = tracer.audit(&spaces).map_err(TracerError::from)?;
     let unborn = told.unborn(&spaces);
-    let mut beside = totals::Beside { missed_runs, unborn, early_lost: tracer.early_lost, ..Default::default() };
+    let mut beside = totals::Beside { missed, unborn, early_lost: tracer.early_lost, ..Default::default() };
     beside.looked(&audit, monotonic_ns());
     tracer.stop().map_err(TracerError::from)?;
     tracer.settle();

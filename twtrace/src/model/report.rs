@@ -36,6 +36,15 @@ pub struct Start {
     pub self_test: String,
 }
 
+/// Events that the kernel ran no program for, because it was running on that CPU, and that no second program made up for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Missed {
+    /// How many; `None`: this kernel does not count them for all programs.
+    pub runs: Option<u64>,
+    /// By program, zeroes left out.
+    pub by: Vec<(&'static str, u64)>,
+}
+
 /// The counters of the eBPF programs, added up over all CPUs, after the filters.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
@@ -75,8 +84,8 @@ pub struct Totals {
     pub lost: u64,
     /// Ticks that came due and were not told, because the output was not read.
     pub ticks_skipped: u64,
-    /// Events that the kernel ran no program for; `None`: it does not count them.
-    pub missed_runs: Option<u64>,
+    /// Events that the kernel ran no program for.
+    pub missed: Missed,
     /// Everything else that was lost or could not be known, by name, zeroes left out.
     pub trouble: Vec<(&'static str, u64)>,
 }
@@ -163,7 +172,7 @@ impl Summary {
     #[must_use]
     pub fn exactness(&self) -> Exactness {
         match self.exact {
-            Some(true) if self.totals.missed_runs.is_none() => Exactness::AsKnown,
+            Some(true) if self.totals.missed.runs.is_none() => Exactness::AsKnown,
             Some(true) => Exactness::Exact,
             Some(false) => Exactness::NotExact,
             None => Exactness::NotCompared,

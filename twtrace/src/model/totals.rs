@@ -8,11 +8,11 @@ use twtrace_common::{
 use super::{
     audit::Audit,
     event::{Cause, Denial, Refusal},
-    report::Totals,
+    report::{Missed, Totals},
 };
 
 /// What is known beside the counters.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Beside {
     /// Turns are watched.
     pub turn: bool,
@@ -30,8 +30,8 @@ pub struct Beside {
     pub holders_unknown: u64,
     /// Minisocks could be listed at the start.
     pub seeded: bool,
-    /// Events that the kernel ran no program for, because a program was running on that CPU; `None`: it does not count them.
-    pub missed_runs: Option<u64>,
+    /// Events that the kernel ran no program for.
+    pub missed: Missed,
     /// Minisocks that were found alive although no program had told of their birth.
     pub alive_unseen: u64,
     /// Lives that were found to be over although no program had told of their end.
@@ -90,7 +90,7 @@ pub fn totals(counters: &Counters, beside: &Beside) -> Totals {
         filtered: sum(&counters.filtered),
         lost: sum(&counters.lost),
         ticks_skipped: beside.ticks_skipped,
-        missed_runs: beside.missed_runs,
+        missed: beside.missed.clone(),
         trouble: trouble(&counters.trouble, beside),
     }
 }
@@ -133,7 +133,7 @@ fn trouble(trouble: &Trouble, beside: &Beside) -> Vec<(&'static str, u64)> {
         ("stack_failed", stack_failed),
         ("stale", stale),
         ("unseen_births", unseen_births),
-        ("missed_runs", beside.missed_runs.unwrap_or(0)),
+        ("missed_runs", beside.missed.runs.unwrap_or(0)),
         ("unseen", beside.alive_unseen + beside.unborn),
         ("unseen_ends", beside.unseen_ends),
         ("garbage", beside.garbage),
@@ -159,7 +159,7 @@ mod tests {
     }
 
     fn live(counters: &Counters, beside: &Beside) -> Option<u64> {
-        totals(counters, &Beside { seeded: true, ..*beside }).live
+        totals(counters, &Beside { seeded: true, ..beside.clone() }).live
     }
 
     #[test]

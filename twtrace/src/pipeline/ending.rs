@@ -30,7 +30,7 @@ impl Pipeline<'_> {
     ) -> Result<(), RunError> {
         self.last_look().await?;
         let reconcile = scope.stop(self.tracer, first, self.beside.refusal)?;
-        self.beside.missed_runs = self.tracer.missed_runs()?;
+        self.beside.missed = self.tracer.missed()?;
         self.tracer.detach();
         // A frame is worth nothing a moment later; lines are.
         let limit = if self.sink.is_live() { GRACE } else { options.drain_for };

@@ -45,7 +45,7 @@ impl Pipeline<'_> {
         self.looked()?;
         let counters = self.tracer.counters()?;
         self.tell_losses(now, &counters);
-        self.beside.missed_runs = self.tracer.missed_runs()?;
+        self.beside.missed = self.tracer.missed()?;
         let totals = totals(&counters, &self.beside);
         let (born, died) = (born(&totals), died(&totals));
         let since = self.last.filter(|(then, ..)| then.elapsed() >= MOMENT);

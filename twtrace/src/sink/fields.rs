@@ -258,6 +258,7 @@ const COUNTERS: &[Field] = &[
         "events for which the kernel ran no program, because a program was running on that CPU",
         "this kernel does not count them: see `misses` of `twtrace probe`",
     ),
+    always("missed_runs_by", Counts, "", "the same by program, as far as they are counted; zero counts are omitted"),
     always("trouble", Counts, "", "other losses and unknowns, by name, see below; zero counts are omitted"),
 ];
 

@@ -406,6 +406,8 @@ struct Counters<'a> {
     ticks_skipped: u64,
     missed_runs: Option<u64>,
     #[serde(serialize_with = "as_map")]
+    missed_runs_by: &'a [(&'static str, u64)],
+    #[serde(serialize_with = "as_map")]
     trouble: &'a [(&'static str, u64)],
 }
 
@@ -433,7 +435,8 @@ impl<'a> Counters<'a> {
             filtered: totals.filtered,
             lost: totals.lost,
             ticks_skipped: totals.ticks_skipped,
-            missed_runs: totals.missed_runs,
+            missed_runs: totals.missed.runs,
+            missed_runs_by: &totals.missed.by,
             trouble: &totals.trouble,
         }
     }

@@ -121,14 +121,19 @@ pub fn summary(summary: &Summary) -> String {
     if totals.ticks_skipped > 0 {
         block.row("ticks skipped", format_args!("{}: the output was read too slowly", totals.ticks_skipped));
     }
-    if totals.missed_runs.is_none() {
-        block.row("missed runs", Known(totals.missed_runs));
+    if totals.missed.runs.is_none() {
+        block.row("missed runs", Known(totals.missed.runs));
     }
     if *realtime {
         block.row("kernel", REALTIME);
     }
     for (i, (name, count)) in totals.trouble.iter().enumerate() {
         block.row(if i == 0 { "trouble" } else { "" }, trouble::sentence(name, *count));
+        if *name == "missed_runs" {
+            for (program, count) in &totals.missed.by {
+                block.row("", format_args!("  {program} {count}"));
+            }
+        }
     }
     block.row("reconcile", format_args!("network namespace {} only, without filters", summary.netns));
     for line in table(reconcile) {

@@ -40,7 +40,7 @@ pub fn traced<T>(
         missed("self_test", 1);
     }
     let done = work(&mut tracer);
-    missed("missed_runs", tracer.missed_runs().map_err(|error| error.to_string())?.unwrap_or(0));
+    missed("missed_runs", tracer.missed().map_err(|error| error.to_string())?.runs.unwrap_or(0));
     done
 }
 

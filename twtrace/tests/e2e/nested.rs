@@ -180,7 +180,7 @@ fn drain(tracer: &mut Tracer, told: &mut Told) {
 
 /// What the kernel's counters say against what was told, and what was said to be missed or unseen.
 fn judge(tracer: &Tracer, told: &Told, rows: &[Reconciled]) -> Outcome {
-    let missed = tracer.missed_runs().map_err(text)?;
+    let missed = tracer.missed().map_err(text)?.runs;
     let skips = tracer.skips().map_err(text)?;
     let Told { births, strangers, unseen } = *told;
     let at_close = tracer.counters().map_err(text)?.trouble.unseen_births;

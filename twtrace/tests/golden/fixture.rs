@@ -9,7 +9,7 @@ use twtrace::{
         },
         holder::{HeldBy, Holder},
         own::{Own, Runs},
-        report::{CapabilityReport, Reconciled, Start, Summary, Totals},
+        report::{CapabilityReport, Missed, Reconciled, Start, Summary, Totals},
     },
     sink::Clock,
 };
@@ -228,7 +228,7 @@ pub fn exact() -> Summary {
             filtered: 2,
             lost: 0,
             ticks_skipped: 0,
-            missed_runs: Some(0),
+            missed: Missed { runs: Some(0), by: vec![] },
             trouble: vec![],
         },
         reconcile: vec![reconciled("TcpExt.TW+TWKilled", 20, 20), reconciled("sockstat.tw", 6, 6)],
@@ -266,7 +266,8 @@ pub fn inexact() -> Summary {
             lost: 1,
             seen: 1_234_567,
             ticks_skipped: 599,
-            trouble: vec![("lives_full", 3), ("sink_dropped", 1_000_000)],
+            missed: Missed { runs: Some(7), by: vec![("conn_tp", 5), ("no_port_fexit", 2)] },
+            trouble: vec![("lives_full", 3), ("missed_runs", 7), ("sink_dropped", 1_000_000)],
             ..right.totals
         },
         reconcile: vec![reconciled("TcpExt.TW+TWKilled", -1, 20), reconciled("sockstat.tw", 1_000_000, 6)],
@@ -291,7 +292,7 @@ pub fn uncompared() -> Summary {
             no_bind: None,
             holders_unknown: 0,
             live: None,
-            missed_runs: None,
+            missed: Missed::default(),
             looked_ms_ago: None,
             ..right.totals
         },

@@ -154,7 +154,7 @@ fn the_document() {
 #[test]
 fn exact_as_far_as_is_known() {
     let mut summary = fixture::exact();
-    summary.totals.missed_runs = None;
+    summary.totals.missed.runs = None;
     let text = notes::summary(&summary);
     assert!(text.contains("missed runs     ?\n"), "{text}");
     assert!(

@@ -86,7 +86,7 @@ fn flow<'a>(state: &State, theme: &Theme) -> Line<'a> {
         alarm("no port", totals.no_port, theme),
         alarm("lost", Some(totals.lost), theme),
     ];
-    if totals.missed_runs.is_none() {
+    if totals.missed.runs.is_none() {
         spans.push(alarm("missed", None, theme));
     }
     if let Some(1..) = totals.no_bind {
