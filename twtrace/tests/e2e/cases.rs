@@ -23,6 +23,8 @@ pub struct Scale {
     pub storm: usize,
     /// Runs that are ended in the middle of one.
     pub stops: usize,
+    /// Addresses that one goes to meanwhile: 200 minisocks each are what every start and every end looks through.
+    pub addresses: u32,
     /// Connections of the conformance run.
     pub connections: usize,
 }

@@ -63,7 +63,7 @@ fn main() -> ExitCode {
             test_threads: Some(4),
             ..Arguments::default()
         };
-        run(&arguments, &config.backends, Scale { storm: 3_000, stops: 5, connections: 150 }, true);
+        run(&arguments, &config.backends, Scale { storm: 3_000, stops: 5, addresses: 48, connections: 150 }, true);
         guest::power_off();
     }
     if let Some(code) = doctor::machine::hold().or_else(containers::close) {
@@ -76,7 +76,7 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let backends: Vec<String> = Backend::ALL.map(|backend| backend.name().to_owned()).to_vec();
-    run(&arguments, &backends, Scale { storm: 20_000, stops: 40, connections: 2_400 }, false)
+    run(&arguments, &backends, Scale { storm: 20_000, stops: 40, addresses: 256, connections: 2_400 }, false)
 }
 
 fn run(arguments: &Arguments, backends: &[String], scale: Scale, guest: bool) -> ExitCode {
