@@ -11,7 +11,7 @@ pub mod verdict;
 pub mod verifier;
 
 pub use self::{
-    fetch::{Role, natural},
+    fetch::{Role, natural, series_of},
     table::failures,
 };
 
@@ -332,7 +332,7 @@ mod tests {
         let full =
             |kernel| Args::of_kernels(kernel).map(|args| (args.is_partial(), args.roles().len(), args.jobs)).ok();
         assert_eq!(full(vec![Role::Series("6.1".to_owned())]), Some((false, 1, 2)));
-        assert_eq!(full(Vec::new()), Some((false, 5, 2)));
+        assert_eq!(full(Vec::new()), Some((false, 6, 2)));
     }
 
     #[test]

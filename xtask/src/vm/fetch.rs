@@ -13,8 +13,8 @@ use std::{
 
 use anyhow::{Context as _, Result, anyhow, bail};
 
-pub use self::index::natural;
-use self::index::{Index, number_of, realtime, series_of};
+use self::index::{Index, number_of, realtime};
+pub use self::index::{natural, series_of};
 use crate::{
     apt::{
         Private,

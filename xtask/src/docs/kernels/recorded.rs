@@ -1,6 +1,7 @@
 //! What a page of kernels says of the run that it is from.
 
-use super::{INPUTS, Mark, release_series, without_native};
+use super::{INPUTS, Mark, without_native};
+use crate::vm::series_of;
 
 /// A run of all tests on all kernels.
 #[derive(Debug, PartialEq, Eq)]
@@ -19,8 +20,7 @@ pub fn read(page: &str) -> Option<Recorded> {
     let line = page.lines().find_map(|line| line.strip_prefix("<!-- ")?.strip_prefix(INPUTS));
     let inputs = line?.strip_suffix(" -->")?.to_owned();
     let header = page.lines().find_map(|line| line.strip_prefix("| scenario |"))?;
-    let series: Vec<String> =
-        header.split('|').filter_map(|cell| release_series(cell.trim())).map(str::to_owned).collect();
+    let series: Vec<String> = header.split('|').filter_map(|cell| series_of(cell.trim())).collect();
     let failed = Mark::Failed.shown();
     // But for the line that explains the mark.
     let is_row = |line: &&str| line.starts_with("| ") && !line.starts_with(&format!("| {failed} |"));
@@ -33,12 +33,12 @@ mod tests {
     use super::*;
 
     const PAGE: &str = "<!-- Generated -->\n<!-- Tested inputs: 12ab -->\n\n| mark | meaning |\n| ✗ | failed |\n\n\
-                        | scenario | 5.10.0-46-cloud-amd64 | 7.2.13+deb14-cloud-amd64 |\n|---|---|---|\n| a | ✓ ✓² ✓ | – |\n\n\
+                        | scenario | 5.10.0-46-cloud-amd64 | 7.2.13+deb14-cloud-amd64 | 7.3.4+deb13-rt-amd64 |\n|---|---|---|---|\n| a | ✓ ✓² ✓ | – | ✓ |\n\n\
                         ## On the machine itself: 6.18.44\n\n| scenario | 6.18.44 |\n|---|---|\n| a | ✗ |\n";
 
     #[test]
     fn a_page_says_what_it_is_of() {
-        let series = vec!["5.10".to_owned(), "7.2".to_owned()];
+        let series = vec!["5.10".to_owned(), "7.2".to_owned(), "7.3-rt".to_owned()];
         assert_eq!(read(PAGE), Some(Recorded { inputs: "12ab".into(), series, is_good: true }));
         let bad = read(&PAGE.replacen("✓ ✓² ✓", "✓ ✗ ✓", 1));
         assert!(bad.is_some_and(|recorded| !recorded.is_good));
