@@ -6,6 +6,8 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
+use twtrace::host::Host;
+
 /// What a tracer said of itself that it missed, by counter.
 pub type Trouble = BTreeMap<String, u64>;
 
@@ -20,9 +22,11 @@ const OF_THE_KERNEL: [&str; 7] = ["missed_runs", "unseen", "unseen_births", "uns
 /// How often one case is run, at most.
 pub const MOST: u32 = 4;
 
-/// How many runs again one machine has, over all cases. The guests of the five kernels, on emulated processors, needed 0
-/// to 3 of about 200 cases.
-pub const BUDGET: usize = 3;
+/// How many runs again one machine has, over all cases. The guests of five kernels, on emulated processors, needed 0 to 5 of
+/// about 230 cases, most where tasks preempt programs (7.2).
+pub const BUDGET: usize = 5;
+/// The same on PREEMPT_RT, where softirqs are preempted as well.
+pub const BUDGET_REALTIME: usize = 15;
 
 /// Every run again of this process, in words.
 static RETRIES: Mutex<Vec<String>> = Mutex::new(Vec::new());
@@ -76,14 +80,15 @@ pub fn until_good(
 
 /// Whether this machine kept to its budget.
 pub fn budget() -> Result<(), String> {
-    within(&RETRIES.lock().unwrap_or_else(PoisonError::into_inner))
+    let budget = if Host::default().is_realtime() { BUDGET_REALTIME } else { BUDGET };
+    within(&RETRIES.lock().unwrap_or_else(PoisonError::into_inner), budget)
 }
 
-fn within(retries: &[String]) -> Result<(), String> {
-    if retries.len() <= BUDGET {
+fn within(retries: &[String], budget: usize) -> Result<(), String> {
+    if retries.len() <= budget {
         return Ok(());
     }
-    Err(format!("{} runs again, and {BUDGET} are allowed: {}", retries.len(), retries.join("; ")))
+    Err(format!("{} runs again, and {budget} are allowed: {}", retries.len(), retries.join("; ")))
 }
 
 /// The rules themselves. This binary has no unit tests, and its rules decide what counts as passed.
@@ -117,7 +122,10 @@ pub fn rules() -> Result<(), String> {
     expect("a later run has its own trouble", tried(&[(false, &["unseen"]), (false, &["stale"])]) == (false, 2, 1))?;
     expect("there is an end", tried(&[(false, &["unseen"])]) == (false, MOST, MOST - 1))?;
 
-    let retries = vec!["storm".to_owned(); BUDGET + 1];
-    expect("the budget may be used up", within(&retries[..BUDGET]).is_ok())?;
-    expect("not more than that", within(&retries).is_err_and(|why| why.starts_with("4 runs again, and 3 are allowed")))
+    let retries = vec!["storm".to_owned(); 4];
+    expect("the budget may be used up", within(&retries[..3], 3).is_ok())?;
+    expect(
+        "no more than that",
+        within(&retries, 3).is_err_and(|why| why.starts_with("4 runs again, and 3 are allowed")),
+    )
 }
