@@ -234,7 +234,8 @@ pub fn stuck_errors() -> Outcome {
             "json" => {
                 let lines = lines(&all)?;
                 let summary = lines.last().cloned().unwrap_or_default();
-                let counted = summary["born_time_wait"].as_u64().unwrap_or(0);
+                let born = ["born_time_wait", "born_fin_wait2"].map(|name| summary[name].as_u64().unwrap_or(0));
+                let counted = born.iter().sum::<u64>();
                 let is_right = summary["type"] == "summary" && counted == FEW as u64 && summary["lost"] == 0;
                 (of_type(&lines, "born"), is_right)
             }
