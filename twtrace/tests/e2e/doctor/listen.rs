@@ -56,7 +56,8 @@ pub fn doctor_accept_queue() -> Outcome {
     })?;
     let said = Said::of(&netns, &[])?;
     said.lacks("listen.queue-full")?;
-    let overflows = said.finds("listen.overflows", "note")?;
+    // More SYNs are sent again while a slow machine looks: at some time they are no note any more.
+    let overflows = said.finds("listen.overflows", "note").or_else(|_| said.finds("listen.overflows", "warning"))?;
     let drops = overflows.evidence("ListenDrops")?;
     if drops.as_u64() < Some(before) {
         return Err(format!("{drops} drops, and there were {before}"));
