@@ -105,9 +105,9 @@ impl Places {
     }
 }
 
-/// Looks into the namespaces that can be found, as many as `budget` lets, at least one: when it has taken so much of a CPU, or
-/// [`LONGEST`], the look ends, and the next goes on where this one ended. One that cannot be looked into is left out. `wanted`: numbers of namespaces that there
-/// must be; they come first.
+/// Looks into the namespaces that can be found, at least one: when it has taken `budget` of a CPU, or 1.5 s, the look ends, and
+/// the next goes on where this one ended. One that cannot be looked into is left out. `wanted`: numbers of namespaces that
+/// there must be; they come first.
 pub fn look(host: &Host, places: &mut Places, wanted: &[u32], budget: Duration) -> Occupancy {
     let (at_ns, began, cpu) = (clock::monotonic_ns(), Instant::now(), clock::thread_cpu());
     let (mut namespaces, mut left_out, mut room) = (BTreeMap::new(), BTreeMap::new(), ROOM);
