@@ -59,7 +59,7 @@ pub struct Args {
     #[arg(long)]
     pub refresh: bool,
     /// How many minutes a guest may take
-    #[arg(long, default_value_t = 25)]
+    #[arg(long, default_value_t = 40)]
     pub timeout: u64,
     /// Boot this static program in place of the end-to-end tests
     #[arg(long, value_name = "FILE")]
