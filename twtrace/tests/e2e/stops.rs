@@ -83,12 +83,11 @@ fn run(netns: &Netns, backend: &str, n: usize) -> Result<Said, String> {
 fn check(said: &Said, n: usize) -> Result<bool, String> {
     let summary = &said.summary;
     let wrong = |what: &str| Err(format!("stop {n}: {what}: {summary}"));
-    let trouble = summary["trouble"].as_object().ok_or_else(|| format!("stop {n}: no trouble: {summary}"))?;
-    // An end whose program was skipped is stale, once its address is born again.
-    let count = |name: &str| trouble.get(name).and_then(Value::as_u64).unwrap_or(0);
-    let other =
-        trouble.keys().map(String::as_str).filter(|name| *name != "stale" || count(name) > count("missed_runs"));
-    if attempts::is_of_the_kernel(other) {
+    if !summary["trouble"].is_object() {
+        return wrong("no word of trouble");
+    }
+    let trouble = attempts::trouble_of(summary);
+    if attempts::is_of_the_kernel(trouble.keys().map(String::as_str)) {
         return if summary["exact"] == false { Ok(false) } else { wrong("trouble, and exact") };
     }
     if !trouble.is_empty() {

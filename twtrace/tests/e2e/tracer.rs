@@ -194,8 +194,8 @@ impl Tracer {
         if summary["type"] != "summary" {
             return Err(format!("the last line is {summary}; status {status}; it said: {errors}"));
         }
-        for (trouble, count) in summary["trouble"].as_object().into_iter().flatten() {
-            missed(trouble, count.as_u64().unwrap_or(0));
+        for (what, count) in crate::attempts::trouble_of(&summary) {
+            missed(&what, count);
         }
         // An end without an id is told of a minisock whose birth nobody saw.
         let unborn = lines.iter().filter(|line| line["type"] == "died" && line["id"].is_null()).count();
