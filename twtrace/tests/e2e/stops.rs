@@ -58,8 +58,9 @@ pub fn stops(backend: &str, scale: Scale) -> Result<(), String> {
         }
         ended
     })?;
-    if missed > scale.stops / 2 {
-        return Err(format!("{missed} of {} runs say that the kernel skipped events", scale.stops));
+    // Where tasks preempt programs, and kprobes have one guard for all, many say so.
+    if missed == scale.stops {
+        return Err(format!("each of {missed} runs says that the kernel skipped events"));
     }
     match made.load(Relaxed) as usize {
         made if made < scale.stops * 20 => Err(format!("no storm: {made} connections in {} runs", scale.stops)),
