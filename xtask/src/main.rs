@@ -7,6 +7,7 @@ mod ci;
 mod docs;
 mod ebpf_toolchain;
 mod exec;
+mod inputs;
 mod paths;
 mod run;
 mod setup;

@@ -5,7 +5,9 @@ use std::{env, fs, path::PathBuf, process::Command, process::ExitCode};
 use anyhow::{Context as _, Result};
 
 use crate::{
-    apt, exec, paths, setup,
+    apt,
+    docs::kernels::{self, Recorded},
+    exec, inputs, paths, setup,
     tally::Tally,
     vm,
     vm::verdict::{Counted, Guest, Line, Results},
@@ -19,20 +21,24 @@ pub struct Args {
     /// Without the end-to-end tests on this machine's own kernel
     #[arg(long)]
     pub no_native: bool,
-    /// Only these kernels in the guests; see `cargo xtask vm --help`
-    #[arg(long, value_delimiter = ',', num_args = 1.., value_name = "SERIES", value_parser = vm::kernel)]
-    pub kernel: Vec<&'static vm::Kernel>,
+    /// Only these kernels in the guests, with all tests; see `cargo xtask vm --help`
+    #[arg(long, value_delimiter = ',', num_args = 1.., value_name = "SERIES", value_parser = vm::Role::parse)]
+    pub kernel: Vec<vm::Role>,
+    /// All tests on all kernels, even if what they test has not changed since docs/kernel-support.md was written
+    #[arg(long, conflicts_with_all = ["no_vm", "kernel"])]
+    pub full: bool,
 }
 
 /// The end-to-end tests, which take root and are run apart.
 pub const E2E: &str = "e2e";
 /// Programs that these tests use on this machine, and Debian's packages with them.
-const PROGRAMS: [(&str, &str); 7] = [
+const PROGRAMS: [(&str, &str); 8] = [
     ("tmux", "tmux"),
     ("wrk", "wrk"),
     ("nft", "nftables"),
     ("ip", "iproute2"),
     ("nstat", "iproute2"),
+    ("ss", "iproute2"),
     ("sysctl", "procps"),
     ("setpriv", "util-linux"),
 ];
@@ -72,7 +78,8 @@ fn unit() -> Result<Tally> {
     for targets in [targets, vec!["--doc".to_owned()]] {
         let mut cargo = exec::cargo();
         cargo.args(["test", "--workspace", "--exclude", "twtrace-ebpf", "--no-fail-fast"]).args(&targets);
-        tally += counted(&mut cargo)?.0;
+        // What passed is shown too: a test that found nothing to test says so there.
+        tally += counted(cargo.args(["--", "--show-output"]))?.0;
     }
     Ok(tally)
 }
@@ -103,7 +110,7 @@ fn native() -> Result<Counted> {
     add_servers(&mut cargo)?;
     let (tally, guest) = counted(&mut cargo)?;
     let has_verdicts = !guest.verdicts.is_empty();
-    let results = Results { guests: vec![guest] };
+    let results = Results { guests: vec![guest], ..Results::default() };
     if has_verdicts {
         results.write(&paths::target()?.join("e2e/native.json"))?;
     }
@@ -128,7 +135,35 @@ fn guests(args: &Args) -> Result<Counted> {
     if let Err(error) = vm::ready() {
         return Ok(skip("guests", &format!("{error:#}")));
     }
-    vm::run(&vm::Args::of_kernels(args.kernel.clone())?)
+    let args = match known(args, kernels::recorded(), &inputs::hash()?) {
+        Ok(series) => {
+            println!(
+                "guests: nothing that they test has changed since {}, which has all tests on {}: the oldest and the newest \
+                 kernel run the quick lab; --full runs all",
+                kernels::FILE,
+                series.join(", ")
+            );
+            vm::Args::short(series)?
+        }
+        Err(why) => {
+            println!("guests: all tests: {why}");
+            vm::Args::of_kernels(args.kernel.clone())?
+        }
+    };
+    vm::run(&args)
+}
+
+/// The kernels on which all is known; or why it is not, or not enough.
+fn known(args: &Args, recorded: Option<Recorded>, inputs: &str) -> Result<Vec<String>, String> {
+    let page = kernels::FILE;
+    match recorded {
+        _ if args.full => Err("--full".to_owned()),
+        _ if !args.kernel.is_empty() => Err("--kernel".to_owned()),
+        None => Err(format!("{page} does not say what was tested")),
+        Some(recorded) if recorded.inputs != inputs => Err(format!("what they test has changed since {page}")),
+        Some(recorded) if !recorded.is_good => Err(format!("tests failed when {page} was written")),
+        Some(recorded) => Ok(recorded.series),
+    }
 }
 
 /// The counts of a part; its error is a failure.
@@ -149,27 +184,64 @@ fn skip(name: &str, reason: &str) -> Counted {
 /// Runs a `cargo test`, shows what it prints, and counts it. Tests that print verdicts are counted by them: only a verdict
 /// can tell a skip from a pass.
 fn counted(cargo: &mut Command) -> Result<(Tally, Guest)> {
-    let (mut results, mut finished) = (Tally::default(), false);
+    let mut heard = Heard::default();
     let mut guest = Guest { kernel: "native".to_owned(), release: release()?, ..Guest::default() };
     let status = exec::lines(cargo, |line| {
         println!("{line}");
-        if let Some(counts) = Tally::from_result_line(line) {
-            results += counts;
-            finished = true;
-        }
+        heard.line(line);
         if let Some(Line::Verdict(verdict)) = Line::parse(line) {
             guest.verdicts.push(verdict);
         }
     })?;
-    let mut tally = if guest.verdicts.is_empty() { results } else { guest.tally() };
+    for (test, reason) in &heard.skipped {
+        println!("skipped: {test}: {reason}");
+    }
+    let mut tally = if guest.verdicts.is_empty() { heard.tally } else { guest.tally() };
     if !status.success() && tally.failed == 0 {
         println!("failed: `{}` ended with {status}", exec::show(cargo));
         tally += Tally::FAILED;
-    } else if !finished && tally.total() == 0 {
+    } else if !heard.is_over && tally.total() == 0 {
         println!("failed: `{}` ran no test", exec::show(cargo));
         tally += Tally::FAILED;
     }
     Ok((tally, guest))
+}
+
+/// What the test harnesses of a `cargo test` have printed so far.
+#[derive(Debug, Default)]
+struct Heard {
+    tally: Tally,
+    /// Tests that passed because there was nothing to test, and why. The harness cannot skip a test that has begun; such a
+    /// test prints `skipped: WHY`, and `--show-output` shows it.
+    skipped: Vec<(String, String)>,
+    /// How many of them are of the harness that is at work.
+    now: u64,
+    /// Among what those printed that passed: the test.
+    succeeded: Option<String>,
+    is_success: bool,
+    /// A harness came to its end.
+    is_over: bool,
+}
+
+impl Heard {
+    fn line(&mut self, line: &str) {
+        if let Some(mut counts) = Tally::from_result_line(line) {
+            let moved = self.now.min(counts.passed);
+            (counts.passed, counts.skipped) = (counts.passed - moved, counts.skipped + moved);
+            self.tally += counts;
+            (self.now, self.succeeded, self.is_success, self.is_over) = (0, None, false, true);
+        } else if line == "successes:" || line == "failures:" {
+            self.is_success = line == "successes:";
+            self.succeeded = None;
+        } else if let Some(test) = line.strip_prefix("---- ").and_then(|line| line.strip_suffix(" stdout ----")) {
+            self.succeeded = self.is_success.then(|| test.to_owned());
+        } else if let Some(reason) = line.strip_prefix("skipped: ")
+            && let Some(test) = self.succeeded.take()
+        {
+            self.skipped.push((test, reason.to_owned()));
+            self.now += 1;
+        }
+    }
 }
 
 /// `uname -r`
@@ -181,6 +253,58 @@ fn release() -> Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const SHOWN: &str = "\
+running 3 tests
+test a ... ok
+
+successes:
+
+---- a stdout ----
+skipped: no table
+here
+skipped: a second line of the same test
+
+---- b stdout ----
+it says nothing of being skipped: no
+
+successes:
+    a
+    b
+
+failures:
+
+---- c stdout ----
+skipped: and failed all the same
+
+test result: FAILED. 2 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.01s
+";
+
+    #[test]
+    fn a_test_that_says_so_is_skipped() {
+        let mut heard = Heard::default();
+        SHOWN.lines().chain(SHOWN.lines()).for_each(|line| heard.line(line));
+        assert_eq!(heard.tally, Tally { passed: 2, failed: 2, skipped: 2 });
+        assert_eq!(heard.skipped, [("a".to_owned(), "no table".to_owned()), ("a".to_owned(), "no table".to_owned())]);
+        assert!(heard.is_over);
+    }
+
+    #[test]
+    fn the_short_run_needs_a_page_of_the_same_inputs() {
+        let page =
+            |inputs: &str, is_good| Some(Recorded { inputs: inputs.into(), series: vec!["5.10".into()], is_good });
+        let none = Args::default();
+        assert_eq!(known(&none, page("a", true), "a"), Ok(vec!["5.10".to_owned()]));
+        for (args, page) in [
+            (Args { full: true, ..Args::default() }, page("a", true)),
+            (Args { kernel: vec![vm::Role::Newest], ..Args::default() }, page("a", true)),
+            (Args::default(), page("b", true)),
+            (Args::default(), page("a", false)),
+            (Args::default(), None),
+        ] {
+            assert!(known(&args, page, "a").is_err());
+        }
+    }
 
     fn sh(script: &str) -> Option<(Tally, Guest)> {
         counted(Command::new("sh").args(["-c", script])).ok()

@@ -5,12 +5,13 @@ mod fetch;
 pub mod grid;
 mod initramfs;
 mod table;
+mod tools;
 mod unpack;
 pub mod verdict;
 pub mod verifier;
 
 pub use self::{
-    fetch::{KERNELS, Kernel},
+    fetch::{Role, natural},
     table::failures,
 };
 
@@ -19,6 +20,7 @@ use std::{
     env, fs,
     path::{Path, PathBuf},
     process::ExitCode,
+    slice,
     sync::Mutex,
     thread,
     time::{Duration, Instant},
@@ -28,18 +30,19 @@ use anyhow::{Context as _, Result, bail};
 
 use self::{
     boot::{Accel, Boot, QEMU},
+    fetch::{Fetched, Kernel},
     verdict::{Counted, Guest, Outcome, Results, Verdict},
 };
-use crate::{apt, exec, paths, setup, tally::Tally};
+use crate::{apt, exec, inputs, paths, setup, tally::Tally};
 
 /// The guests' architecture. A triple of its own also keeps the static build apart from the usual one.
 const TRIPLE: &str = "x86_64-unknown-linux-gnu";
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// Only these kernels, for example 6.1; all by default
-    #[arg(long, value_delimiter = ',', num_args = 1.., value_name = "SERIES", value_parser = kernel)]
-    pub kernel: Vec<&'static Kernel>,
+    /// Only these kernels, for example oldest, 6.1 or newest; all by default
+    #[arg(long, value_delimiter = ',', num_args = 1.., value_name = "SERIES", value_parser = Role::parse)]
+    pub kernel: Vec<Role>,
     /// Only these backends
     #[arg(long, value_delimiter = ',', num_args = 1.., default_values = grid::BACKENDS)]
     pub backend: Vec<String>,
@@ -61,29 +64,45 @@ pub struct Args {
     /// Boot this static program in place of the end-to-end tests
     #[arg(long, value_name = "FILE")]
     pub init: Option<PathBuf>,
+    /// The series that need only the short run, since the rest is known.
+    #[arg(skip)]
+    known: Vec<String>,
 }
 
-/// The kernel of this series, or which there are.
-pub fn kernel(series: &str) -> Result<&'static Kernel, String> {
-    let known = || KERNELS.map(|kernel| kernel.series).join(", ");
-    Kernel::find(series).ok_or_else(|| format!("the kernels are {}", known()))
-}
+/// What the guests of a short run are given: the lab without what waits for a real TIME_WAIT.
+const SHORT: &str = "TEST=::lab\nSKIP=::lab_slow,::lab_sabotage\n";
 
 impl Args {
     /// As on the command line, with only the kernels named.
-    pub fn of_kernels(kernel: Vec<&'static Kernel>) -> Result<Self> {
+    pub fn of_kernels(kernel: Vec<Role>) -> Result<Self> {
         let mut args = <Alone as clap::Parser>::try_parse_from(["vm"]).context("the defaults of `vm`")?.vm;
         args.kernel = kernel;
         Ok(args)
     }
 
-    fn kernels(&self) -> Vec<&'static Kernel> {
-        KERNELS.iter().filter(|kernel| self.kernel.is_empty() || self.kernel.contains(kernel)).collect()
+    /// The oldest and the newest kernel. Of these series all is known but whether it is still so; one of another series
+    /// runs all tests.
+    pub fn short(known: Vec<String>) -> Result<Self> {
+        Ok(Self { known, ..Self::of_kernels(vec![Role::Oldest, Role::Newest])? })
+    }
+
+    fn roles(&self) -> Vec<Role> {
+        if self.kernel.is_empty() { Role::all() } else { self.kernel.clone() }
+    }
+
+    /// What the guest of this series is told to do.
+    fn config(&self, series: &str) -> String {
+        let backends = format!("BACKENDS={}\n", self.backend.join(","));
+        if self.known.iter().any(|known| known == series) {
+            return backends + SHORT;
+        }
+        format!("{backends}TEST={}\n", self.test.as_deref().unwrap_or_default())
     }
 
     /// A part of the tests says nothing about the rest, and must not replace what is known of it.
     fn is_partial(&self) -> bool {
-        self.test.is_some() || self.init.is_some() || self.backend.len() < grid::BACKENDS.len()
+        let is_short = !self.known.is_empty();
+        is_short || self.test.is_some() || self.init.is_some() || self.backend.len() < grid::BACKENDS.len()
     }
 }
 
@@ -108,35 +127,44 @@ pub fn ready() -> Result<()> {
 
 /// Runs the guests and prints what came of them.
 pub fn run(args: &Args) -> Result<Counted> {
-    let kernels = args.kernels();
+    let inputs = inputs::hash()?;
     let programs = Programs::build(args.init.as_deref())?;
-    fetch::fetch(&kernels, args.refresh)?;
+    let Fetched { kernels, missing } = fetch::fetch(&args.roles(), args.refresh)?;
+    let mut tally = Tally::default();
+    for missing in &missing {
+        println!("skipped: kernel {missing}");
+        tally += Tally::SKIPPED;
+    }
     let dir = dir()?;
 
     let mut guests: Vec<Guest> = Vec::new();
     let mut queue = VecDeque::new();
-    for kernel in &kernels {
-        let config =
-            format!("BACKENDS={}\nTEST={}\n", args.backend.join(","), args.test.as_deref().unwrap_or_default());
-        match prepare(kernel, &programs, &config, &dir) {
+    let series: Vec<String> = kernels.iter().map(|(series, _)| series.clone()).collect();
+    for (series, kernel) in kernels {
+        match kernel.and_then(|kernel| prepare(&kernel, &programs, &args.config(&series), &dir)) {
             Ok(prepared) => queue.push_back(prepared),
-            Err(error) => guests.push(Guest::broken(kernel.series, format!("{error:#}"))),
+            Err(error) => guests.push(Guest::broken(&series, format!("{error:#}"))),
         }
     }
     if let Some(first) = queue.front() {
         let accel = boot::accel(&first.vmlinuz);
         guests.extend(boot_all(queue, accel, args, &dir));
     }
-    guests.sort_by_key(|guest| kernels.iter().position(|kernel| kernel.series == guest.kernel));
+    guests.sort_by(|a, b| natural(&a.kernel, &b.kernel));
 
     println!("\n{}", table::render(&guests).trim_end());
     let file = dir.join(if args.is_partial() { "results-partial.json" } else { "results.json" });
     let mut results = if args.is_partial() { Results::default() } else { Results::read(&file)?.unwrap_or_default() };
+    if !args.is_partial() {
+        guests.iter_mut().for_each(|guest| guest.inputs = Some(inputs.clone()));
+        if args.kernel.is_empty() {
+            results.series = series;
+        }
+    }
     results.replace(&guests);
     results.write(&file)?;
     println!("results: {}", file.display());
 
-    let mut tally = Tally::default();
     for guest in &guests {
         tally += guest.tally();
     }
@@ -152,16 +180,16 @@ fn dir() -> Result<PathBuf> {
 }
 
 struct Prepared {
-    series: &'static str,
+    series: String,
     vmlinuz: PathBuf,
     initramfs: PathBuf,
 }
 
-fn prepare(kernel: &'static Kernel, programs: &Programs, config: &str, dir: &Path) -> Result<Prepared> {
-    let bootable = unpack::unpack(kernel, &dir.join("kernels").join(kernel.series))?;
+fn prepare(kernel: &Kernel, programs: &Programs, config: &str, dir: &Path) -> Result<Prepared> {
+    let bootable = unpack::unpack(kernel, &dir.join("kernels").join(&kernel.series))?;
     let initramfs = dir.join(format!("{}.cpio", kernel.series));
     initramfs::write(&initramfs, &programs.init, &programs.more, &bootable, config)?;
-    Ok(Prepared { series: kernel.series, vmlinuz: bootable.vmlinuz, initramfs })
+    Ok(Prepared { series: kernel.series.clone(), vmlinuz: bootable.vmlinuz, initramfs })
 }
 
 fn boot_all(queue: VecDeque<Prepared>, accel: Accel, args: &Args, dir: &Path) -> Vec<Guest> {
@@ -207,8 +235,9 @@ fn told(verdict: &Verdict) -> String {
         Outcome::Failed => ("FAILED", format!(": {}", verdict.reason())),
         Outcome::Skipped => ("skipped", format!(": {}", verdict.reason())),
     };
-    let Verdict { test, backend, millis, .. } = verdict;
-    format!("{word} {test} on {backend} ({millis} ms){reason}")
+    let Verdict { test, backend, millis, attempts, .. } = verdict;
+    let attempts = if *attempts > 1 { format!(", attempt {attempts}") } else { String::new() };
+    format!("{word} {test} on {backend} ({millis} ms{attempts}){reason}")
 }
 
 /// What the guests run.
@@ -226,7 +255,9 @@ impl Programs {
             return Ok(Self { init: init.to_owned(), more: Vec::new() });
         }
         let built = build_static(&["test", "--no-run", "--package", "twtrace", "--test", "e2e"])?;
-        Ok(Self { init: built("test", "e2e")?, more: vec![("/twtrace".to_owned(), built("bin", "twtrace")?)] })
+        let mut more = tools::files();
+        more.push(("/twtrace".to_owned(), built("bin", "twtrace")?));
+        Ok(Self { init: built("test", "e2e")?, more })
     }
 }
 
@@ -251,13 +282,15 @@ pub struct Ran {
 }
 
 /// Boots one guest in which the e2e tests' init runs a program of the guest, and ends with it.
-pub fn run_in(kernel: &'static Kernel, programs: &Programs, command: &str, minutes: u64) -> Result<Ran> {
-    fetch::fetch(&[kernel], false)?;
+pub fn run_in(role: &Role, programs: &Programs, command: &str, minutes: u64) -> Result<Ran> {
+    let fetched = fetch::fetch(slice::from_ref(role), false)?;
+    let kernel = fetched.kernels.into_iter().next().map(|(_, kernel)| kernel);
+    let kernel = kernel.with_context(|| format!("no kernel {}", role.name()))??;
     let dir = dir()?;
-    let Prepared { series, vmlinuz, initramfs } = prepare(kernel, programs, &format!("RUN={command}\n"), &dir)?;
+    let Prepared { series, vmlinuz, initramfs } = prepare(&kernel, programs, &format!("RUN={command}\n"), &dir)?;
     let accel = boot::accel(&vmlinuz);
     let (log, timeout) = (dir.join(format!("{series}.run.log")), Duration::from_secs(minutes * 60));
-    let boot = Boot { series, vmlinuz: &vmlinuz, initramfs: &initramfs, accel, log: log.clone(), timeout };
+    let boot = Boot { series: &series, vmlinuz: &vmlinuz, initramfs: &initramfs, accel, log: log.clone(), timeout };
     let Guest { release, .. } = boot::boot(&boot, |_| {})?;
     let console = fs::read(&log).with_context(|| format!("reading {}", log.display()))?;
     Ok(Ran { release, emulated: accel == Accel::Tcg, console: String::from_utf8_lossy(&console).into_owned() })
@@ -296,8 +329,20 @@ mod tests {
 
     #[test]
     fn defaults_are_a_full_run() {
-        let args = Args::of_kernels(vec![&KERNELS[1]]);
-        let full = args.map(|args| (args.is_partial(), args.kernels().len(), args.jobs)).ok();
-        assert_eq!(full, Some((false, 1, 2)));
+        let full =
+            |kernel| Args::of_kernels(kernel).map(|args| (args.is_partial(), args.roles().len(), args.jobs)).ok();
+        assert_eq!(full(vec![Role::Series("6.1".to_owned())]), Some((false, 1, 2)));
+        assert_eq!(full(Vec::new()), Some((false, 5, 2)));
+    }
+
+    #[test]
+    fn a_short_run_is_for_what_is_known() {
+        let Ok(args) = Args::short(vec!["5.10".to_owned(), "7.2".to_owned()]) else { panic!("the defaults of `vm`") };
+        assert!(args.is_partial());
+        assert_eq!(args.roles(), [Role::Oldest, Role::Newest]);
+        let backends = "BACKENDS=fentry,kprobe,tracepoint\n";
+        assert_eq!(args.config("5.10"), format!("{backends}{SHORT}"));
+        // The mirror may have a newer one than the page.
+        assert_eq!(args.config("7.3"), format!("{backends}TEST=\n"));
     }
 }

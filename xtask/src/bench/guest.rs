@@ -15,11 +15,11 @@ use super::{
 };
 use crate::{
     exec,
-    vm::{self, Kernel, Programs, Ran, grid::BACKENDS},
+    vm::{self, Programs, Ran, Role, grid::BACKENDS},
 };
 
 /// The oldest that has all backends, one in the middle and the newest.
-const KERNELS: [&str; 3] = ["5.10", "6.12", "7.2"];
+const KERNELS: [&str; 3] = ["oldest", "6.12", "newest"];
 /// Emulated processors make some hundred connections a second.
 const CONNECTIONS: u64 = 2000;
 const ROUNDS: usize = 3;
@@ -56,17 +56,17 @@ impl OfGuest {
 pub fn measure(missing: &mut Vec<(String, String)>) -> Vec<OfGuest> {
     let programs = vm::ready().and_then(|()| programs());
     let mut guests = Vec::new();
-    for kernel in KERNELS.iter().filter_map(|series| Kernel::find(series)) {
+    for kernel in KERNELS.iter().filter_map(|name| Role::parse(name).ok()) {
         let measured = programs.as_ref().map_err(|error| format!("{error:#}"));
-        match measured.and_then(|programs| of_guest(kernel, programs).map_err(|error| format!("{error:#}"))) {
+        match measured.and_then(|programs| of_guest(&kernel, programs).map_err(|error| format!("{error:#}"))) {
             Ok(guest) => guests.push(guest),
-            Err(error) => missing.push((format!("the guest of {}", kernel.series), error)),
+            Err(error) => missing.push((format!("the guest of {}", kernel.name()), error)),
         }
     }
     guests
 }
 
-fn of_guest(kernel: &'static Kernel, programs: &Programs) -> Result<OfGuest> {
+fn of_guest(kernel: &Role, programs: &Programs) -> Result<OfGuest> {
     let Ran { release, emulated, console } = vm::run_in(kernel, programs, &format!("{XTASK} bench --inside"), MINUTES)?;
     let line = console.lines().find_map(|line| line.split_once(MARK).map(|(_, json)| json));
     let costs =

@@ -10,8 +10,8 @@ pub const BACKENDS: [&str; 3] = ["fentry", "kprobe", "tracepoint"];
 /// What became of a test on a kernel and backend.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Mark {
-    /// It passed.
-    Passed,
+    /// It passed, at this attempt.
+    Passed(u32),
     /// It failed, or the guest did before it could say.
     Failed,
     /// It was skipped, and why.
@@ -24,10 +24,18 @@ impl Mark {
     /// How it is shown.
     pub const fn sign(&self) -> char {
         match self {
-            Self::Passed => '✓',
+            Self::Passed(_) => '✓',
             Self::Failed => '✗',
             Self::Skipped(_) => '–',
             Self::Absent => '·',
+        }
+    }
+
+    /// The sign, with the number of attempts if there was more than one.
+    pub fn shown(&self) -> String {
+        match self {
+            Self::Passed(attempts @ 2..) => format!("{}{}", self.sign(), superscript(*attempts as usize)),
+            _ => self.sign().to_string(),
         }
     }
 
@@ -35,7 +43,7 @@ impl Mark {
         let mut verdicts = guest.verdicts.iter();
         match verdicts.find(|verdict| verdict.test == test && verdict.backend == backend) {
             Some(verdict) => match verdict.verdict {
-                Outcome::Passed => Self::Passed,
+                Outcome::Passed => Self::Passed(verdict.attempts),
                 Outcome::Failed => Self::Failed,
                 Outcome::Skipped => Self::Skipped(verdict.reason()),
             },
@@ -43,6 +51,13 @@ impl Mark {
             None => Self::Absent,
         }
     }
+}
+
+/// A number in small raised digits.
+pub fn superscript(number: usize) -> String {
+    const DIGITS: [char; 10] = ['⁰', '¹', '²', '³', '⁴', '⁵', '⁶', '⁷', '⁸', '⁹'];
+    let digits = number.to_string();
+    digits.bytes().filter_map(|digit| DIGITS.get(usize::from(digit - b'0'))).collect()
 }
 
 /// One test: a mark for each of its backends on each kernel.
@@ -102,6 +117,7 @@ mod tests {
             verdict: *verdict,
             reason: Some("why\nso".into()),
             millis: 1,
+            attempts: 1,
         });
         Guest { verdicts: verdicts.collect(), ..Guest::default() }
     }
@@ -115,7 +131,7 @@ mod tests {
         let skipped = Mark::Skipped("why so".into());
         let expected = [
             ("a", vec![Mark::Failed], vec![Mark::Absent]),
-            ("b", vec![Mark::Absent, Mark::Absent, skipped], vec![Mark::Passed, Mark::Absent, Mark::Absent]),
+            ("b", vec![Mark::Absent, Mark::Absent, skipped], vec![Mark::Passed(1), Mark::Absent, Mark::Absent]),
         ];
         assert_eq!(marks, expected);
     }
@@ -125,7 +141,14 @@ mod tests {
         let mut one = guest(&[("a", "fentry", Outcome::Passed)]);
         one.problem = Some("timed out".into());
         let marks: Vec<_> = rows([&one], &BACKENDS).iter().map(|row| row.marks(&one)).collect();
-        assert_eq!(marks, [[Mark::Passed, Mark::Failed, Mark::Failed]]);
+        assert_eq!(marks, [[Mark::Passed(1), Mark::Failed, Mark::Failed]]);
+    }
+
+    #[test]
+    fn attempts_show() {
+        let shown = [Mark::Passed(1), Mark::Passed(2), Mark::Passed(13), Mark::Failed].map(|mark| mark.shown());
+        assert_eq!(shown, ["✓", "✓²", "✓¹³", "✗"]);
+        assert_eq!(superscript(1_234_567_890), "¹²³⁴⁵⁶⁷⁸⁹⁰");
     }
 
     #[test]

@@ -13,7 +13,20 @@ pub fn render(guests: &[Guest]) -> String {
     let mut text = aligned(&counts(guests));
     text.push_str(&marks(guests));
     text.push_str(&failures(guests));
+    text.push_str(&again(guests));
     text.push_str(&reasons(guests, Outcome::Skipped, "skipped"));
+    text
+}
+
+/// What passed, but not at once.
+fn again(guests: &[Guest]) -> String {
+    let mut text = String::new();
+    for guest in guests {
+        for verdict in guest.verdicts.iter().filter(|it| it.attempts > 1 && it.verdict == Outcome::Passed) {
+            let (kernel, test, backend, attempts) = (&guest.kernel, &verdict.test, &verdict.backend, verdict.attempts);
+            let _ = writeln!(text, "again: {kernel}: {test} on {backend}: passed at attempt {attempts}");
+        }
+    }
     text
 }
 
@@ -66,11 +79,11 @@ fn marks(guests: &[Guest]) -> String {
     let mut passed = 0;
     for test in grid::rows(guests.iter().copied(), &order) {
         let marks: Vec<Vec<Mark>> = guests.iter().map(|guest| test.marks(guest)).collect();
-        if marks.iter().flatten().all(|mark| *mark == Mark::Passed) {
+        if marks.iter().flatten().all(|mark| *mark == Mark::Passed(1)) {
             passed += 1;
             continue;
         }
-        let cell = |marks: &Vec<Mark>| marks.iter().map(|mark| mark.sign().to_string()).collect::<Vec<_>>().join(" ");
+        let cell = |marks: &Vec<Mark>| marks.iter().map(Mark::shown).collect::<Vec<_>>().join(" ");
         rows.push(row(test.test, marks.iter().map(cell)));
     }
     let table = if rows.len() > 1 { format!("\n{}", aligned(&rows)) } else { String::new() };
@@ -150,6 +163,7 @@ mod tests {
             verdict: *verdict,
             reason: reason.map(str::to_owned),
             millis: 1,
+            attempts: 1,
         });
         let release = format!("{kernel}.0-56-cloud-amd64");
         Guest { kernel: kernel.into(), release, verdicts: verdicts.collect(), ..Guest::default() }
@@ -187,6 +201,23 @@ failed: 6.1: expiry on fentry: 59 s, not 60
 skipped: 6.1: reuse, storm on tracepoint: no hook
 ";
         assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn attempts_show() {
+        let mut guest = guest("6.1", &[("reuse", "fentry", Outcome::Passed, None)]);
+        guest.verdicts.iter_mut().for_each(|verdict| verdict.attempts = 3);
+        let expected = "\
+passed/failed/skipped  fentry
+6.1.0-56-cloud-amd64   1/0/0
+
+fentry  6.1
+reuse   ✓³
+
+0 tests passed on every kernel and backend
+again: 6.1: reuse on fentry: passed at attempt 3
+";
+        assert_eq!(render(&[guest]), expected);
     }
 
     #[test]

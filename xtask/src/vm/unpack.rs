@@ -31,9 +31,10 @@ pub struct Bootable {
 
 /// Unpacks `kernel` into `dir`, unless that was done before.
 pub fn unpack(kernel: &Kernel, dir: &Path) -> Result<Bootable> {
-    let Some(packages) = kernel.packages()? else {
+    let packages = &kernel.packages;
+    if packages.is_empty() {
         bail!("the packages of kernel {} could not be fetched; apt's messages above say why", kernel.series);
-    };
+    }
     let stamp = format!("{packages:?} {MODULES:?}");
     let done = dir.join("done");
     if fs::read_to_string(&done).is_ok_and(|text| text == stamp) {
@@ -42,7 +43,7 @@ pub fn unpack(kernel: &Kernel, dir: &Path) -> Result<Bootable> {
     let _ = fs::remove_dir_all(dir);
     let tree = dir.join("tree");
     fs::create_dir_all(&tree).with_context(|| format!("creating {}", tree.display()))?;
-    for package in &packages {
+    for package in packages {
         exec::run(Command::new("dpkg-deb").arg("-x").arg(package).arg(&tree))?;
     }
     let mut files = Vec::new();

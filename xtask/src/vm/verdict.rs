@@ -33,6 +33,13 @@ pub struct Verdict {
     pub reason: Option<String>,
     /// How long it took.
     pub millis: u64,
+    /// How often it was run: 1 if it ended so at once.
+    #[serde(default = "once")]
+    pub attempts: u32,
+}
+
+const fn once() -> u32 {
+    1
 }
 
 impl Verdict {
@@ -87,8 +94,11 @@ impl Line {
 /// All that one kernel said.
 #[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Guest {
-    /// The series, as in the table of kernels; `native` for this machine.
+    /// The series: `6.1`; `native` for this machine.
     pub kernel: String,
+    /// What was tested, all of it: see `inputs`. `None` if it was only a part.
+    #[serde(default)]
+    pub inputs: Option<String>,
     /// `uname -r`, or `?` if the guest did not come that far.
     pub release: String,
     /// What went wrong with the guest itself. That is a failure of its own.
@@ -136,6 +146,9 @@ pub type Counted = (Tally, Vec<Guest>);
 /// A results file.
 #[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Results {
+    /// The series of the last run of all kernels: those that the mirror had.
+    #[serde(default)]
+    pub series: Vec<String>,
     /// One entry per kernel.
     pub guests: Vec<Guest>,
 }
@@ -163,6 +176,16 @@ impl Results {
         fs::write(file, text + "\n").with_context(|| format!("writing {}", file.display()))
     }
 
+    /// The guests of the last run of all kernels, if each has tested all of these inputs.
+    pub fn complete(&self, inputs: &str) -> Option<Vec<&Guest>> {
+        let guest = |series: &String| {
+            let mut guests = self.guests.iter();
+            guests.find(|guest| guest.kernel == *series && guest.inputs.as_deref() == Some(inputs))
+        };
+        let guests: Vec<&Guest> = self.series.iter().map(guest).collect::<Option<_>>()?;
+        (!guests.is_empty()).then_some(guests)
+    }
+
     /// Puts `guests` in place of the entries of the same kernels. The others stay: they were not run this time.
     pub fn replace(&mut self, guests: &[Guest]) {
         self.guests.retain(|old| guests.iter().all(|new| new.kernel != old.kernel));
@@ -184,6 +207,7 @@ mod tests {
             verdict: Outcome::Skipped,
             reason: Some("no fentry".into()),
             millis: 12,
+            attempts: 1,
         }
     }
 
@@ -199,6 +223,12 @@ mod tests {
     }
 
     #[test]
+    fn attempts_are_read() {
+        let line = format!("@verdict {}", VERDICT.replace("12}", r#"12,"attempts":3}"#));
+        assert_eq!(Line::parse(&line), Some(Line::Verdict(Verdict { attempts: 3, ..verdict() })));
+    }
+
+    #[test]
     fn the_last_word_is_read() {
         let line = r#"@done {"release":"6.1.0-56-cloud-amd64","passed":3,"failed":1,"skipped":2}"#;
         let counts = Tally { passed: 3, failed: 1, skipped: 2 };
@@ -207,8 +237,8 @@ mod tests {
 
     #[test]
     fn the_verifiers_figures_are_read() {
-        let line = r#"@verifier {"backend":"fentry","program":"birth","insns":3,"states":2,"stack":1}"#;
-        let figures = Figures { insns: 3, states: 2, stack: 1 };
+        let line = r#"@verifier {"backend":"fentry","program":"birth","insns":3,"states":2,"stack":1,"chain":null}"#;
+        let figures = Figures { insns: 3, states: 2, stack: 1, chain: None };
         let verified = Verified { backend: "fentry".into(), program: "birth".into(), figures };
         assert_eq!(Line::parse(line), Some(Line::Verified(verified)));
     }
@@ -235,8 +265,31 @@ mod tests {
     fn kernels_that_did_not_run_keep_their_results() {
         let guest =
             |kernel: &str, release: &str| Guest { kernel: kernel.into(), release: release.into(), ..Guest::default() };
-        let mut results = Results { guests: vec![guest("5.10", "a"), guest("6.1", "b")] };
+        let mut results = Results { guests: vec![guest("5.10", "a"), guest("6.1", "b")], ..Results::default() };
         results.replace(&[guest("5.10", "c")]);
         assert_eq!(results.guests, [guest("6.1", "b"), guest("5.10", "c")]);
+    }
+
+    #[test]
+    fn a_run_is_complete_if_all_tested_the_same() {
+        let guest = |kernel: &str, inputs: &str| Guest {
+            kernel: kernel.into(),
+            inputs: Some(inputs.into()),
+            ..Guest::default()
+        };
+        let mut results = Results {
+            series: vec!["5.10".into(), "6.1".into()],
+            guests: vec![guest("6.1", "new"), guest("5.10", "old"), guest("7.2", "new")],
+        };
+        let complete = |results: &Results| {
+            let kernels = |guests: Vec<&Guest>| guests.iter().map(|guest| guest.kernel.clone()).collect::<Vec<_>>();
+            results.complete("new").map(kernels)
+        };
+        assert_eq!(complete(&results), None);
+        results.replace(&[guest("5.10", "new")]);
+        assert_eq!(complete(&results), Some(vec!["5.10".to_owned(), "6.1".to_owned()]));
+        results.replace(&[Guest { inputs: None, ..guest("5.10", "") }]);
+        assert_eq!(complete(&results), None);
+        assert_eq!(complete(&Results::default()), None);
     }
 }
