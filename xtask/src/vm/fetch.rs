@@ -11,7 +11,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 
 pub use self::index::natural;
 use self::index::{Index, series_of};
@@ -119,37 +119,39 @@ pub struct Fetched {
 
 /// Finds a kernel for each role, and fetches those that are not in the cache; all, in the newest release, if `refresh`.
 pub fn fetch(roles: &[Role], refresh: bool) -> Result<Fetched> {
-    let cached = if refresh { Vec::new() } else { cached()? };
+    let cached = cached()?;
     let mut mirror = None;
     let mut fetched = Fetched { kernels: Vec::new(), missing: Vec::new() };
     for role in roles {
         for role in stand_ins(role) {
-            let mut choice = choose(&role, &cached, None);
-            if choice == Choice::Missing {
-                let mirror = match &mirror {
-                    Some(mirror) => mirror,
-                    None => mirror.insert(Mirror::open()?),
-                };
-                choice = choose(&role, &cached, Some(&mirror.index));
+            if !refresh && let Choice::Cached(series) = choose(&role, &cached, None) {
+                fetched.add(&series, || kernel(&series));
+                break;
             }
-            let (series, kernel) = match (choice, &mirror) {
-                (Choice::Cached(series), _) => (series.clone(), kernel(&series)),
-                (Choice::Release(release), Some(mirror)) => {
-                    let series = series_of(&release).unwrap_or(&release).to_owned();
-                    let kernel = if fetched.kernels.iter().any(|(known, _)| *known == series) {
-                        kernel(&series)
-                    } else {
-                        mirror.download(&release, &series).and_then(|()| kernel(&series))
-                    };
-                    (series, kernel)
+            // Opened once, and only if something is wanted of it.
+            let mirror = match mirror.get_or_insert_with(|| Mirror::open().map_err(|error| format!("{error:#}"))) {
+                Ok(mirror) => mirror,
+                Err(why) => {
+                    fetched.add(role.name(), || Err(anyhow!("{why}")));
+                    break;
                 }
-                _ => {
+            };
+            let known = if refresh { &[] } else { cached.as_slice() };
+            let choice = match choose(&role, known, Some(&mirror.index)) {
+                // It is no longer there, but was when it was cached.
+                Choice::Missing => choose(&role, &cached, None),
+                choice => choice,
+            };
+            match choice {
+                Choice::Cached(series) => fetched.add(&series, || kernel(&series)),
+                Choice::Release(release) => {
+                    let series = series_of(&release).unwrap_or(&release);
+                    fetched.add(series, || mirror.download(&release, series).and_then(|()| kernel(series)));
+                }
+                Choice::Missing => {
                     fetched.missing.push(format!("{} is not on this mirror, and not cached", role.name()));
                     continue;
                 }
-            };
-            if fetched.kernels.iter().all(|(known, _)| *known != series) {
-                fetched.kernels.push((series, kernel));
             }
             break;
         }
@@ -159,6 +161,15 @@ pub fn fetch(roles: &[Role], refresh: bool) -> Result<Fetched> {
     }
     fetched.kernels.sort_by(|(a, _), (b, _)| natural(a, b));
     Ok(fetched)
+}
+
+impl Fetched {
+    /// Each series once, whatever roles it has.
+    fn add(&mut self, series: &str, kernel: impl FnOnce() -> Result<Kernel>) {
+        if self.kernels.iter().all(|(known, _)| known != series) {
+            self.kernels.push((series.to_owned(), kernel()));
+        }
+    }
 }
 
 /// The roles to try one after the other: if the oldest has left the mirror, the next one is.
@@ -232,7 +243,11 @@ impl Mirror {
         let apt = Private::new(&stanzas(main, sources::security(&configured)))?;
         apt.update()?;
         let found = exec::capture(apt.command("apt-cache").args(["search", "--names-only", index::PATTERN]))?;
-        Ok(Self { index: Index::parse(&found), apt })
+        let index = Index::parse(&found);
+        if index.newest(|_| true).is_none() {
+            bail!("apt finds no kernel at all on this machine's mirror; its messages above say why");
+        }
+        Ok(Self { apt, index })
     }
 
     fn download(&self, release: &str, series: &str) -> Result<()> {
