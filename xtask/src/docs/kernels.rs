@@ -111,7 +111,7 @@ a test that does not depend on a backend has one mark.
 | mark | meaning |
 |---|---|
 | {} | passed |
-| {} | passed at the second attempt: at the first, events were missed that the kernel ran no program for, and the tracer said so |
+| {} | passed at the second attempt: at the first, the tracer said that the kernel made it miss events, or the machine was too slow for the test |
 | {} | failed |
 | {} | not offered by the backend, or skipped: the note with that number, below the table, says why |
 | {} | no verdict |

@@ -40,7 +40,8 @@ pub struct Figures {
     pub states: u32,
     /// Bytes of stack of all its functions together.
     pub stack: u32,
-    /// Bytes of stack of the deepest chain of calls; `None` where the kernel does not say it.
+    /// Bytes of stack of the deepest chain of calls, without functions that get a private stack; `None` where the kernel
+    /// does not say it.
     #[serde(default)]
     pub chain: Option<u32>,
 }
