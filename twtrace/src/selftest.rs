@@ -43,6 +43,9 @@ pub struct Made {
 /// If the namespace or a socket does not work: the kernel's fault, not the programs'.
 pub fn make(netns: &Netns) -> io::Result<Made> {
     netns.run(|| {
+        // On a machine that stalls a FIN is sent again, finds its socket closed and is answered by a RST, which would end the
+        // minisock (RFC 1337). Where /proc/sys cannot be written, in a container, that chance is taken.
+        let _ = lives::sysctl("tcp_rfc1337", "1");
         let before = oracle::counters()?;
         let listener = lives::listen((Ipv4Addr::LOCALHOST, 0).into())?;
         let pair = lives::connect(&listener, None)?;

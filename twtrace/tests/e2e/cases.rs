@@ -1,19 +1,29 @@
 //! The cases that run once a backend: real sockets, the real tracer's JSON, the lab's judge, the kernel's own counters.
 
-use std::time::{Duration, Instant};
+use std::{
+    net::Ipv4Addr,
+    thread,
+    time::{Duration, Instant},
+};
 
 use rustix::process::Signal;
 use twtrace::{
     host::netns::Netns,
-    lab::{scenarios::Scenario, stage::First},
+    lab::{
+        lives, oracle,
+        scenarios::Scenario,
+        segment::{self, Segment},
+        stage::First,
+    },
     model::event::Kind,
+    selftest,
 };
 
 use crate::{
     parse,
     scene::{Scene, fresh, judge, knows},
     summary,
-    tracer::{PATIENCE, Tracer, programs_of},
+    tracer::{PATIENCE, Tracer, programs_of, traffic},
 };
 
 /// How much traffic this machine can be asked for.
@@ -157,7 +167,7 @@ pub fn two_and_kill(backend: &str) -> Outcome {
         if Instant::now() > deadline {
             return Err(format!("programs {left:?} outlived their tracer"));
         }
-        std::thread::sleep(Duration::from_millis(50));
+        thread::sleep(Duration::from_millis(50));
     }
     scene.live(&listener, First::Client, 25)?;
     let (made, knows) = (scene.end()?, knows(&second.start));
@@ -165,4 +175,31 @@ pub fn two_and_kill(backend: &str) -> Outcome {
     let events = parse::events(&said.lines)?;
     judge(&made, &events, knows)?;
     summary::exact(&said, &events)
+}
+
+/// A RST in the self-test's namespace ends no minisock: the one that answers a FIN which a stalled machine sends again must not
+/// be taken for a backend that tells the wrong cause.
+pub fn self_test_resets() -> Outcome {
+    let netns = Netns::new().map_err(|error| format!("a network namespace: {error}"))?;
+    let left = traffic(&netns, || {
+        selftest::make(&netns)?;
+        let listener = lives::listen((Ipv4Addr::LOCALHOST, 0).into())?;
+        let pair = lives::connect(&listener, None)?;
+        let client = pair.client.local_addr()?;
+        let at = segment::sequence(&pair.client)?;
+        lives::close_in_order(pair.client, pair.server)?;
+        if !oracle::minisocks_reach(1, PATIENCE)? {
+            return Ok(None);
+        }
+        // Behind the peer's FIN: tw_rcv_nxt.
+        let rst = Segment::new(listener.local_addr()?, client, segment::Kind::Rst, at.next_in.wrapping_add(1), 0)?;
+        rst.send()?;
+        thread::sleep(Duration::from_millis(200));
+        oracle::minisocks().map(Some)
+    })?;
+    match left {
+        Some(1) => Ok(()),
+        None => Err("the connection made no TIME_WAIT".to_owned()),
+        Some(left) => Err(format!("{left} TIME_WAITs after a RST, not 1")),
+    }
 }

@@ -272,6 +272,7 @@ fn trials(offered: &Backends, scale: Scale, guest: bool, tally: &Arc<Mutex<Tally
         ("endings", manners::endings),
         ("demo", manners::demo),
         ("probe", manners::probe),
+        ("self_test_resets", cases::self_test_resets),
         ("ebpf_log", manners::ebpf_log),
         ("full_disk", manners::full_disk),
         ("filter_scope", scope::filter_scope),
