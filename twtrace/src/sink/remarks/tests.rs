@@ -51,16 +51,16 @@ fn a_reader_that_stops_holds_nobody_up_and_takes_no_memory() -> io::Result<()> {
         text.push_str(&read_to(&mut reader, "\n")?);
         remarks.say("");
     }
-    while !remarks.writer.is_idle() {
-        text.push_str(&read_to(&mut reader, "\n")?);
-    }
-    remarks.say(&line(ALL));
-    let missing = remarks.told;
     let rest = thread::spawn(move || -> io::Result<String> {
         let mut rest = String::new();
         reader.read_to_string(&mut rest)?;
         Ok(rest)
     });
+    while !remarks.writer.is_idle() {
+        thread::yield_now();
+    }
+    remarks.say(&line(ALL));
+    let missing = remarks.told;
     remarks.parting.push_str("the summary\n");
     remarks.finish("the end\n");
     text.push_str(&rest.join().unwrap()?);
