@@ -58,17 +58,23 @@ pub(super) const SLOTTED: [(&str, &str, &str); 3] = [
 ];
 
 /// Sizes of such a table.
-pub(super) struct Slots {
+#[derive(Clone, Copy, Debug)]
+pub struct Slots {
     /// A power of two.
-    pub(super) slots: u32,
+    pub slots: u32,
     /// Entries of the map that takes what finds its slot taken.
-    pub(super) rest: u32,
+    pub rest: u32,
 }
 
 impl Slots {
-    /// For this many keys. Of as many keys as there are slots, 37 in 100 would find theirs taken by chance.
-    pub(super) fn of(keys: u32) -> Self {
-        Self { slots: keys.clamp(1, 1 << 31).next_power_of_two(), rest: (keys / 2).max(1) }
+    /// For this many keys. A key gets its slot if no other key of that slot is in the table. Of as many keys as slots, which come
+    /// and go at random, 1 - 1/e do not: 63 of 100. Kernels give the objects of a page side by side, so small tables are further
+    /// from that, either way.
+    #[must_use]
+    pub fn of(keys: u32) -> Self {
+        const SMALL: u32 = 4096;
+        let rest = keys.min(keys / 4 * 3 + SMALL).max(1);
+        Self { slots: keys.clamp(1, 1 << 31).next_power_of_two(), rest }
     }
 }
 
@@ -128,5 +134,53 @@ pub(super) fn duties(plan: &Plan, offsets: &Offsets, has_stack: bool, passive: b
         reuse_denied: u8::from(plan.backend(Capability::ReuseDenied).is_some()),
         passive: u8::from(passive),
         ..Duties::NONE
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    /// The most keys in the rest while this many come and go, each at an address at random.
+    fn most_in_the_rest(keys: usize, slots: usize) -> usize {
+        let mut random = 1_u64;
+        let mut slot = || {
+            // Knuth's MMIX; its upper bits are the good ones.
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (random >> 33) as usize % slots
+        };
+        let mut counts = vec![0_u32; slots];
+        let mut lives: Vec<usize> = Vec::new();
+        let (mut rest, mut most) = (HashSet::new(), 0);
+        for n in 0..keys * 8 {
+            let place = n % keys;
+            let at = slot();
+            if lives.len() == keys {
+                counts[lives[place]] -= 1;
+                rest.remove(&place);
+                lives[place] = at;
+            } else {
+                lives.push(at);
+            }
+            if counts[at] > 0 {
+                rest.insert(place);
+            }
+            counts[at] += 1;
+            most = most.max(rest.len());
+        }
+        most
+    }
+
+    #[test]
+    fn as_many_keys_as_were_asked_for_find_a_place() {
+        for keys in [1, 100, 4096, 5000, 1 << 16, (1 << 16) + 1, 100_000] {
+            let Slots { slots, rest } = Slots::of(keys);
+            let most = most_in_the_rest(keys as usize, slots as usize);
+            assert!(most <= rest as usize, "{keys} keys: {most} in a rest of {rest}");
+        }
+        // What the rule is about: more than half of them go to the rest.
+        assert!(most_in_the_rest(1 << 16, 1 << 16) > 1 << 15);
     }
 }

@@ -16,7 +16,7 @@ mod verifier;
 
 pub use attach::{AttachError, Attached, BpfError, Kernel, Settings, Tables, attach, gather};
 pub use counters::Skips;
-pub use globals::Offsets;
+pub use globals::{Offsets, Slots};
 pub use produce::Lives;
 pub use seed::{Ends, Looker};
 pub use stats::Timing;

@@ -11,7 +11,7 @@ use std::{
 use aya::maps::{Array, HashMap, Map, MapData, MapInfo};
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 use twtrace::{
-    bpf::{Settings, Tables},
+    bpf::{Settings, Slots, Tables},
     decode::decode,
     host::{
         Host,
@@ -67,7 +67,7 @@ impl Lives {
         let memory = unsafe { mmap(ptr::null_mut(), length, ProtFlags::READ, MapFlags::SHARED, slots.fd(), 0) };
         Ok(Self {
             slots: Map::Array(slots).try_into().map_err(text)?,
-            rest: Map::HashMap(find("LIFE_REST", size / 2)?).try_into().map_err(text)?,
+            rest: Map::HashMap(find("LIFE_REST", Slots::of(size).rest)?).try_into().map_err(text)?,
             size,
             memory: memory.map_err(text)?.cast(),
         })

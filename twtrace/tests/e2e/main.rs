@@ -9,6 +9,7 @@ mod connects;
 mod containers;
 mod costs;
 mod doctor;
+mod full;
 mod guest;
 mod headroom;
 mod hotplug;
@@ -217,6 +218,7 @@ fn trials(offered: &Backends, scale: Scale, guest: bool, tally: &Arc<Mutex<Tally
             ("storm", Box::new(move |backend| cases::storm(backend, scale))),
             ("every_life", Box::new(cases::every_life)),
             ("small_ring", Box::new(cases::small_ring)),
+            ("full_table", Box::new(full::full_table)),
             ("filters", Box::new(cases::filters)),
             ("containers", Box::new(containers::containers)),
             ("failed_connects", Box::new(connects::failed_connects)),

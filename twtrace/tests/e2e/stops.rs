@@ -37,6 +37,8 @@ pub fn stops(backend: &str, scale: Scale) -> Result<(), String> {
     // told beside births.
     set(&netns, "ip_local_port_range", "20000 20199")?;
     set(&netns, "tcp_tw_reuse", "1")?;
+    // Room for all of them, in the kernel's table and in that of each run.
+    set(&netns, "tcp_max_tw_buckets", "131072")?;
     let (over, made) = (AtomicBool::new(false), AtomicU32::new(0));
     let missed = thread::scope(|scope| {
         let storms: Vec<_> = (1..=THREADS)
