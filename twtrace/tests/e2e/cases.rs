@@ -35,6 +35,8 @@ pub struct Scale {
     pub stops: usize,
     /// Addresses that one goes to meanwhile: 200 minisocks each are what every start and every end looks through.
     pub addresses: u32,
+    /// Minisocks that a table has room for which is filled: a power of four.
+    pub lives: usize,
     /// Connections of the conformance run.
     pub connections: usize,
 }
