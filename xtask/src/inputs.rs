@@ -10,21 +10,26 @@ use sha2::{Digest as _, Sha256};
 
 use crate::paths;
 
-/// Files and directories: what runs in the kernel, what loads it, reads it and judges it, and the tests themselves. The
-/// rest of twtrace is tested on this machine's kernel, and by the short run on two others.
-const INPUTS: [&str; 16] = [
+/// Files and directories: what runs in the kernel, what loads it, reads it and judges it, the doctor, and the tests
+/// themselves. The rest of twtrace (the command line, the output, the live view) is tested on this machine's kernel, and
+/// by the short run on two others.
+const INPUTS: [&str; 20] = [
     "Cargo.lock",
     "twtrace-common",
     "twtrace-ebpf",
     "twtrace/Cargo.toml",
     "twtrace/build.rs",
+    "twtrace/src/audit.rs",
     "twtrace/src/bpf",
     "twtrace/src/decode",
     "twtrace/src/decode.rs",
+    "twtrace/src/doctor",
+    "twtrace/src/host",
     "twtrace/src/lab",
     "twtrace/src/pipeline",
     "twtrace/src/pipeline.rs",
     "twtrace/src/plan",
+    "twtrace/src/reconcile.rs",
     "twtrace/src/selftest.rs",
     "twtrace/src/source",
     "twtrace/src/tracer.rs",

@@ -24,7 +24,7 @@ pub struct Args {
     /// Only these kernels in the guests, with all tests; see `cargo xtask vm --help`
     #[arg(long, value_delimiter = ',', num_args = 1.., value_name = "SERIES", value_parser = vm::Role::parse)]
     pub kernel: Vec<vm::Role>,
-    /// All tests on all kernels, even if what they test has not changed since docs/kernel-support.md was written
+    /// All tests on all kernels, even if the programs and their tests are as docs/kernel-support.md has them
     #[arg(long, conflicts_with_all = ["no_vm", "kernel"])]
     pub full: bool,
 }
@@ -140,7 +140,7 @@ fn guests(args: &Args) -> Result<Counted> {
     let args = match known(args, kernels::recorded(), &inputs::hash()?) {
         Ok(series) => {
             println!(
-                "guests: nothing that they test has changed since {}, which has all tests on {}: the oldest and the newest \
+                "guests: the tracer, the doctor and their tests are as in {}, which has all tests on {}: the oldest and the newest \
                  kernel run the quick lab; --full runs all",
                 kernels::FILE,
                 series.join(", ")

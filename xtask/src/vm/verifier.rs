@@ -81,7 +81,8 @@ pub fn write(guests: &[&Guest]) -> Result<()> {
     Ok(())
 }
 
-/// One check a kernel: nothing is too deep, nothing has jumped, nothing is new. Guests that ran no test are not checked, for they have no figures.
+/// One check a kernel: nothing is too deep, nothing has jumped, nothing is new. Guests that ran no test are not checked, for
+/// they have no figures.
 pub fn check(guests: &[Guest]) -> Tally {
     let table = match read() {
         Ok(table) => table,
