@@ -30,6 +30,7 @@ mod stops;
 mod summary;
 mod tracer;
 mod verdict;
+mod witness;
 
 use std::{
     collections::BTreeMap,
@@ -92,6 +93,7 @@ fn main() -> ExitCode {
 
 fn run(arguments: &Arguments, backends: &[String], scale: Scale, guest: bool) -> ExitCode {
     let tally = Arc::new(Mutex::new(Tally { arguments: arguments.clone(), ..Tally::default() }));
+    witness::begin();
     let offered: Backends = backends.iter().map(|backend| (backend.clone(), refusal(backend))).collect();
     let conclusion = libtest_mimic::run(arguments, trials(&offered, scale, guest, &tally));
     if arguments.list {
@@ -136,6 +138,9 @@ fn run(arguments: &Arguments, backends: &[String], scale: Scale, guest: bool) ->
         None => trial("clock_steps", "any", &tally, |_| clocks::clock_steps()),
     });
     let labs = libtest_mimic::run(&alone, last);
+    if let Some(missing) = witness::silent() {
+        line(&format!("this kernel left out sched_switch for {missing} context switches: see tests/e2e/witness.rs"));
+    }
     let budget = attempts::budget();
     let (verdict, reason) = (if budget.is_ok() { "passed" } else { "failed" }, budget.as_ref().err());
     settle(&Verdict::at_once("retries", "any", verdict, reason.map(String::as_str)), &tally);
