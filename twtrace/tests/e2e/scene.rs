@@ -16,8 +16,9 @@ use twtrace::{
         runner,
         scenarios::{Play, Scenario},
         stage::{Family, First, Stage, Stop},
+        want::Turn,
     },
-    model::event::Event,
+    model::event::{Event, Substate},
 };
 
 use crate::tracer::{PATIENCE, traffic};
@@ -74,15 +75,21 @@ impl<'a> Scene<'a> {
         self.act(|stage| (0..count).try_for_each(|_| stage.live(listener, Family::V4, first).map(drop)))
     }
 
-    /// What was made, with the kernel's word on it, once nothing moves.
+    /// What was made, with the kernel's word on it, once nothing moves. A FIN that met its socket on the way into FIN_WAIT2
+    /// is sent again, after longer than a rest: it is waited for.
     pub fn end(mut self) -> Result<Made, String> {
         let deadline = Instant::now() + PATIENCE;
-        let after = self.act(|_| {
+        let after = self.act(|stage| {
+            let turns =
+                |tuple| stage.made.wants.iter().any(|want| want.tuple == tuple && want.turn == Turn::IfFinWait2);
+            let turning = |look: &Look| {
+                look.minisocks.iter().any(|&(tuple, substate)| substate == Substate::FinWait2 && turns(tuple))
+            };
             let mut last = Look::take()?;
             loop {
                 thread::sleep(REST);
                 let look = Look::take()?;
-                if look == last || Instant::now() > deadline {
+                if look == last && !turning(&look) || Instant::now() > deadline {
                     return Ok(look);
                 }
                 last = look;
