@@ -436,7 +436,7 @@ pub const LINES: &[Line] = &[
                     Object(own::SELF),
                     "",
                     "twtrace's own cost since the last tick",
-                    "`--self-stats` not given",
+                    "`--self-stats` not given, or the last was less than 50 ms ago",
                 ),
             ],
         ],

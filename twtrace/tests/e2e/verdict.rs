@@ -5,9 +5,12 @@ use std::{
     time::Instant,
 };
 
-use libtest_mimic::{Arguments, Failed, Trial};
+use libtest_mimic::{Arguments, Trial};
 
-use crate::{attempts, doctor, line, tracer};
+use crate::{
+    attempts::{self, Ended},
+    doctor, line, tracer,
+};
 
 /// How many tests ended how.
 #[derive(Default)]
@@ -65,18 +68,21 @@ pub fn trial(
         };
         // Exact, or it says so: where a tracer said that the kernel made it miss something, it is tried again.
         let note = |error: &str, missed: &_| attempts::note(&format!("{of}::{test}"), &format!("{missed:?}: {error}"));
-        let (result, attempts) = attempts::until_good(run, note);
+        let (ended, attempts) = attempts::until_good(run, note);
         let attempts = attempts + attempts::take_within();
         // What it was to be compared with is not here: all else may be as it should, but that is no pass.
         let absent = doctor::take_absent().map(|programs| format!("not compared: there is no {programs} here"));
-        let (verdict, reason) = match (&result, &absent) {
-            (Err(why), _) => ("failed", Some(why.as_str())),
-            (Ok(()), Some(why)) => ("skipped", Some(why.as_str())),
-            (Ok(()), None) => ("passed", None),
+        let (verdict, reason) = match (&ended, &absent) {
+            (Ended::Failed(why), _) => ("failed", Some(why.as_str())),
+            (Ended::Told(why), _) | (Ended::Good, Some(why)) => ("skipped", Some(why.as_str())),
+            (Ended::Good, None) => ("passed", None),
         };
         let millis = start.elapsed().as_millis();
         settle(&Verdict { test: &test, backend: &of, verdict, reason, millis, attempts }, &tally);
-        result.map_err(Failed::from)
+        match ended {
+            Ended::Failed(why) => Err(why.into()),
+            Ended::Good | Ended::Told(_) => Ok(()),
+        }
     })
 }
 
