@@ -14,7 +14,7 @@ use twtrace::{
 };
 
 use crate::{
-    attempts::{MOST, is_of_the_kernel, note, told},
+    attempts::{MOST, Next, is_of_the_kernel, next, note},
     tracer::binary,
 };
 
@@ -41,20 +41,21 @@ pub fn lab(backend: &str, slow: bool, connections: usize) -> Result<Vec<Verdict>
             return Err(format!("{} scenarios instead of {}, the last line is {last}", scenarios.len(), left.len()));
         }
         let trouble = last["trouble"].as_object().into_iter().flatten();
-        let is_of_the_kernel = is_of_the_kernel(trouble.map(|(name, _)| name.as_str()));
-        let may_again = attempts < MOST && is_of_the_kernel;
+        let next = next(attempts, trouble.map(|(name, _)| name.as_str()));
         left.clear();
         for line in scenarios {
             let mut verdict = verdict(line, attempts)?;
-            if verdict.outcome == "failed" && !may_again && is_of_the_kernel && Host::default().is_realtime() {
-                (verdict.outcome, verdict.reason) = ("skipped", Some(told(attempts, &last["trouble"].to_string())));
+            match &next {
+                _ if verdict.outcome != "failed" => {}
+                Next::Again => {
+                    crate::line(&format!("again: {backend}: {line}"));
+                    left.push(verdict.scenario);
+                    continue;
+                }
+                Next::Skip(why) => (verdict.outcome, verdict.reason) = ("skipped", Some(why.clone())),
+                Next::Fail => {}
             }
-            if verdict.outcome == "failed" && may_again {
-                crate::line(&format!("again: {backend}: {line}"));
-                left.push(verdict.scenario);
-            } else {
-                verdicts.push(verdict);
-            }
+            verdicts.push(verdict);
         }
         if left.is_empty() {
             break;

@@ -36,6 +36,7 @@ use twtrace::{
 use twtrace_common::state::{Alive, LifeSlot, alive, met};
 
 use crate::{
+    attempts,
     inside::{Resident, settings, traced},
     scene::{Scene, fresh},
     tracer::{PATIENCE, missed, traffic},
@@ -320,6 +321,8 @@ pub fn looks_beside_traffic(backend: &str) -> Outcome {
         let first_look = tracer.looked().map_err(text)?.at_ns;
         let mut all = Aggregates::default();
         let (mut births, mut ends, mut looks, mut turns) = (0u64, 0u64, 0u64, 0u64);
+        // What looks have found in this namespace.
+        let (mut found, mut ended) = (0u64, 0u64);
         let mut slowest = Duration::ZERO;
         let (mut known, mut oldest_ms, mut most_alive) = (0, 0, 0);
         thread::scope(|scope| {
@@ -336,6 +339,7 @@ pub fn looks_beside_traffic(backend: &str) -> Outcome {
                 let began = Instant::now();
                 tracer.look();
                 let audit = tracer.looked().map_err(text)?;
+                (found, ended) = (found + audit.found.len() as u64, ended + audit.ended.len() as u64);
                 if audit.at_ns != last_look {
                     (last_look, looks) = (audit.at_ns, looks + 1);
                 }
@@ -369,6 +373,7 @@ pub fn looks_beside_traffic(backend: &str) -> Outcome {
                 .try_for_each(|storm| storm.join().unwrap_or_else(|_| Err("a thread of the storm panicked".to_owned())))
         })?;
         let audit = tracer.audit(&[&netns]).map_err(text)?;
+        (found, ended) = (found + audit.found.len() as u64, ended + audit.ended.len() as u64);
         let counters = tracer.counters().map_err(text)?;
         crate::line(&format!(
             "looks: {births} births, {most_alive} alive at most, {looks} whole looks, {turns} turns; {known} of {} namespaces \
@@ -379,15 +384,21 @@ pub fn looks_beside_traffic(backend: &str) -> Outcome {
         missed("lives_full", counters.trouble.lives_full);
         let lost: u64 = counters.lost.iter().sum();
         let untold = (sockets as u64 / 2 * 2).checked_sub(births).ok_or("more births than sockets")?;
-        if lost > 0 || untold > audit.unseen {
-            return Err(format!("{untold} births of {sockets} were not told, {lost} records were lost: {audit:?}"));
+        if lost > 0 || untold != found {
+            missed("unseen", found);
+            return Err(format!(
+                "{untold} births were not told, {found} were found, {lost} records were lost: {audit:?}"
+            ));
         }
-        // Where the kernel says that it skipped programs, looks have found what those would have told.
-        let has_skipped = tracer.missed().map_err(text)?.runs.is_some_and(|runs| runs > 0);
-        if !has_skipped && (untold > 0 || !audit.found.is_empty() || !audit.ended.is_empty()) {
+        // Looks may find only what the kernel says that it skipped.
+        let skipped = tracer.missed().map_err(text)?;
+        if found + ended > 0 && skipped.runs.is_none_or(|runs| runs < found + ended) {
             missed("unseen", audit.unseen);
             missed("unseen_ends", audit.unseen_ends);
-            return Err(format!("{untold} births and {} ends were missed", audit.ended.len()));
+            return Err(format!("{found} births and {ended} ends were missed: {skipped:?}"));
+        }
+        if found + ended > 0 {
+            attempts::note_others(&format!("{skipped:?}; looks found {found} births and {ended} ends"));
         }
         if audit.at_ns <= first_look || known < 3 {
             return Err(format!("looks: {audit:?} after {first_look:?}; {known} namespaces were looked into"));

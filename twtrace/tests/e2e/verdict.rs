@@ -74,14 +74,14 @@ pub fn trial(
         let absent = doctor::take_absent().map(|programs| format!("not compared: there is no {programs} here"));
         let (verdict, reason) = match (&ended, &absent) {
             (Ended::Failed(why), _) => ("failed", Some(why.as_str())),
-            (Ended::Told(why), _) | (Ended::Good, Some(why)) => ("skipped", Some(why.as_str())),
+            (Ended::Skipped(why), _) | (Ended::Good, Some(why)) => ("skipped", Some(why.as_str())),
             (Ended::Good, None) => ("passed", None),
         };
         let millis = start.elapsed().as_millis();
         settle(&Verdict { test: &test, backend: &of, verdict, reason, millis, attempts }, &tally);
         match ended {
             Ended::Failed(why) => Err(why.into()),
-            Ended::Good | Ended::Told(_) => Ok(()),
+            Ended::Good | Ended::Skipped(_) => Ok(()),
         }
     })
 }
