@@ -158,8 +158,9 @@ pub fn run(args: &Args) -> Result<Counted> {
     if !args.is_partial() {
         guests.iter_mut().for_each(|guest| guest.inputs = Some(inputs.clone()));
         if args.kernel.is_empty() {
-            results.series = series;
+            results.series.clear();
         }
+        results.add_series(series);
     }
     results.replace(&guests);
     results.write(&file)?;

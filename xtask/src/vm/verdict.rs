@@ -5,7 +5,7 @@ use std::{fs, path::Path};
 use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 
-use super::verifier::Verified;
+use super::{fetch::natural, verifier::Verified};
 use crate::tally::Tally;
 
 /// How a test ended.
@@ -146,7 +146,7 @@ pub type Counted = (Tally, Vec<Guest>);
 /// A results file.
 #[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Results {
-    /// The series of the last run of all kernels: those that the mirror had.
+    /// The series of the last run of all kernels, those that the mirror had, and what was run by name since.
     #[serde(default)]
     pub series: Vec<String>,
     /// One entry per kernel.
@@ -176,7 +176,14 @@ impl Results {
         fs::write(file, text + "\n").with_context(|| format!("writing {}", file.display()))
     }
 
-    /// The guests of the last run of all kernels, if each has tested all of these inputs.
+    /// All kernels may be run a few at a time: one that was run by name is one of them from then on.
+    pub fn add_series(&mut self, ran: Vec<String>) {
+        self.series.extend(ran);
+        self.series.sort_by(|a, b| natural(a, b));
+        self.series.dedup();
+    }
+
+    /// The guests of all kernels, if each has tested all of these inputs.
     pub fn complete(&self, inputs: &str) -> Option<Vec<&Guest>> {
         let guest = |series: &String| {
             let mut guests = self.guests.iter();
@@ -288,6 +295,10 @@ mod tests {
         assert_eq!(complete(&results), None);
         results.replace(&[guest("5.10", "new")]);
         assert_eq!(complete(&results), Some(vec!["5.10".to_owned(), "6.1".to_owned()]));
+        results.add_series(vec!["6.1".into(), "5.10".into()]);
+        assert_eq!(complete(&results), Some(vec!["5.10".to_owned(), "6.1".to_owned()]));
+        results.add_series(vec!["7.2".into()]);
+        assert_eq!(complete(&results), Some(vec!["5.10".to_owned(), "6.1".to_owned(), "7.2".to_owned()]));
         results.replace(&[Guest { inputs: None, ..guest("5.10", "") }]);
         assert_eq!(complete(&results), None);
         assert_eq!(complete(&Results::default()), None);
