@@ -13,9 +13,10 @@ use twtrace::{
     model::{
         aggregate::Aggregates,
         event::{Cause, Closer, Comm, Connection, Detail, Event, Life, Role, Substate, Task, Tuple},
+        happening::Tick,
         report::Totals,
     },
-    sink::{Clock, Tick},
+    sink::Clock,
     tui::{
         keys::Key,
         state::{About, State},
@@ -96,8 +97,8 @@ fn one_destination() -> f64 {
     begun.elapsed().as_nanos() as f64 / LIVE as f64
 }
 
-fn tell(state: &mut State, event: &Event) {
-    state.aggregates.event(event);
+fn tell(all: &mut Aggregates, state: &mut State, event: &Event) {
+    all.event(event);
     state.event(event);
 }
 
@@ -106,34 +107,26 @@ fn main() -> ExitCode {
     let clock = Clock { offset_ns: 0 };
     let before = resident();
     let mut state = State::new(about, clock, jiff::tz::TimeZone::UTC, Duration::from_secs(1), (200, 60));
-    update::update(&mut state, Input::Key(Key::Char('2')));
+    let mut all = Aggregates::default();
+    update::update(&mut state, Input::Key(Key::Char('2')), &all);
     let begun = Instant::now();
-    (0..LIVE).for_each(|n| tell(&mut state, &born(n)));
+    (0..LIVE).for_each(|n| tell(&mut all, &mut state, &born(n)));
     let births = begun.elapsed();
     let totals = Totals { live: Some(LIVE), ..Totals::default() };
-    let tick = Tick {
-        totals: &totals,
-        born_per_s: None,
-        died_per_s: None,
-        reconcile: &[],
-        buckets: None,
-        comparing: false,
-        own: None,
-        report: true,
-    };
+    let tick = Tick { totals, report: true, ..Tick::default() };
     let begun = Instant::now();
-    state.aggregates.tick(1_000_000_000);
-    state.tick(1_000_000_000, &tick);
+    all.tick(1_000_000_000);
+    state.tick(1_000_000_000, &tick, &all);
     let ticked = begun.elapsed();
     // Held, the log grows to its bound.
-    update::update(&mut state, Input::Key(Key::Char('p')));
-    (0..LIVE / 2).for_each(|n| tell(&mut state, &died(n)));
+    update::update(&mut state, Input::Key(Key::Char('p')), &all);
+    (0..LIVE / 2).for_each(|n| tell(&mut all, &mut state, &died(n)));
     let used = resident().saturating_sub(before);
-    let (live, evicted) = (state.aggregates.live().time_wait, state.aggregates.evicted());
-    let rows = state.aggregates.destination_rows().len() as u64;
+    let (live, evicted) = (all.live().time_wait, all.evicted());
+    let rows = all.destination_rows().len() as u64;
     println!("live after half of them ended  {live}");
     println!("destinations                   {rows}, evicted {}", evicted.destinations);
-    println!("ports                          {}, evicted {}", state.aggregates.port_rows().len(), evicted.ports);
+    println!("ports                          {}, evicted {}", all.port_rows().len(), evicted.ports);
     println!("memory                         {:.1} MB of {:.0} MB", used as f64 / 1e6, BOUND as f64 / 1e6);
     println!("an event, 100,000 destinations {:.0} ns", births.as_nanos() as f64 / LIVE as f64);
     println!("an event, one destination      {:.0} ns", one_destination());
@@ -144,10 +137,10 @@ fn main() -> ExitCode {
         if let Some(tuple) = &mut event.life.tuple {
             tuple.laddr = IpAddr::V4(Ipv4Addr::from(0x7f00_0002 + (n % 4) as u32));
         }
-        tell(&mut state, &event);
+        tell(&mut all, &mut state, &event);
     }
-    let (most, evicted) = (resident().saturating_sub(before), state.aggregates.evicted().destinations);
-    let rows = state.aggregates.destination_rows().len() as u64;
+    let (most, evicted) = (resident().saturating_sub(before), all.evicted().destinations);
+    let rows = all.destination_rows().len() as u64;
     println!("with twice as many             {rows} destinations, evicted {evicted}, {:.1} MB", most as f64 / 1e6);
     let is_good = used < BOUND && most < BOUND && live == (LIVE / 2).cast_signed() && evicted >= DESTINATIONS;
     println!("{}", if is_good { "within its bounds" } else { "NOT within its bounds" });

@@ -27,7 +27,7 @@ use twtrace::{
     host::{Host, clock, netns::Netns},
     model::aggregate::Aggregates,
     plan::Plan,
-    sink::{BATCH_BYTES, Clock, JsonSink, Sink as _},
+    sink::{BATCH_BYTES, Clock, JsonSink, Lines as _, Observer as _},
     source::{Ring, Source as _},
 };
 
@@ -98,7 +98,7 @@ impl End {
             return Err(io::Error::other(format!("{garbage} records could not be decoded")));
         }
         if self.json.pending() > BATCH_BYTES {
-            self.null.write_all(self.json.take().bytes())?;
+            self.null.write_all(self.json.take(&self.aggregates).bytes())?;
         }
         self.records += count as u64;
         Ok(count)

@@ -1,24 +1,30 @@
 //! Where a run shows itself: lines, or the live view.
 
-use std::io::{self, IsTerminal as _};
-
-use tokio::sync::mpsc;
+use std::{
+    fs::File,
+    io::{self, IsTerminal as _},
+};
 
 use super::internal;
 use crate::{
     cli::{
-        EbpfLog, Run, RunFormat,
+        Also, EbpfLog, Run, RunFormat,
         exit::{Code, Complaint, Exit},
     },
     host::clock,
     model::{aggregate::Aggregates, wanted::Wanted},
-    pipeline::{Options, Shown},
-    sink::{Clock, JsonSink, Sink, TextSink, by::Reporter},
+    run::{Hub, Options, Outlet, Shown},
+    sink::{
+        Clock, Lines, Writer,
+        by::Reporter,
+        format::Setting,
+        text,
+        writer::{Descriptor, QUEUE_BATCHES},
+    },
     tui::{
         screen::Screen,
         state::{About, State},
         terminal::{self, Taken},
-        update::Input,
     },
 };
 
@@ -27,10 +33,8 @@ const TABLES_EVERY: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// What a run is shown by.
 pub(super) struct Front {
-    /// The sink.
-    pub sink: Box<dyn Sink>,
-    /// The keyboard, if there is one.
-    pub inputs: Option<mpsc::Receiver<Input>>,
+    /// Where all that happens goes.
+    pub hub: Hub,
     _terminal: Option<Taken>,
 }
 
@@ -39,29 +43,45 @@ impl Front {
     pub fn open(asked: &Run, own_netns: u32, wanted: Wanted) -> Result<Self, Exit> {
         let clock = Clock { offset_ns: clock::wall_offset_ns().into() };
         let zone = jiff::tz::TimeZone::system();
-        let aggregates = Aggregates::default().wanting(wanted);
-        if format(asked) == RunFormat::Tui {
-            return live_view(asked, clock, zone, own_netns, aggregates);
-        }
-        let reporter =
-            (!asked.by.is_empty()).then(|| Reporter { aggregates, groups: asked.by.clone(), top: asked.top });
-        let sink: Box<dyn Sink> = match (format(asked), reporter) {
-            (RunFormat::Tui | RunFormat::Text, None) => Box::new(TextSink::new(clock, zone)),
-            (RunFormat::Tui | RunFormat::Text, Some(by)) => Box::new(TextSink::with_tables(clock, zone, by)),
-            (RunFormat::Json, None) => Box::new(JsonSink::new(clock)),
-            (RunFormat::Json, Some(by)) => Box::new(JsonSink::with_tables(clock, by)),
+        let by = (!asked.by.is_empty()).then(|| Reporter { groups: asked.by.clone(), top: asked.top });
+        let setting = Setting { clock, zone, by, is_whole: false };
+        // Files first: if one cannot be opened, the terminal is left alone.
+        let others = asked.also.iter().map(|also| other(asked, also, &setting)).collect::<Result<Vec<_>, _>>()?;
+        let (lines, terminal) = match format(asked) {
+            RunFormat::Tui => {
+                let (screen, terminal) = live_view(asked, setting, own_netns)?;
+                (screen, Some(terminal))
+            }
+            RunFormat::Lines(format) => ((format.open)(setting), None),
         };
-        Ok(Self { sink, inputs: None, _terminal: None })
+        let writer = Writer::stdout().map_err(|error| internal("standard output", &error))?;
+        let first = Outlet::new("standard output", lines, shown(asked), writer).remarking();
+        let mut hub = Hub::new(std::iter::once(first).chain(others).collect());
+        if has_tables(asked) {
+            hub = hub.with_tables(Aggregates::default().wanting(wanted));
+        }
+        Ok(Self { hub, _terminal: terminal })
     }
 }
 
-fn live_view(
-    asked: &Run,
-    clock: Clock,
-    zone: jiff::tz::TimeZone,
-    own_netns: u32,
-    aggregates: Aggregates,
-) -> Result<Front, Exit> {
+/// One more output.
+fn other(asked: &Run, also: &Also, setting: &Setting) -> Result<Outlet, Exit> {
+    let what = format!("--also {}", also.name());
+    let failed = |error: io::Error| {
+        let remedy = "name a file in a directory that exists and that twtrace may write to";
+        Exit::error(Code::Usage, Complaint::new(&what, error.to_string(), remedy))
+    };
+    let file = File::create(&also.path).map_err(failed)?;
+    let writer = Writer::with_output(Descriptor::new(file), QUEUE_BATCHES).map_err(failed)?;
+    let lines = (also.format.open)(Setting { is_whole: true, ..setting.clone() });
+    Ok(Outlet::new(also.name(), lines, shown(asked), writer))
+}
+
+fn shown(asked: &Run) -> Shown {
+    Shown { kinds: asked.filter.kinds.clone(), causes: asked.filter.causes.clone() }
+}
+
+fn live_view(asked: &Run, setting: Setting, own_netns: u32) -> Result<(Box<dyn Lines>, Taken), Exit> {
     const REMEDY: &str = "run it on a terminal, or write --format text or --format json";
     let failed = |error: io::Error| Exit::error(Code::Usage, Complaint::new("--format tui", error.to_string(), REMEDY));
     if !io::stdout().is_terminal() {
@@ -82,13 +102,12 @@ fn live_view(
         // https://no-color.org: set and not empty.
         plain: std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty()),
     };
-    let mut state = State::new(about, clock, zone, asked.interval, size);
-    state.aggregates = aggregates;
+    let mut state = State::new(about, setting.clock, setting.zone, asked.interval, size);
     state.shows_own = asked.self_stats;
-    let sink = Box::new(Screen::new(state).map_err(|error| internal("the screen", &error))?);
     let terminal = Taken::take().map_err(failed)?;
     let inputs = terminal::inputs().map_err(|error| internal("the keyboard", &error))?;
-    Ok(Front { sink, inputs: Some(inputs), _terminal: Some(terminal) })
+    let screen = Screen::new(state, inputs).map_err(|error| internal("the screen", &error))?;
+    Ok((Box::new(screen), terminal))
 }
 
 /// The format that was asked for, or that fits the output.
@@ -99,13 +118,19 @@ fn format(asked: &Run) -> RunFormat {
     asked.format.unwrap_or(if io::stdout().is_terminal() && !dumb && !wants_tables && !logs_here {
         RunFormat::Tui
     } else {
-        RunFormat::Text
+        RunFormat::Lines(&text::FORMAT)
     })
 }
 
 /// True if the run shows how full the buckets are.
 pub(super) fn has_buckets(asked: &Run) -> bool {
-    has_tables(asked) || format(asked) == RunFormat::Json
+    has_tables(asked) || tells_ticks(asked)
+}
+
+/// True if one of the outputs writes the counters every interval.
+fn tells_ticks(asked: &Run) -> bool {
+    let tells = |format: RunFormat| matches!(format, RunFormat::Lines(format) if format.tells_ticks);
+    tells(format(asked)) || asked.also.iter().any(|also| also.format.tells_ticks)
 }
 
 /// True if the run shows tables of some kind.
@@ -117,13 +142,12 @@ pub(super) fn has_tables(asked: &Run) -> bool {
 pub(super) fn options(asked: &Run) -> Options {
     let (mut interval, mut tables_every) = (asked.interval, 1);
     if !asked.by.is_empty() {
-        match format(asked) {
-            // Text says nothing at a tick but its tables.
-            RunFormat::Text => interval = asked.summary_every.unwrap_or(TABLES_EVERY),
-            _ => {
-                let every = asked.summary_every.unwrap_or(asked.interval).as_secs_f64();
-                tables_every = (every / asked.interval.as_secs_f64()).round().max(1.0) as u32;
-            }
+        if tells_ticks(asked) {
+            let every = asked.summary_every.unwrap_or(asked.interval).as_secs_f64();
+            tables_every = (every / asked.interval.as_secs_f64()).round().max(1.0) as u32;
+        } else {
+            // At a tick nothing is said but the tables.
+            interval = asked.summary_every.unwrap_or(TABLES_EVERY);
         }
     }
     Options {
@@ -132,7 +156,5 @@ pub(super) fn options(asked: &Run) -> Options {
         interval,
         tables_every,
         self_stats: asked.self_stats,
-        ring_size: asked.ring_size,
-        shown: Shown { kinds: asked.filter.kinds.clone(), causes: asked.filter.causes.clone() },
     }
 }

@@ -23,11 +23,10 @@ use crate::{
         report::{CapabilityReport, Start},
         wanted::Wanted,
     },
-    pipeline::{Feed, Pipeline, RunError, Signals},
     plan::{Capability, Plan},
     reconcile::Scope,
+    run::{Feed, Live, RunError, Signals},
     sink::{
-        Writer,
         human::{Many, Plain},
         notes::remark,
     },
@@ -90,22 +89,25 @@ async fn trace(host: &Host, verbose: u8, asked: &Run) -> Result<Exit, Exit> {
     };
     let start = start(host, &tracer);
     let options = front::options(asked);
-    let ready = || demo.as_mut().map_or(Ok(()), Demo::begin);
     let result = {
         // The terminal is given back at the end of this block, before anything else is said.
         let mut front = Front::open(asked, settings.own_netns, wanted)?;
-        let writer = Writer::stdout().map_err(|error| internal("standard output", &error))?;
-        let mut pipeline = Pipeline::new(&mut tracer, front.sink.as_mut(), writer);
-        if let Some(feed) = feed {
-            pipeline = pipeline.with_feed(feed);
+        match Live::new(&mut tracer, &scope, start, asked.ring_size).map_err(RunError::from) {
+            Ok(mut live) => {
+                if let Some(feed) = feed {
+                    live = live.with_feed(feed);
+                }
+                if let Some(watch) = buckets {
+                    live = live.with_buckets(watch);
+                }
+                // Traffic begins between the first look at the kernel's counters and the first event.
+                match demo.as_mut().map_or(Ok(()), Demo::begin) {
+                    Ok(()) => crate::run::Run::new(live, &mut front.hub).run(&options, &mut signals).await,
+                    Err(error) => Err(error.into()),
+                }
+            }
+            Err(error) => Err(error),
         }
-        if let Some(watch) = buckets {
-            pipeline = pipeline.with_buckets(watch);
-        }
-        if let Some(inputs) = front.inputs.take() {
-            pipeline = pipeline.with_inputs(inputs);
-        }
-        pipeline.run(&start, &scope, &options, &mut signals, ready).await
     };
     if let Some(demo) = &mut demo
         && let Err(error) = demo.end()
@@ -113,21 +115,21 @@ async fn trace(host: &Host, verbose: u8, asked: &Run) -> Result<Exit, Exit> {
         remark(&format!("twtrace: --demo: the traffic ended early: {error}; the events shown are real all the same\n"));
     }
     result.map_err(|error| match error {
-        RunError::Output(error) => Exit::unwritten(&error),
-        RunError::Undelivered { lines, waited } => undelivered(lines, waited),
+        RunError::Output { to, source } => Exit::unwritten(&to, &source),
+        RunError::Undelivered { to, lines, waited } => undelivered(&to, lines, waited),
         error => internal("run", &error),
     })?;
     Ok(Exit::answer(String::new()))
 }
 
 /// The end of a run whose reader stopped reading.
-fn undelivered(lines: u64, waited: Duration) -> Exit {
+fn undelivered(to: &str, lines: u64, waited: Duration) -> Exit {
     let why = match waited.as_secs() {
         0 => format!("{} not delivered: the reader is too slow", Many(lines, "line")),
         seconds => format!("{} not delivered: nothing was read for {}", Many(lines, "line"), Many(seconds, "second")),
     };
     let remedy = "write to a file, skip events with --events or filters, or wait longer with --drain-for 1m";
-    Exit::error(Code::Undelivered, Complaint::new("standard output", why, remedy))
+    Exit::error(Code::Undelivered, Complaint::new(to, why, remedy))
 }
 
 fn settings(host: &Host, asked: &Run, scope: &Scope) -> Result<Settings, Exit> {

@@ -227,7 +227,7 @@ mod tests {
 
     #[test]
     fn the_errno_is_found_at_the_bottom() {
-        use crate::{bpf::BpfError, host::HostError, pipeline::RunError, tracer::TracerError};
+        use crate::{bpf::BpfError, host::HostError, run::RunError, tracer::TracerError};
         let io = || io::Error::from_raw_os_error(libc::ENOMEM);
         let file = HostError::Read { path: "/x".into(), source: io() };
         assert_eq!(errno(&RunError::Bpf(BpfError::Host(file))), Some(libc::ENOMEM));

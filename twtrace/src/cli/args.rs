@@ -214,6 +214,10 @@ pub(super) struct RunArgs {
     /// The same as --format json
     #[arg(short, long, conflicts_with = "format", help_heading = "Output")]
     pub json: bool,
+    /// Write the run to a file too, beside what is shown; repeat the option for several: json:events.jsonl, text:events.log.
+    /// An existing file is overwritten
+    #[arg(long, value_name = "FORMAT:FILE", help_heading = "Output")]
+    pub also: Vec<String>,
     /// Stop after this time: 500ms, 30s, 5m, 1h, or seconds [default: at Ctrl-C]
     #[arg(short, long, value_name = "TIME", help_heading = "Output")]
     pub duration: Option<String>,

@@ -87,7 +87,7 @@ impl Exit {
 
     /// The end because standard output took not all of it, and why.
     #[must_use]
-    pub fn unwritten(error: &io::Error) -> Self {
+    pub fn unwritten(to: &str, error: &io::Error) -> Self {
         let remedy = match error.kind() {
             ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
                 "free some space there, or send the output to another file system"
@@ -96,7 +96,7 @@ impl Exit {
             _ => "send the output to a file or a pipe that can be written",
         };
         let why = format!("the output is incomplete: {error}");
-        Self::error(Code::Internal, Complaint::new("standard output", why, remedy))
+        Self::error(Code::Internal, Complaint::new(to, why, remedy))
     }
 
     /// Writes its text, and returns the exit code. A reader that has gone away is no error; a full disk is, and it has
@@ -134,7 +134,7 @@ fn deliver(out: &mut impl Write, text: &str) -> Result<Reader, Exit> {
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Ok(()) => Ok(Reader::There),
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(Reader::Gone),
-        Err(error) => Err(Exit::unwritten(&error)),
+        Err(error) => Err(Exit::unwritten("standard output", &error)),
     }
 }
 

@@ -7,19 +7,21 @@ use clap::{CommandFactory, FromArgMatches, ValueEnum};
 use args::{DoctorArgs, HookArgs, LabArgs, ProbeArgs, Root, RunArgs, Verb};
 use exit::{Complaint, Exit};
 use filter::{FilterSpec, NetnsSpec};
+pub use format::{Also, RunFormat};
 use list::List;
 use value::Given;
 
 use crate::{
     doctor::{checks, finding::Story},
     lab::scenarios::Scenario,
-    sink::by::Group,
+    sink::{by::Group, json},
 };
 
 mod args;
 pub mod exit;
 pub mod few;
 pub mod filter;
+mod format;
 mod list;
 pub mod ports;
 pub mod resolve;
@@ -82,6 +84,8 @@ pub struct Hooks {
 pub struct Run {
     /// How to show it; `None`: as the output allows.
     pub format: Option<RunFormat>,
+    /// Where else to show it.
+    pub also: Vec<Also>,
     /// Tables to show, with the events.
     pub by: Vec<Group>,
     /// How often; `None`: text every 5 s, JSON each interval.
@@ -163,17 +167,6 @@ pub enum Format {
     /// Text for people
     Text,
     /// JSON, one object per line
-    Json,
-}
-
-/// How to show a run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum RunFormat {
-    /// A live view, with keys
-    Tui,
-    /// Columns, one line for each event
-    Text,
-    /// JSON, one object per line (docs/events.md)
     Json,
 }
 
@@ -365,7 +358,7 @@ impl Lab {
 impl Run {
     fn read(mut args: RunArgs) -> Result<Self, Complaint> {
         if args.json {
-            args.format = Some(RunFormat::Json);
+            args.format = Some(RunFormat::Lines(&json::FORMAT));
         }
         let by = by(&args)?;
         let time = |option, text: &str, least, most, example| {
@@ -376,6 +369,7 @@ impl Run {
         let entries = |option, text: Option<&String>| text.map(|text| Given { option, text }.entries()).transpose();
         Ok(Self {
             format: args.format,
+            also: args.also.iter().map(|text| Also::read(text)).collect::<Result<_, _>>()?,
             by,
             summary_every: every.transpose()?,
             top: args.top as usize,

@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::event::{Cause, Denial, Refusal};
+use super::{
+    event::{Cause, Denial, Refusal},
+    reconcile::agrees,
+};
 
 /// What one capability got.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -91,6 +94,18 @@ pub struct Totals {
 }
 
 impl Totals {
+    /// Minisocks born, of both kinds.
+    #[must_use]
+    pub fn all_born(&self) -> u64 {
+        self.born_time_wait.saturating_add(self.born_fin_wait2)
+    }
+
+    /// Minisocks that ended, whatever the cause.
+    #[must_use]
+    pub fn all_died(&self) -> u64 {
+        self.died.iter().fold(0, |sum, (_, count)| sum.saturating_add(*count))
+    }
+
     /// Births refused, whatever the reason; `None` if not watched.
     #[must_use]
     pub fn all_refused(&self) -> Option<u64> {
@@ -168,6 +183,14 @@ impl Exactness {
 }
 
 impl Summary {
+    /// The summary of a run, with the verdict that follows from its numbers.
+    #[must_use]
+    pub fn of(totals: Totals, reconcile: Vec<Reconciled>, netns: u32, realtime: bool, duration_ns: u64) -> Self {
+        let loss = totals.lost > 0 || !totals.trouble.is_empty();
+        let exact = if loss { Some(false) } else { agrees(&reconcile) };
+        Self { totals, reconcile, netns, exact, realtime, duration_ns }
+    }
+
     /// Whether nothing was missed, and how far that is known.
     #[must_use]
     pub fn exactness(&self) -> Exactness {

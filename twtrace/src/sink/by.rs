@@ -5,13 +5,12 @@ use std::fmt::{Display, Write};
 use serde::Serialize;
 
 use super::{
-    Tick,
     columns::{Row, table},
     human::{Known, Many},
     whose,
 };
 use crate::model::aggregate::{Aggregates, CgroupName, DestinationRow, OwnerRow, PortRow, ProcessName};
-use crate::model::buckets::Buckets;
+use crate::model::{buckets::Buckets, happening::Tick};
 
 /// What a table is by: the words of `--by`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,12 +38,10 @@ impl Group {
     }
 }
 
-/// Tables, and what is shown of them.
-#[derive(Debug)]
+/// What is shown of the tables.
+#[derive(Clone, Debug)]
 pub struct Reporter {
-    /// The tables.
-    pub aggregates: Aggregates,
-    /// Which of them are shown.
+    /// Which of them.
     pub groups: Vec<Group>,
     /// How many rows of each.
     pub top: usize,
@@ -93,8 +90,8 @@ impl<R: Row> Part<R> {
 impl Reporter {
     /// The tables as they are.
     #[must_use]
-    pub fn report(&self) -> By {
-        let (all, top, evicted) = (&self.aggregates, self.top, self.aggregates.evicted());
+    pub fn report(&self, all: &Aggregates) -> By {
+        let (top, evicted) = (self.top, all.evicted());
         let wants = |group| self.groups.contains(&group);
         By {
             ports: wants(Group::Port).then(|| Part::of(all.port_rows(), top, evicted.ports)),
@@ -107,18 +104,18 @@ impl Reporter {
     }
 
     /// The same for the eye, under a line of totals.
-    pub(super) fn text(&self, at: &dyn Display, tick: &Tick<'_>) -> String {
-        let By { ports, destinations, connections_left_out, processes, cgroups } = self.report();
+    pub(super) fn text(&self, at: &dyn Display, tick: &Tick, all: &Aggregates) -> String {
+        let By { ports, destinations, connections_left_out, processes, cgroups } = self.report(all);
         let rate = |rate: Option<f64>| Known(rate.map(|rate| format!("{rate:.1}"))).to_string();
-        let totals = tick.totals;
+        let totals = &tick.totals;
         let refused = totals.all_refused();
-        let buckets = tick.buckets.map_or_else(String::new, |buckets| {
+        let buckets = tick.buckets.as_ref().map_or_else(String::new, |buckets| {
             let Buckets { used, limit, .. } = buckets;
-            format!(", {} {used}/{limit}", whose::fullest(&self.aggregates, buckets))
+            format!(", {} {used}/{limit}", whose::fullest(all, buckets))
         });
         let mut text = format!(
             "\n-- {at}: live {}{buckets}, {} born/s, {} died/s, {} refused, {} no port, {} lost\n",
-            whose::live(&self.aggregates, totals.live, tick.buckets),
+            whose::live(all, totals.live, tick.buckets.as_ref()),
             rate(tick.born_per_s),
             rate(tick.died_per_s),
             Known(refused),

@@ -6,10 +6,11 @@ use std::net::IpAddr;
 use serde::{Serialize, Serializer, ser::SerializeMap};
 
 use super::{
-    Batch, Clock, Loss, Sink, Tick,
+    Batch, Clock, Lines, Observer,
     by::{By, Reporter},
     clock::Stamp,
     escape,
+    format::LineFormat,
     human::plain,
     own::SelfStats,
 };
@@ -17,12 +18,21 @@ use crate::model::{
     aggregate::{Aggregates, rate::thousandths},
     buckets::Buckets,
     event::{Call, Cause, Closer, Comm, Connection, Denial, Detail, Event, Kind, Life, Refusal, Role, Substate, Task},
+    happening::{Lost, Tick},
     holder::{HeldBy, Holder},
     report::{Reconciled, Start, Summary, Totals},
 };
 
 /// Version of the lines: the field `v`. Adding a field keeps it; changing the meaning of one raises it.
 pub const VERSION: u8 = 1;
+
+/// For programs.
+pub static FORMAT: LineFormat = LineFormat {
+    word: "json",
+    about: "JSON, one object per line (docs/events.md)",
+    tells_ticks: true,
+    open: |setting| Box::new(JsonSink { by: setting.by, ..JsonSink::new(setting.clock) }),
+};
 
 /// One line of JSON for everything.
 pub struct JsonSink {
@@ -56,7 +66,7 @@ impl JsonSink {
     }
 }
 
-impl Sink for JsonSink {
+impl Observer for JsonSink {
     fn start(&mut self, mono_ns: u64, start: &Start) {
         self.line("start", mono_ns, start);
     }
@@ -97,15 +107,16 @@ impl Sink for JsonSink {
         }
     }
 
-    fn lost(&mut self, mono_ns: u64, loss: Loss, count: u64) {
-        self.line("lost", mono_ns, Lost { count, place: loss.word() });
+    fn lost(&mut self, mono_ns: u64, lost: &Lost) {
+        let Lost { place, ref observer, count } = *lost;
+        self.line("lost", mono_ns, LostLine { count, place: place.word(), observer: observer.as_deref() });
     }
 
-    fn tick(&mut self, mono_ns: u64, tick: &Tick<'_>) {
+    fn tick(&mut self, mono_ns: u64, tick: &Tick, tables: &Aggregates) {
         let (born_per_s, died_per_s) = (tick.born_per_s.map(thousandths), tick.died_per_s.map(thousandths));
-        let by = self.by.as_ref().filter(|_| tick.report).map(Reporter::report);
-        let (counters, own) = (Counters::of(tick.totals), tick.own.map(SelfStats::of));
-        let buckets = tick.buckets;
+        let by = self.by.as_ref().filter(|_| tick.report).map(|by| by.report(tables));
+        let (counters, own) = (Counters::of(&tick.totals), tick.own.as_ref().map(SelfStats::of));
+        let buckets = tick.buckets.as_ref();
         self.line("tick", mono_ns, TickLine { counters, born_per_s, died_per_s, buckets, by, own });
     }
 
@@ -117,19 +128,17 @@ impl Sink for JsonSink {
         self.line("summary", mono_ns, line);
     }
 
-    fn aggregates(&mut self) -> Option<&mut Aggregates> {
-        self.by.as_mut().map(|by| &mut by.aggregates)
-    }
-
     fn set_clock(&mut self, clock: Clock) {
         self.clock = clock;
     }
+}
 
+impl Lines for JsonSink {
     fn pending(&self) -> usize {
         self.lines.len()
     }
 
-    fn take(&mut self) -> Batch {
+    fn take(&mut self, _: &Aggregates) -> Batch {
         Batch::drain(&mut self.lines)
     }
 
@@ -351,10 +360,11 @@ struct ReuseDenied {
 }
 
 #[derive(Serialize)]
-struct Lost {
+struct LostLine<'a> {
     count: u64,
     #[serde(rename = "where")]
     place: &'static str,
+    observer: Option<&'a str>,
 }
 
 #[derive(Serialize)]

@@ -4,12 +4,14 @@ use std::{collections::BTreeMap, fmt::Write};
 
 pub use super::remarks::remark;
 use super::{
-    Loss,
-    human::{Known, Many, Span},
+    human::{Known, Many, Plain, Span},
     trouble,
 };
 use crate::{
-    model::report::{Exactness, Reconciled, Start, Summary, Totals},
+    model::{
+        happening::{Loss, Lost},
+        report::{Exactness, Reconciled, Start, Summary, Totals},
+    },
     plan::{Capability, UNASKED},
 };
 
@@ -74,13 +76,14 @@ pub fn lost_with(name: &str) -> String {
 
 /// A loss, with what to do about it.
 #[must_use]
-pub fn lost(loss: Loss, count: u64) -> String {
-    let (noun, why, remedy) = match loss {
+pub fn lost(lost: &Lost) -> String {
+    let (noun, why, remedy) = match lost.place {
         Loss::Ring => ("event", "the ring was full", "use a larger --ring-size, or filters"),
         Loss::Decode => ("event", "the record could not be decoded", "please report it"),
         Loss::Output => ("line", "the output was read too slowly", "write to a file, or use filters"),
     };
-    format!("twtrace: {} lost: {why}; {remedy}\n", Many(count, noun))
+    let whose = lost.observer.as_ref().map_or_else(String::new, |name| format!("{}: ", Plain(name)));
+    format!("twtrace: {whose}{} lost: {why}; {remedy}\n", Many(lost.count, noun))
 }
 
 /// The end: the counters, those of the kernel, and whether the two agree.

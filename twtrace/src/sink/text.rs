@@ -5,16 +5,29 @@ use std::{fmt, io::Write};
 use jiff::{Timestamp, tz::TimeZone};
 
 use super::{
-    Batch, Clock, Loss, Sink, Tick,
+    Batch, Clock, Lines, Observer,
     by::Reporter,
+    format::LineFormat,
     human::{Known, Name, Span, Timeout, Who},
     notes, own,
 };
 use crate::model::{
     aggregate::Aggregates,
     event::{Closer, Detail, Event, Life, Tuple},
+    happening::{Lost, Tick},
     holder::{HeldBy, Holder, Left},
     report::{Start, Summary},
+};
+
+/// For people.
+pub static FORMAT: LineFormat = LineFormat {
+    word: "text",
+    about: "Columns, one line for each event",
+    tells_ticks: false,
+    open: |setting| {
+        let sink = TextSink { by: setting.by, ..TextSink::new(setting.clock, setting.zone) };
+        Box::new(if setting.is_whole { sink.whole() } else { sink })
+    },
 };
 
 /// How a column is laid out.
@@ -38,7 +51,7 @@ const COLUMNS: [(&str, usize, Side); 11] = [
     ("COMM", 0, Side::Left),
 ];
 
-/// Lines of columns on the output; remarks and the summary go to [`Sink::notes`].
+/// Lines of columns on the output; remarks and the summary go to [`Lines::notes`].
 pub struct TextSink {
     clock: Clock,
     zone: TimeZone,
@@ -46,19 +59,35 @@ pub struct TextSink {
     notes: String,
     has_header: bool,
     by: Option<Reporter>,
+    /// What is for standard error elsewhere stands among the lines.
+    is_whole: bool,
 }
 
 impl TextSink {
     /// A sink that shows times by this clock, as they are in this time zone.
     #[must_use]
     pub fn new(clock: Clock, zone: TimeZone) -> Self {
-        Self { clock, zone, lines: Vec::new(), notes: String::new(), has_header: false, by: None }
+        Self { clock, zone, lines: Vec::new(), notes: String::new(), has_header: false, by: None, is_whole: false }
     }
 
     /// As [`TextSink::new`], with tables between the events.
     #[must_use]
     pub fn with_tables(clock: Clock, zone: TimeZone, by: Reporter) -> Self {
         Self { by: Some(by), ..Self::new(clock, zone) }
+    }
+
+    /// The same for a file that is read later: the start, losses and the summary stand among its lines.
+    #[must_use]
+    pub fn whole(self) -> Self {
+        Self { is_whole: true, ..self }
+    }
+
+    fn note(&mut self, note: &str) {
+        if self.is_whole {
+            self.lines.extend_from_slice(note.as_bytes());
+        } else {
+            self.notes.push_str(note);
+        }
     }
 
     fn header(&mut self) {
@@ -69,9 +98,9 @@ impl TextSink {
     }
 }
 
-impl Sink for TextSink {
+impl Observer for TextSink {
     fn start(&mut self, _: u64, start: &Start) {
-        self.notes.push_str(&notes::start(start));
+        self.note(&notes::start(start));
         // Between tables a heading comes with the first event, and may have to come again.
         if self.by.is_none() {
             self.header();
@@ -83,43 +112,41 @@ impl Sink for TextSink {
         write_line(&mut self.lines, event, self.clock, &self.zone);
     }
 
-    fn lost(&mut self, _: u64, loss: Loss, count: u64) {
-        self.notes.push_str(&notes::lost(loss, count));
+    fn lost(&mut self, _: u64, lost: &Lost) {
+        self.note(&notes::lost(lost));
     }
 
     /// The tables, if there are any: for the rest, what happened stands there already.
-    fn tick(&mut self, mono_ns: u64, tick: &Tick<'_>) {
-        if let Some(own) = tick.own {
-            self.notes.push_str(&own::line(own));
+    fn tick(&mut self, mono_ns: u64, tick: &Tick, tables: &Aggregates) {
+        if let Some(own) = &tick.own {
+            self.note(&own::line(own));
         }
         if let Some(by) = self.by.as_ref().filter(|_| tick.report) {
             let at = WallClock { at: self.clock.wall(mono_ns), zone: &self.zone };
-            self.lines.extend_from_slice(by.text(&at, tick).as_bytes());
+            self.lines.extend_from_slice(by.text(&at, tick, tables).as_bytes());
             self.has_header = false;
         }
     }
 
-    fn aggregates(&mut self) -> Option<&mut Aggregates> {
-        self.by.as_mut().map(|by| &mut by.aggregates)
-    }
-
     fn summary(&mut self, _: u64, summary: &Summary) {
-        self.notes.push_str(&notes::summary(summary));
-    }
-
-    fn tells_losses_aside(&self) -> bool {
-        true
+        self.note(&notes::summary(summary));
     }
 
     fn set_clock(&mut self, clock: Clock) {
         self.clock = clock;
+    }
+}
+
+impl Lines for TextSink {
+    fn tells_losses_aside(&self) -> bool {
+        !self.is_whole
     }
 
     fn pending(&self) -> usize {
         self.lines.len()
     }
 
-    fn take(&mut self) -> Batch {
+    fn take(&mut self, _: &Aggregates) -> Batch {
         Batch::drain(&mut self.lines)
     }
 

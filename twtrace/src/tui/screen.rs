@@ -10,10 +10,12 @@ use std::{
 
 use ratatui::{Terminal, TerminalOptions, Viewport, backend::CrosstermBackend, layout::Rect};
 
+use tokio::sync::Notify;
+
 use super::{
     sieve::Sieve,
     state::{State, Tab},
-    terminal,
+    terminal::{self, Inputs},
     update::{self, Effect, Input},
     view,
 };
@@ -22,9 +24,10 @@ use crate::{
     model::{
         aggregate::Aggregates,
         event::Event,
+        happening::{Lost, Tick},
         report::{Start, Summary},
     },
-    sink::{Batch, Clock, Loss, Sink, Steer, Tick, notes},
+    sink::{Batch, Clock, Lines, Live, Observer, Steer, notes},
 };
 
 /// Between two frames: at most 20 a second.
@@ -35,7 +38,7 @@ const SCROLL: Duration = Duration::from_millis(250);
 /// Bytes that may wait for the terminal before a copy is refused: nobody copies as much while it takes nothing.
 const COPIES: usize = 64 * 1024;
 
-/// Bytes on their way to the terminal; ratatui writes, [`Sink::take`] takes.
+/// Bytes on their way to the terminal; ratatui writes, [`Lines::take`] takes.
 #[derive(Clone, Default)]
 struct Bytes(Arc<Mutex<Vec<u8>>>);
 
@@ -59,6 +62,7 @@ impl Write for Bytes {
 /// The screen.
 pub struct Screen {
     state: State,
+    inputs: Inputs,
     terminal: Terminal<CrosstermBackend<Bytes>>,
     bytes: Bytes,
     /// What is drawn differs from the state.
@@ -73,17 +77,18 @@ pub struct Screen {
 }
 
 impl Screen {
-    /// A screen for this state.
+    /// A screen for this state, steered by these inputs.
     ///
     /// # Errors
     /// None that a buffer in memory can have.
-    pub fn new(state: State) -> io::Result<Self> {
+    pub fn new(state: State, inputs: Inputs) -> io::Result<Self> {
         let bytes = Bytes::default();
         let viewport = Viewport::Fixed(area(state.size));
         let backend = CrosstermBackend::new(bytes.clone());
         let terminal = Terminal::with_options(backend, TerminalOptions { viewport })?;
         Ok(Self {
             state,
+            inputs,
             terminal,
             bytes,
             stale: true,
@@ -103,13 +108,23 @@ impl Screen {
         (self.stale && since >= FRAME) || (self.scrolled && since >= SCROLL)
     }
 
-    fn draw(&mut self) {
+    fn draw(&mut self, tables: &Aggregates) {
         // Memory takes whatever is written to it.
-        let _ = self.terminal.draw(|frame| view::draw(frame, &self.state));
+        let _ = self.terminal.draw(|frame| view::draw(frame, &self.state, tables));
         (self.stale, self.scrolled, self.drawn) = (false, false, Some(Instant::now()));
     }
 
-    fn carry_out(&mut self, effect: Effect) -> Option<Steer> {
+    fn input(&mut self, input: Input, tables: &Aggregates) -> Option<Steer> {
+        self.stale = true;
+        if let Input::Resize(width, height) = input {
+            // As above: nothing but memory is written to.
+            let _ = self.terminal.resize(area((width, height)));
+        }
+        let effect = update::update(&mut self.state, input, tables)?;
+        self.carry_out(effect, tables)
+    }
+
+    fn carry_out(&mut self, effect: Effect, tables: &Aggregates) -> Option<Steer> {
         match effect {
             Effect::Quit => return Some(Steer::End),
             Effect::Suspend => return Some(Steer::Suspend),
@@ -135,7 +150,7 @@ impl Screen {
                 self.state.message = Some(message);
             }
             Effect::Filter(words) => {
-                update::filter(&mut self.state, Sieve::read(&words, &Resolver::default()));
+                update::filter(&mut self.state, Sieve::read(&words, &Resolver::default()), tables);
             }
         }
         None
@@ -154,7 +169,7 @@ fn write(name: &str, json: &str) -> io::Result<PathBuf> {
     Ok(path)
 }
 
-impl Sink for Screen {
+impl Observer for Screen {
     fn start(&mut self, mono_ns: u64, start: &Start) {
         self.state.start(mono_ns, start);
         self.stale = true;
@@ -166,10 +181,10 @@ impl Sink for Screen {
     }
 
     /// The header has it with the next tick.
-    fn lost(&mut self, _: u64, _: Loss, _: u64) {}
+    fn lost(&mut self, _: u64, _: &Lost) {}
 
-    fn tick(&mut self, mono_ns: u64, tick: &Tick<'_>) {
-        self.state.tick(mono_ns, tick);
+    fn tick(&mut self, mono_ns: u64, tick: &Tick, tables: &Aggregates) {
+        self.state.tick(mono_ns, tick, tables);
         self.stale = true;
     }
 
@@ -181,18 +196,50 @@ impl Sink for Screen {
         }
     }
 
-    fn aggregates(&mut self) -> Option<&mut Aggregates> {
-        Some(&mut self.state.aggregates)
+    fn set_clock(&mut self, clock: Clock) {
+        self.state.clock = clock;
+    }
+}
+
+impl Lines for Screen {
+    fn pending(&self) -> usize {
+        let waiting = self.bytes.with(|bytes| bytes.len());
+        if self.is_due() { waiting + 1 } else { waiting }
     }
 
-    fn input(&mut self, input: Input) -> Option<Steer> {
-        self.stale = true;
-        if let Input::Resize(width, height) = input {
-            // As above: nothing but memory is written to.
-            let _ = self.terminal.resize(area((width, height)));
+    fn take(&mut self, tables: &Aggregates) -> Batch {
+        if self.is_due() {
+            self.draw(tables);
         }
-        let effect = update::update(&mut self.state, input)?;
-        self.carry_out(effect)
+        self.bytes.with(std::mem::take).into()
+    }
+
+    fn notes(&mut self) -> String {
+        std::mem::take(&mut self.notes)
+    }
+
+    fn live(&mut self) -> Option<&mut dyn Live> {
+        Some(self)
+    }
+
+    fn is_live(&self) -> bool {
+        true
+    }
+}
+
+impl Live for Screen {
+    fn typed(&self) -> Arc<Notify> {
+        Arc::clone(&self.inputs.typed)
+    }
+
+    fn asked(&mut self, tables: &Aggregates) -> Option<Steer> {
+        while let Ok(input) = self.inputs.from.try_recv() {
+            let steer = self.input(input, tables);
+            if steer.is_some() {
+                return steer;
+            }
+        }
+        None
     }
 
     fn leave(&mut self) {
@@ -212,29 +259,5 @@ impl Sink for Screen {
         // As above. Resizing also forgets what was drawn, so that all of it is drawn again.
         let _ = self.terminal.resize(area(self.state.size));
         self.stale = true;
-    }
-
-    fn is_live(&self) -> bool {
-        true
-    }
-
-    fn set_clock(&mut self, clock: Clock) {
-        self.state.clock = clock;
-    }
-
-    fn pending(&self) -> usize {
-        let waiting = self.bytes.with(|bytes| bytes.len());
-        if self.is_due() { waiting + 1 } else { waiting }
-    }
-
-    fn take(&mut self) -> Batch {
-        if self.is_due() {
-            self.draw();
-        }
-        self.bytes.with(std::mem::take).into()
-    }
-
-    fn notes(&mut self) -> String {
-        std::mem::take(&mut self.notes)
     }
 }

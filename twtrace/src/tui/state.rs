@@ -13,10 +13,11 @@ use crate::{
         aggregate::{Aggregates, DestinationRow, Live, PortKey, PortRow, Process},
         buckets::Buckets,
         event::Event,
+        happening::Tick,
         own::Own,
         report::{Reconciled, Start, Totals},
     },
-    sink::{Clock, Tick, columns::Row},
+    sink::{Clock, columns::Row},
 };
 
 /// Births per second that the sparkline remembers: one a tick.
@@ -137,8 +138,6 @@ pub struct State {
     pub about: About,
     /// What is watched, once it is known.
     pub start: Option<Start>,
-    /// The tables, always up to date.
-    pub aggregates: Aggregates,
     /// The last events.
     pub log: Log,
     /// For the times of the events.
@@ -190,7 +189,6 @@ impl State {
         let mut state = Self {
             about,
             start: None,
-            aggregates: Aggregates::default(),
             log: Log::default(),
             clock,
             zone,
@@ -214,7 +212,7 @@ impl State {
             message: None,
         };
         state.places[Tab::Events.index()].selected = usize::MAX;
-        state.refresh();
+        state.refresh(&Aggregates::none());
         state
     }
 
@@ -224,23 +222,23 @@ impl State {
         self.start = Some(start.clone());
     }
 
-    /// Something happened. The aggregates have been told already.
+    /// Something happened.
     pub fn event(&mut self, event: &Event) {
         self.log.push(event);
     }
 
     /// An interval is over.
-    pub fn tick(&mut self, mono_ns: u64, tick: &Tick<'_>) {
+    pub fn tick(&mut self, mono_ns: u64, tick: &Tick, tables: &Aggregates) {
         self.now_ns = mono_ns;
         self.numbers = Numbers {
             totals: tick.totals.clone(),
             born_per_s: tick.born_per_s,
             died_per_s: tick.died_per_s,
-            reconcile: tick.reconcile.to_vec(),
+            reconcile: tick.reconcile.clone(),
             comparing: tick.comparing,
-            live: self.aggregates.live(),
-            buckets: tick.buckets.cloned(),
-            own: tick.own.cloned(),
+            live: tables.live(),
+            buckets: tick.buckets.clone(),
+            own: tick.own.clone(),
         };
         if let Some(rate) = tick.born_per_s {
             if self.history.len() >= HISTORY {
@@ -249,7 +247,7 @@ impl State {
             self.history.push_back(rate.round() as u64);
         }
         if !self.paused {
-            self.refresh();
+            self.refresh(tables);
         }
     }
 
@@ -264,20 +262,20 @@ impl State {
         &mut self.places[self.tab.index()]
     }
 
-    /// Takes the rows of the present tab anew from the aggregates, and finds the selected one again.
-    pub fn refresh(&mut self) {
+    /// Takes the rows of the present tab anew from the tables, and finds the selected one again.
+    pub fn refresh(&mut self, tables: &Aggregates) {
         // The old rows go before the new ones come: there may be 100,000 of them.
         self.rows = None;
         self.rows = match self.tab {
-            Tab::Ports => Some(sifted(self.aggregates.port_rows(), |row| self.sieve.port(row))),
-            Tab::Destinations => Some(sifted(self.aggregates.destination_rows(), |row| self.sieve.destination(row))),
+            Tab::Ports => Some(sifted(tables.port_rows(), |row| self.sieve.port(row))),
+            Tab::Destinations => Some(sifted(tables.destination_rows(), |row| self.sieve.destination(row))),
             Tab::Owners => Some(match self.grouping {
-                Grouping::Process => sifted(self.aggregates.process_rows(), |row| self.sieve.process(row)),
-                Grouping::Cgroup => sifted(self.aggregates.cgroup_rows(), |row| self.sieve.cgroup(row)),
+                Grouping::Process => sifted(tables.process_rows(), |row| self.sieve.process(row)),
+                Grouping::Cgroup => sifted(tables.cgroup_rows(), |row| self.sieve.cgroup(row)),
             }),
             Tab::Events => None,
             Tab::Notes => {
-                self.notes = advise(&self.aggregates, &self.numbers);
+                self.notes = advise(tables, &self.numbers);
                 None
             }
         };

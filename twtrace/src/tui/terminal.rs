@@ -3,7 +3,11 @@
 use std::{
     io::{self, Write as _},
     panic,
-    sync::atomic::{AtomicBool, Ordering::SeqCst},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::SeqCst},
+        mpsc,
+    },
     thread,
 };
 
@@ -13,7 +17,7 @@ use crossterm::{
     event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers},
     terminal::{self, EnterAlternateScreen, LeaveAlternateScreen},
 };
-use tokio::sync::mpsc;
+use tokio::sync::Notify;
 
 use super::{keys::Key, update::Input};
 
@@ -123,12 +127,22 @@ pub fn size() -> io::Result<(u16, u16)> {
     terminal::size()
 }
 
+/// What comes from the terminal, in order.
+pub struct Inputs {
+    /// Where it is taken from.
+    pub from: mpsc::Receiver<Input>,
+    /// Told of each.
+    pub typed: Arc<Notify>,
+}
+
 /// Keys and changes of size, from a thread of their own: crossterm waits for them.
 ///
 /// # Errors
 /// If there is no room for one more thread.
-pub fn inputs() -> io::Result<mpsc::Receiver<Input>> {
-    let (to, from) = mpsc::channel(KEYS);
+pub fn inputs() -> io::Result<Inputs> {
+    let (to, from) = mpsc::sync_channel(KEYS);
+    let typed = Arc::new(Notify::new());
+    let wake = Arc::clone(&typed);
     thread::Builder::new().name("twtrace-keys".to_owned()).spawn(move || {
         loop {
             let input = match event::read() {
@@ -138,12 +152,14 @@ pub fn inputs() -> io::Result<mpsc::Receiver<Input>> {
                 Err(_) => Some(Input::Gone),
             };
             let Some(input) = input else { continue };
-            if to.blocking_send(input).is_err() || input == Input::Gone {
+            let is_over = to.send(input).is_err() || input == Input::Gone;
+            wake.notify_one();
+            if is_over {
                 return;
             }
         }
     })?;
-    Ok(from)
+    Ok(Inputs { from, typed })
 }
 
 fn read(key: KeyEvent) -> Option<Key> {

@@ -10,7 +10,7 @@ use super::{
     view,
 };
 use crate::{
-    model::aggregate::{PortKey, Process},
+    model::aggregate::{Aggregates, PortKey, Process},
     sink::{escape, text},
 };
 
@@ -50,7 +50,7 @@ const INTERVALS_MS: [u64; 7] = [100, 250, 500, 1_000, 2_000, 5_000, 10_000];
 const PROMPT: usize = 200;
 
 /// Changes the state by what came in.
-pub fn update(state: &mut State, input: Input) -> Option<Effect> {
+pub fn update(state: &mut State, input: Input, tables: &Aggregates) -> Option<Effect> {
     match input {
         Input::Gone => Some(Effect::Quit),
         Input::Resize(columns, lines) => {
@@ -62,17 +62,17 @@ pub fn update(state: &mut State, input: Input) -> Option<Effect> {
         Input::Key(key) if state.prompt.is_some() => typed(state, key),
         Input::Key(key) => {
             state.message = None;
-            act(state, action(key)?)
+            act(state, action(key)?, tables)
         }
     }
 }
 
 /// What became of a filter.
-pub fn filter(state: &mut State, read: Result<Sieve, String>) {
+pub fn filter(state: &mut State, read: Result<Sieve, String>, tables: &Aggregates) {
     match read {
         Ok(sieve) => {
             state.sieve = sieve;
-            state.refresh();
+            state.refresh(tables);
             state.select(0);
         }
         Err(why) => state.message = Some(why),
@@ -95,22 +95,22 @@ fn typed(state: &mut State, key: Key) -> Option<Effect> {
     None
 }
 
-fn act(state: &mut State, action: Action) -> Option<Effect> {
+fn act(state: &mut State, action: Action, tables: &Aggregates) -> Option<Effect> {
     match action {
         Action::Quit => return Some(Effect::Quit),
         Action::Suspend => return Some(Effect::Suspend),
         Action::Help => state.help = if state.help.is_some() { None } else { Some(0) },
-        Action::Tab(index) => tab(state, index),
-        Action::NextTab => tab(state, (state.tab.index() + 1) % Tab::ALL.len()),
-        Action::PreviousTab => tab(state, (state.tab.index() + Tab::ALL.len() - 1) % Tab::ALL.len()),
-        Action::Up => step(state, |row, _, _| row.saturating_sub(1)),
-        Action::Down => step(state, |row, _, last| (row + 1).min(last)),
-        Action::PageUp => step(state, |row, page, _| row.saturating_sub(page)),
-        Action::PageDown => step(state, |row, page, last| (row + page).min(last)),
-        Action::First => step(state, |_, _, _| 0),
-        Action::Last => step(state, |_, _, last| last),
-        Action::Open => open(state),
-        Action::Back => back(state),
+        Action::Tab(index) => tab(state, index, tables),
+        Action::NextTab => tab(state, (state.tab.index() + 1) % Tab::ALL.len(), tables),
+        Action::PreviousTab => tab(state, (state.tab.index() + Tab::ALL.len() - 1) % Tab::ALL.len(), tables),
+        Action::Up => step(state, tables, |row, _, _| row.saturating_sub(1)),
+        Action::Down => step(state, tables, |row, _, last| (row + 1).min(last)),
+        Action::PageUp => step(state, tables, |row, page, _| row.saturating_sub(page)),
+        Action::PageDown => step(state, tables, |row, page, last| (row + page).min(last)),
+        Action::First => step(state, tables, |_, _, _| 0),
+        Action::Last => step(state, tables, |_, _, last| last),
+        Action::Open => open(state, tables),
+        Action::Back => back(state, tables),
         Action::SortNext => {
             let columns = state.rows.as_ref().map_or(1, |rows| rows.heads().len());
             let next = (state.sorted_by() + 1) % columns;
@@ -128,15 +128,14 @@ fn act(state: &mut State, action: Action) -> Option<Effect> {
             };
             if state.tab == Tab::Owners {
                 state.detail = None;
-                state.refresh();
+                state.refresh(tables);
             }
         }
         Action::Filter => state.prompt = Some(state.sieve.words.clone()),
-        Action::Pause => pause(state),
+        Action::Pause => pause(state, tables),
         Action::Reset => {
-            state.aggregates.reset();
             state.history.clear();
-            state.refresh();
+            state.refresh(tables);
             state.message = Some("counts are reset; live sockets stay".to_owned());
         }
         Action::Slower => return Some(interval(state, |now| INTERVALS_MS.into_iter().find(|&ms| ms > now))),
@@ -151,20 +150,20 @@ fn act(state: &mut State, action: Action) -> Option<Effect> {
     None
 }
 
-fn tab(state: &mut State, index: usize) {
+fn tab(state: &mut State, index: usize, tables: &Aggregates) {
     if let Some(&tab) = Tab::ALL.get(index) {
         (state.tab, state.detail, state.help) = (tab, None, None);
-        state.refresh();
+        state.refresh(tables);
     }
 }
 
 /// Moves the selection, or what is scrolled above it: from where it is, the page, and the last row.
-fn step(state: &mut State, to: impl Fn(usize, usize, usize) -> usize) {
+fn step(state: &mut State, tables: &Aggregates, to: impl Fn(usize, usize, usize) -> usize) {
     let page = state.page();
     if let Some(line) = state.help {
         state.help = Some(to(line, page, view::help_lines().saturating_sub(page)));
     } else if let Some((_, line)) = state.detail {
-        let last = view::detail_lines(state).saturating_sub(page);
+        let last = view::detail_lines(state, tables).saturating_sub(page);
         if let Some((_, at)) = &mut state.detail {
             *at = to(line, page, last);
         }
@@ -174,42 +173,42 @@ fn step(state: &mut State, to: impl Fn(usize, usize, usize) -> usize) {
     }
 }
 
-fn open(state: &mut State) {
+fn open(state: &mut State, tables: &Aggregates) {
     let selected = state.selected();
     let Some(id) = state.rows.as_ref().and_then(|rows| rows.id(selected)) else { return };
     let detail = match (state.tab, state.grouping) {
-        (Tab::Ports, _) => port_of(state, &id).map(Detail::Histograms),
-        (Tab::Owners, Grouping::Process) => process_of(state, &id).map(Detail::OfProcess),
+        (Tab::Ports, _) => port_of(tables, &id).map(Detail::Histograms),
+        (Tab::Owners, Grouping::Process) => process_of(tables, &id).map(Detail::OfProcess),
         (Tab::Owners, Grouping::Cgroup) => id.parse().ok().map(Detail::OfCgroup),
         _ => Some(Detail::Fields(id)),
     };
     state.detail = detail.map(|detail| (detail, 0));
 }
 
-fn port_of(state: &State, id: &str) -> Option<PortKey> {
-    let row = state.aggregates.port_rows().into_iter().find(|row| row.id() == id)?;
+fn port_of(tables: &Aggregates, id: &str) -> Option<PortKey> {
+    let row = tables.port_rows().into_iter().find(|row| row.id() == id)?;
     Some(PortKey { side: row.role, port: row.port })
 }
 
-fn process_of(state: &State, id: &str) -> Option<Process> {
-    state.aggregates.processes().find(|process| process.id() == id)
+fn process_of(tables: &Aggregates, id: &str) -> Option<Process> {
+    tables.processes().find(|process| process.id() == id)
 }
 
-fn back(state: &mut State) {
+fn back(state: &mut State, tables: &Aggregates) {
     if state.help.take().is_some() || state.detail.take().is_some() {
         return;
     }
     if !state.sieve.is_empty() {
         state.sieve = Sieve::default();
-        state.refresh();
+        state.refresh(tables);
     }
 }
 
-fn pause(state: &mut State) {
+fn pause(state: &mut State, tables: &Aggregates) {
     state.paused ^= true;
     state.log.hold(state.paused);
     if !state.paused {
-        state.refresh();
+        state.refresh(tables);
     }
 }
 

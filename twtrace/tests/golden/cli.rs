@@ -58,6 +58,7 @@ fn without_options() {
         run(&[]),
         cli::Run {
             format: None,
+            also: Vec::new(),
             by: vec![],
             summary_every: None,
             top: 20,
@@ -84,7 +85,11 @@ fn with_options() {
     let run = run(&words.split_whitespace().collect::<Vec<_>>());
     assert_eq!(
         (run.format, run.duration, run.interval),
-        (Some(RunFormat::Json), Some(Duration::from_secs(5400)), Duration::from_millis(100))
+        (
+            Some(RunFormat::Lines(&twtrace::sink::json::FORMAT)),
+            Some(Duration::from_secs(5400)),
+            Duration::from_millis(100)
+        )
     );
     assert_eq!((run.hooks.backend, run.hooks.btf.as_deref()), (Backend::Kprobe, Some(Path::new("/tmp/b"))));
     assert_eq!((run.demo, run.ebpf_log, run.ring_size), (true, EbpfLog::Warn, 512 << 10));
@@ -113,7 +118,7 @@ fn other_names_and_short_options() {
     };
     let short = run(&["-d", "10s", "-i", "500ms", "-j"]);
     assert_eq!((short.duration, short.interval), (Some(Duration::from_secs(10)), Duration::from_millis(500)));
-    assert_eq!(short.format, Some(RunFormat::Json));
+    assert_eq!(short.format, Some(RunFormat::Lines(&twtrace::sink::json::FORMAT)));
     assert_eq!(run(&["-d", "10", "-i", "2", "--json"]), run(&["--duration=10s", "--interval=2s", "--format=json"]));
     for words in ["probe", "doctor --format json", "lab --list", "run --duration 10s --lport 80"] {
         assert_eq!(notes(words), Vec::<String>::new(), "{words}");

@@ -5,9 +5,14 @@ use std::fmt;
 use insta::assert_snapshot;
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::Value;
-use twtrace::model::{aggregate::Aggregates, buckets::Buckets};
+use twtrace::model::{
+    aggregate::Aggregates,
+    buckets::Buckets,
+    happening::{Loss, Lost, Tick},
+    report::Totals,
+};
 use twtrace::sink::{
-    JsonSink, Loss, Sink, Tick,
+    JsonSink, Lines as _, Observer as _,
     by::{Group, Reporter},
     fields::{Field, LINES, Shape},
     json,
@@ -44,7 +49,7 @@ fn shown(print: impl FnOnce(&mut JsonSink)) -> String {
     let mut sink = JsonSink::new(fixture::CLOCK);
     print(&mut sink);
     let pending = sink.pending();
-    let batch = sink.take();
+    let batch = sink.take(&Aggregates::default());
     assert_eq!((batch.bytes().len(), sink.pending(), sink.notes()), (pending, 0, String::new()));
     let text = String::from_utf8_lossy(batch.bytes()).into_owned();
     assert_eq!(batch.lines(), text.lines().count() as u64);
@@ -55,24 +60,24 @@ fn reports() -> String {
     shown(|sink| {
         sink.start(1, &fixture::start());
         sink.start(2, &fixture::blind_start());
-        for loss in Loss::ALL {
-            sink.lost(3, loss, 12);
+        for place in Loss::ALL {
+            let observer = (place == Loss::Output).then(|| "json:events.jsonl".to_owned());
+            sink.lost(3, &Lost { place, observer, count: 12 });
         }
         let (first, later) = (fixture::uncompared(), fixture::exact());
-        let own = fixture::own();
         let buckets = Buckets { netns: 7, name: None, used: 12, limit: 4096, namespaces: 2 };
-        let tick = |totals, born_per_s, died_per_s| Tick {
-            totals,
+        let tick = |totals: &Totals, born_per_s: Option<f64>, died_per_s| Tick {
+            totals: totals.clone(),
             born_per_s,
             died_per_s,
-            reconcile: &[],
-            buckets: born_per_s.map(|_: f64| &buckets),
-            comparing: false,
-            own: Some(&own),
+            buckets: born_per_s.map(|_| buckets.clone()),
+            own: Some(fixture::own()),
             report: true,
+            ..Tick::default()
         };
-        sink.tick(4, &tick(&first.totals, None, Some(f64::NAN)));
-        sink.tick(5, &tick(&later.totals, Some(0.0), Some(1234.56789)));
+        let none = Aggregates::default();
+        sink.tick(4, &tick(&first.totals, None, Some(f64::NAN)), &none);
+        sink.tick(5, &tick(&later.totals, Some(0.0), Some(1234.56789)), &none);
         for summary in [fixture::exact(), fixture::inexact(), fixture::uncompared()] {
             sink.summary(6_000_000_000, &summary);
         }
@@ -81,12 +86,13 @@ fn reports() -> String {
 
 /// Ticks with tables: those of a recorded run, and those before it.
 fn tables() -> String {
-    let by = |groups: &[Group]| Reporter { aggregates: Aggregates::default(), groups: groups.to_vec(), top: 2 };
+    let by = |groups: &[Group]| Reporter { groups: groups.to_vec(), top: 2 };
     let mut text = String::new();
     for (groups, seconds) in [(&Group::ALL[..], 3), (&[Group::Port], 1), (&[Group::Owner], 1)] {
         let mut sink = JsonSink::with_tables(fixture::CLOCK, by(groups));
-        stream::play(&mut sink, seconds);
-        let lines = String::from_utf8_lossy(sink.take().bytes()).into_owned();
+        let mut all = Aggregates::default();
+        stream::play(&mut all, &mut sink, seconds);
+        let lines = String::from_utf8_lossy(sink.take(&all).bytes()).into_owned();
         text.extend(lines.lines().filter(|line| line.contains("\"tick\"")).map(|line| format!("{line}\n")));
     }
     text

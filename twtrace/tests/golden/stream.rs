@@ -9,10 +9,11 @@ use twtrace::{
         buckets::Buckets,
         cgroup::Named,
         event::{Cause, Closer, Connection, Detail, Event, Life, Refusal, Role, Substate, Task, Tuple},
+        happening::{Happening, Tick},
         occupancy::{Destination, Held, Namespace, Occupancy, Passive},
         report::{Reconciled, Totals},
     },
-    sink::{Sink, Tick},
+    sink::Observer,
 };
 
 use crate::fixture::{self, comm};
@@ -145,29 +146,21 @@ fn totals(events: &[Event]) -> Totals {
     }
 }
 
-/// Plays the first `seconds` of the run into a sink, as the pipeline would.
-pub fn play(sink: &mut dyn Sink, seconds: u64) {
-    sink.start(0, &fixture::start());
-    if let Some(all) = sink.aggregates() {
-        all.begin(&occupancy());
-    }
+/// The first `seconds` of the run.
+pub fn happenings(seconds: u64) -> Vec<Happening> {
+    let start = Box::new(fixture::start());
+    let mut all = vec![Happening::Start { mono_ns: 0, start }, Happening::Look(Box::new(occupancy()))];
     let mut sofar = Vec::new();
     for n in 0..seconds {
-        for event in second(n) {
-            if let Some(all) = sink.aggregates() {
-                all.event(&event);
-            }
-            sink.event(&event);
-            sofar.push(event);
-        }
+        let events = second(n);
+        all.extend(events.iter().copied().map(Happening::Event));
+        sofar.extend(events);
         let now = (n + 1) * SECOND;
-        if let Some(all) = sink.aggregates() {
-            beside(all, n, now);
-        }
+        all.extend(beside(n, now));
         let totals = totals(&sofar);
         let live = totals.live.unwrap_or(0).cast_signed();
         let row = |counter, kernel, diff| Reconciled { counter, kernel, twtrace: kernel - diff, diff, slack: 0 };
-        let reconcile = [row("TcpExt.TWRecycled", 3, 0), row("sockstat.tw", live, 0)];
+        let reconcile = vec![row("TcpExt.TWRecycled", 3, 0), row("sockstat.tw", live, 0)];
         let rate = |is: fn(&Detail) -> bool| {
             let latest = sofar.iter().filter(|event: &&Event| event.mono_ns >= n * SECOND);
             Some(latest.filter(|event| is(&event.detail)).count() as f64)
@@ -180,31 +173,43 @@ pub fn play(sink: &mut dyn Sink, seconds: u64) {
             namespaces: 3,
         };
         let tick = Tick {
-            totals: &totals,
             born_per_s: rate(|detail| matches!(detail, Detail::Born { .. })),
             died_per_s: rate(|detail| matches!(detail, Detail::Died { .. })),
-            reconcile: &reconcile,
-            buckets: Some(&buckets),
-            comparing: false,
-            own: None,
+            totals,
+            reconcile,
+            buckets: Some(buckets),
             report: true,
+            ..Tick::default()
         };
-        sink.tick(now, &tick);
+        all.push(Happening::Tick { mono_ns: now, tick: Box::new(tick) });
+    }
+    all
+}
+
+/// Plays the first `seconds` of the run into tables and an observer, as the hub would.
+pub fn play(tables: &mut Aggregates, observer: &mut dyn Observer, seconds: u64) {
+    for happening in happenings(seconds) {
+        tables.happened(&happening);
+        observer.happening(&happening, tables);
     }
 }
 
-/// What comes in with a tick.
-fn beside(all: &mut Aggregates, n: u64, now: u64) {
-    all.occupied(&occupancy());
-    all.passive(&[
+/// What comes with a tick.
+fn beside(n: u64, now: u64) -> [Happening; 4] {
+    let passive = vec![
         Passive { role: Role::Server, port: 443, closes: 3 * (n + 1) },
         Passive { role: Role::Client, port: 80, closes: n + 1 },
-    ]);
+    ];
     let docker = format!("system.slice/docker-{}.scope", "0123456789abcdef".repeat(4));
-    all.cgroup_names(vec![
+    let paths = vec![
         (9001, Some(Named { path: "system.slice/nginx.service".to_owned(), name: None })),
         (9002, Some(Named { path: docker, name: Some("web".to_owned()) })),
         (1, None),
-    ]);
-    all.tick(now);
+    ];
+    [
+        Happening::Look(Box::new(occupancy())),
+        Happening::Passive(passive),
+        Happening::Paths(paths),
+        Happening::Interval { mono_ns: now },
+    ]
 }

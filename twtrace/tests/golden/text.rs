@@ -3,9 +3,14 @@
 use insta::assert_snapshot;
 use jiff::tz::{Offset, TimeZone};
 use twtrace::{
-    model::{aggregate::Aggregates, own::Own, report::Summary},
+    model::{
+        aggregate::Aggregates,
+        happening::{Loss, Lost, Tick},
+        own::Own,
+        report::Summary,
+    },
     sink::{
-        Loss, Sink, TextSink, Tick,
+        Lines, Observer, TextSink,
         by::{Group, Reporter},
         events_doc, notes,
     },
@@ -17,8 +22,12 @@ fn sink(zone: TimeZone) -> TextSink {
     TextSink::new(fixture::CLOCK, zone)
 }
 
-fn shown(sink: &mut impl Sink) -> String {
-    String::from_utf8_lossy(sink.take().bytes()).into_owned()
+fn lost(place: Loss, count: u64) -> Lost {
+    Lost { place, observer: None, count }
+}
+
+fn shown(sink: &mut impl Lines) -> String {
+    String::from_utf8_lossy(sink.take(&Aggregates::default()).bytes()).into_owned()
 }
 
 #[test]
@@ -75,8 +84,8 @@ fn starts() {
 
 #[test]
 fn losses() {
-    let lost = Loss::ALL.map(|loss| notes::lost(loss, 1) + &notes::lost(loss, 1234));
-    assert_snapshot!(lost.concat());
+    let all = Loss::ALL.map(|place| notes::lost(&lost(place, 1)) + &notes::lost(&lost(place, 1234)));
+    assert_snapshot!(all.concat());
 }
 
 #[test]
@@ -96,23 +105,12 @@ fn summaries() {
 fn remarks_are_no_lines() {
     let mut sink = sink(TimeZone::UTC);
     let summary = fixture::exact();
-    sink.lost(0, Loss::Ring, 5);
-    sink.tick(
-        0,
-        &Tick {
-            totals: &summary.totals,
-            born_per_s: None,
-            died_per_s: None,
-            reconcile: &[],
-            buckets: None,
-            comparing: false,
-            own: None,
-            report: true,
-        },
-    );
+    sink.lost(0, &lost(Loss::Ring, 5));
+    let tick = Tick { totals: summary.totals.clone(), report: true, ..Tick::default() };
+    sink.tick(0, &tick, &Aggregates::default());
     sink.summary(0, &summary);
-    assert!(sink.take().is_empty());
-    assert_eq!(sink.notes(), notes::lost(Loss::Ring, 5) + &notes::summary(&summary));
+    assert!(sink.take(&Aggregates::default()).is_empty());
+    assert_eq!(sink.notes(), notes::lost(&lost(Loss::Ring, 5)) + &notes::summary(&summary));
 }
 
 #[test]
@@ -120,29 +118,33 @@ fn what_it_costs_is_a_remark() {
     let mut sink = sink(TimeZone::UTC);
     let (totals, own) = (fixture::exact().totals, fixture::own());
     for own in [own.clone(), Own { bpf_ns: None, programs: Vec::new(), ring_used: None, ..own }] {
-        let (born_per_s, died_per_s) = (None, None);
-        let tick = Tick {
-            totals: &totals,
-            born_per_s,
-            died_per_s,
-            reconcile: &[],
-            buckets: None,
-            comparing: false,
-            own: Some(&own),
-            report: true,
-        };
-        sink.tick(0, &tick);
+        let tick = Tick { totals: totals.clone(), own: Some(own), report: true, ..Tick::default() };
+        sink.tick(0, &tick, &Aggregates::default());
     }
-    assert!(sink.take().is_empty());
+    assert!(sink.take(&Aggregates::default()).is_empty());
     assert_snapshot!("self_stats", sink.notes());
 }
 
 #[test]
 fn tables_stand_between_the_events() {
-    let by = Reporter { aggregates: Aggregates::default(), groups: Group::ALL.to_vec(), top: 3 };
+    let by = Reporter { groups: Group::ALL.to_vec(), top: 3 };
     let mut sink = TextSink::with_tables(fixture::CLOCK, TimeZone::UTC, by);
-    stream::play(&mut sink, 2);
-    assert_snapshot!("tables", String::from_utf8_lossy(sink.take().bytes()));
+    stream::play(&mut Aggregates::default(), &mut sink, 2);
+    assert_snapshot!("tables", shown(&mut sink));
+}
+
+/// What a file has is all that there is: nothing of it went to standard error.
+#[test]
+fn a_file_is_whole() {
+    let mut sink = sink(TimeZone::UTC).whole();
+    let summary = fixture::exact();
+    sink.start(0, &fixture::start());
+    sink.lost(0, &Lost { observer: Some("json:events.jsonl".to_owned()), ..lost(Loss::Output, 5) });
+    sink.summary(0, &summary);
+    assert_eq!(sink.notes(), "");
+    let text = shown(&mut sink);
+    assert!(text.starts_with(&notes::start(&fixture::start())) && text.ends_with(&notes::summary(&summary)), "{text}");
+    assert!(text.contains("twtrace: json:events.jsonl: 5 lines lost: the output was read too slowly"), "{text}");
 }
 
 #[test]

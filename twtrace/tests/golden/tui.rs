@@ -12,10 +12,11 @@ use twtrace::{
         aggregate::Aggregates,
         cgroup::Named,
         event::Event,
+        happening::{Lost, Tick},
         report::{Start, Summary},
     },
     sink::{
-        Batch, Clock, JsonSink, Loss, Sink, Tick,
+        Clock, JsonSink, Lines as _, Observer,
         by::{Group, Reporter},
     },
     tui::{
@@ -29,8 +30,8 @@ use twtrace::{
 
 use crate::{fixture, stream};
 
-/// A screen without a terminal: the state, fed as the real screen feeds it.
-struct Rig(State);
+/// A screen without a terminal: the state, fed as the real screen feeds it, and the tables that it shows.
+struct Rig(State, Aggregates);
 
 impl Rig {
     fn new(size: (u16, u16)) -> Self {
@@ -41,14 +42,21 @@ impl Rig {
         let mut about =
             About { host: "web-1".to_owned(), own_netns: stream::NETNS, filtered: false, ascii: false, plain: false };
         change(&mut about);
-        Self(State::new(about, fixture::CLOCK, jiff::tz::TimeZone::UTC, Duration::from_secs(1), size))
+        Self(
+            State::new(about, fixture::CLOCK, jiff::tz::TimeZone::UTC, Duration::from_secs(1), size),
+            Aggregates::default(),
+        )
     }
 
     /// After the whole recorded run.
     fn played(size: (u16, u16)) -> Self {
         let mut rig = Self::new(size);
-        stream::play(&mut rig, stream::SECONDS);
+        rig.play(stream::SECONDS);
         rig
+    }
+
+    fn play(&mut self, seconds: u64) {
+        stream::play(&mut self.1, &mut Told(&mut self.0), seconds);
     }
 
     fn press(&mut self, keys: &str) -> Vec<Effect> {
@@ -56,10 +64,10 @@ impl Rig {
     }
 
     fn key(&mut self, key: Key) -> Option<Effect> {
-        let effect = update::update(&mut self.0, Input::Key(key));
+        let effect = update::update(&mut self.0, Input::Key(key), &self.1);
         if let Some(Effect::Filter(words)) = &effect {
             let read = Sieve::read(words, &Resolver::default());
-            update::filter(&mut self.0, read);
+            update::filter(&mut self.0, read, &self.1);
         }
         effect
     }
@@ -67,7 +75,7 @@ impl Rig {
     fn buffer(&self) -> Buffer {
         let (width, height) = self.0.size;
         let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
-        terminal.draw(|frame| view::draw(frame, &self.0)).unwrap();
+        terminal.draw(|frame| view::draw(frame, &self.0, &self.1)).unwrap();
         terminal.backend().buffer().clone()
     }
 
@@ -83,31 +91,22 @@ impl Rig {
     }
 }
 
-impl Sink for Rig {
+/// The state as an observer.
+struct Told<'a>(&'a mut State);
+
+impl Observer for Told<'_> {
     fn start(&mut self, mono_ns: u64, start: &Start) {
         self.0.start(mono_ns, start);
     }
     fn event(&mut self, event: &Event) {
         self.0.event(event);
     }
-    fn lost(&mut self, _: u64, _: Loss, _: u64) {}
-    fn tick(&mut self, mono_ns: u64, tick: &Tick<'_>) {
-        self.0.tick(mono_ns, tick);
+    fn lost(&mut self, _: u64, _: &Lost) {}
+    fn tick(&mut self, mono_ns: u64, tick: &Tick, tables: &Aggregates) {
+        self.0.tick(mono_ns, tick, tables);
     }
     fn summary(&mut self, _: u64, _: &Summary) {}
-    fn aggregates(&mut self) -> Option<&mut Aggregates> {
-        Some(&mut self.0.aggregates)
-    }
     fn set_clock(&mut self, _: Clock) {}
-    fn pending(&self) -> usize {
-        0
-    }
-    fn take(&mut self) -> Batch {
-        Batch::default()
-    }
-    fn notes(&mut self) -> String {
-        String::new()
-    }
 }
 
 #[test]
@@ -136,20 +135,20 @@ fn a_difference_that_may_be_none_is_no_alarm() {
 #[test]
 fn names_do_not_turn_the_screen_round() {
     let mut rig = Rig::with((140, 30), |about| about.host = "web\u{202e}-1".to_owned());
-    stream::play(&mut rig, stream::SECONDS);
+    rig.play(stream::SECONDS);
     for event in rig.0.log.shown().copied().collect::<Vec<_>>() {
         let mut event = event;
         if let Some(closer) = &mut event.life.closer {
             closer.task.comm = fixture::comm("\u{202e}ab\u{2028}\u{9b}");
         }
-        rig.0.aggregates.event(&event);
+        rig.1.event(&event);
         rig.0.event(&event);
     }
     let named = Named { path: "/a\u{200f}b\u{1b}.service".to_owned(), name: Some("c\u{202e}d\u{7}".to_owned()) };
-    rig.0.aggregates.cgroup_names(vec![(9001, Some(named))]);
+    rig.1.cgroup_names(vec![(9001, Some(named))]);
     for keys in ["1", "2", "3", "o", "4", "5"] {
         rig.press(keys);
-        rig.0.refresh();
+        rig.0.refresh(&rig.1);
         let screen = rig.screen();
         assert!(!screen.chars().any(|c| c != '\n' && twtrace::model::name::is_hidden(c)), "{screen:?}");
         assert!(screen.contains(r"web\u{202e}-1"), "{screen}");
@@ -230,7 +229,7 @@ fn keys_help_filter_and_hold() {
     rig.key(Key::Escape);
     rig.press("p");
     let before = rig.screen();
-    stream::play(&mut rig, 3);
+    rig.play(3);
     let held = rig.screen();
     assert!(held.contains("HELD") && held.contains("/50000 new"), "{held}");
     let content = |screen: &str| screen.lines().skip(4).map(str::to_owned).collect::<Vec<_>>();
@@ -262,7 +261,7 @@ fn colour_is_never_the_only_sign() {
     let mut ascii = Rig::with((120, 30), |about| about.ascii = true);
     let mut usual = Rig::new((120, 30));
     for rig in [&mut plain, &mut ascii, &mut usual] {
-        stream::play(rig, stream::SECONDS);
+        rig.play(stream::SECONDS);
     }
     for tab in ["1", "2", "3", "5"] {
         for rig in [&mut plain, &mut ascii, &mut usual] {
@@ -280,10 +279,11 @@ fn colour_is_never_the_only_sign() {
 /// The screen and the JSON of the same stream say the same.
 #[test]
 fn the_numbers_are_those_of_json() {
-    let reporter = Reporter { aggregates: Aggregates::default(), groups: Group::ALL.to_vec(), top: 100 };
+    let reporter = Reporter { groups: Group::ALL.to_vec(), top: 100 };
     let mut json = JsonSink::with_tables(fixture::CLOCK, reporter);
-    stream::play(&mut json, stream::SECONDS);
-    let batch = json.take();
+    let mut all = Aggregates::default();
+    stream::play(&mut all, &mut json, stream::SECONDS);
+    let batch = json.take(&all);
     let last = String::from_utf8_lossy(batch.bytes()).lines().last().map(str::to_owned).unwrap();
     let tick: Value = serde_json::from_str(&last).unwrap();
     let mut rig = Rig::played((200, 60));
@@ -321,14 +321,14 @@ fn what_keys_ask_of_others() {
     let Some(Effect::Copy(line)) = rig.key(Key::Char('c')) else { panic!("no event is copied") };
     assert!(line.contains("born") && line.contains("198.51.100.7"), "{line}");
     assert_eq!(rig.key(Key::Control('c')), Some(Effect::Quit));
-    assert_eq!(update::update(&mut rig.0, Input::Gone), Some(Effect::Quit));
+    assert_eq!(update::update(&mut rig.0, Input::Gone, &rig.1), Some(Effect::Quit));
 }
 
 #[test]
 fn reset_counts_anew_and_keeps_what_is_alive() {
     let mut rig = Rig::played((120, 30));
     rig.press("r");
-    let row = rig.0.aggregates.port_rows().into_iter().find(|row| row.port == 5432).unwrap();
+    let row = rig.1.port_rows().into_iter().find(|row| row.port == 5432).unwrap();
     assert_eq!((row.live, row.born, row.age_p50_ns), (160, 0, None));
 }
 
@@ -356,10 +356,10 @@ proptest! {
         let mut rig = Rig::new((80, 24));
         for (input, chance) in steps {
             match chance {
-                0 => stream::play(&mut rig, 2),
-                _ => if let Some(Effect::Filter(words)) = update::update(&mut rig.0, input) {
+                0 => rig.play(2),
+                _ => if let Some(Effect::Filter(words)) = update::update(&mut rig.0, input, &rig.1) {
                     let read = Sieve::read(&words, &Resolver::default());
-                    update::filter(&mut rig.0, read);
+                    update::filter(&mut rig.0, read, &rig.1);
                 },
             }
             let state = &rig.0;

@@ -11,6 +11,7 @@ use crate::model::{
 /// The first look, and the last.
 #[derive(Debug, Default)]
 pub(super) struct Looks {
+    has_begun: bool,
     /// Who listened, by namespace and port, when the run began: see [`Looks::side`].
     listened: HashSet<(u32, u16)>,
     namespaces: BTreeMap<u32, Namespace>,
@@ -23,9 +24,15 @@ pub(super) struct Looks {
 impl Looks {
     /// The first one, before any event.
     pub fn begin(&mut self, occupancy: &Occupancy) {
+        self.has_begun = true;
         for (&netns, space) in &occupancy.namespaces {
             self.listened.extend(space.listeners.iter().map(|&port| (netns, port)));
         }
+    }
+
+    /// True once there was a first one.
+    pub fn has_begun(&self) -> bool {
+        self.has_begun
     }
 
     /// Each of them, of the namespaces that are `wanted`; what is held is not kept.

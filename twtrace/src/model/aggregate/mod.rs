@@ -150,6 +150,12 @@ impl Aggregates {
         }
     }
 
+    /// Tables of a run that keeps none.
+    #[must_use]
+    pub fn none() -> Self {
+        Self::new(Limits { ports: 0, destinations: 0, owners: 0 })
+    }
+
     /// The same for a run with filters. Events have passed them; what looks at sockets show has to as well.
     #[must_use]
     pub fn wanting(self, wanted: Wanted) -> Self {
@@ -160,6 +166,15 @@ impl Aggregates {
     #[must_use]
     pub fn wanted(&self) -> &Wanted {
         &self.wanted
+    }
+
+    /// A look at the sockets. The first one, before any event, tells on which side older connections are.
+    pub fn looked(&mut self, occupancy: &Occupancy) {
+        if self.looks.has_begun() {
+            self.occupied(occupancy);
+        } else {
+            self.begin(occupancy);
+        }
     }
 
     /// The first look at the sockets, before any event: it tells on which side older connections are.

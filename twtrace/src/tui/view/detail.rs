@@ -4,7 +4,7 @@ use ratatui::text::{Line, Span};
 
 use super::theme::Theme;
 use crate::{
-    model::aggregate::{Port, Side, Target, port::causes, times::Times},
+    model::aggregate::{Aggregates, Port, Side, Target, port::causes, times::Times},
     sink::human::{Known, Name, Span as Length},
     tui::state::{Detail, State},
 };
@@ -25,16 +25,16 @@ pub(super) fn title(state: &State, detail: &Detail) -> String {
     }
 }
 
-pub(super) fn lines<'a>(state: &State, theme: &Theme) -> Vec<Line<'a>> {
+pub(super) fn lines<'a>(state: &State, tables: &Aggregates, theme: &Theme) -> Vec<Line<'a>> {
     match &state.detail {
         None => Vec::new(),
-        Some((Detail::Histograms(key), _)) => match state.aggregates.port_of(key) {
+        Some((Detail::Histograms(key), _)) => match tables.port_of(key) {
             Some(port) => histograms(port, theme),
             None => gone(),
         },
         Some((Detail::Fields(id), _)) => fields(state, id),
-        Some((Detail::OfProcess(process), _)) => targets(state.aggregates.targets_of_process(process), theme),
-        Some((Detail::OfCgroup(id), _)) => targets(state.aggregates.targets_of_cgroup(*id), theme),
+        Some((Detail::OfProcess(process), _)) => targets(tables.targets_of_process(process), theme),
+        Some((Detail::OfCgroup(id), _)) => targets(tables.targets_of_cgroup(*id), theme),
     }
 }
 

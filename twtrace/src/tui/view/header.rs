@@ -9,6 +9,7 @@ use ratatui::{
 
 use super::theme::Theme;
 use crate::{
+    model::aggregate::Aggregates,
     sink::{
         human::{Known, Plain},
         whose,
@@ -21,8 +22,8 @@ const GAUGE: usize = 10;
 /// Columns of the sparkline.
 const SPARKLINE: usize = 20;
 
-pub(super) fn lines<'a>(state: &State, theme: &Theme, width: u16) -> Vec<Line<'a>> {
-    vec![about(state, theme, width), live(state, theme, width), flow(state, theme)]
+pub(super) fn lines<'a>(state: &State, tables: &Aggregates, theme: &Theme, width: u16) -> Vec<Line<'a>> {
+    vec![about(state, theme, width), live(state, tables, theme, width), flow(state, tables, theme)]
 }
 
 fn about<'a>(state: &State, theme: &Theme, width: u16) -> Line<'a> {
@@ -52,16 +53,16 @@ fn about<'a>(state: &State, theme: &Theme, width: u16) -> Line<'a> {
 const WIDE: u16 = 110;
 
 /// Minisocks alive, and how full the fullest buckets are.
-fn live<'a>(state: &State, theme: &Theme, width: u16) -> Line<'a> {
-    let (all, numbers) = (&state.aggregates, &state.numbers);
+fn live<'a>(state: &State, tables: &Aggregates, theme: &Theme, width: u16) -> Line<'a> {
+    let numbers = &state.numbers;
     let (time_wait, fin_wait2) = (numbers.live.time_wait.max(0), numbers.live.fin_wait2.max(0));
     let buckets = numbers.buckets.as_ref();
     let states = if width >= WIDE { format!(" (time_wait {time_wait}, fin_wait2 {fin_wait2})") } else { String::new() };
-    let live = format!("live {}", whose::live(all, numbers.totals.live, buckets));
+    let live = format!("live {}", whose::live(tables, numbers.totals.live, buckets));
     let Some(buckets) = buckets else {
         return Line::from(vec![Span::styled(live, theme.heading), Span::raw(states + "  buckets ?")]);
     };
-    let before = format!("{states}  {} ", whose::fullest(all, buckets));
+    let before = format!("{states}  {} ", whose::fullest(tables, buckets));
     let after = format!("{}/{}", buckets.used, buckets.limit);
     let mut spans = vec![Span::styled(live, theme.heading), Span::raw(before)];
     // Where there is no room for both, the number says more than the gauge.
@@ -75,7 +76,7 @@ fn live<'a>(state: &State, theme: &Theme, width: u16) -> Line<'a> {
 }
 
 /// Rates, failures, and the kernel's word on them.
-fn flow<'a>(state: &State, theme: &Theme) -> Line<'a> {
+fn flow<'a>(state: &State, tables: &Aggregates, theme: &Theme) -> Line<'a> {
     let numbers = &state.numbers;
     let totals = &numbers.totals;
     let rate = |rate: Option<f64>| Known(rate.map(|rate| format!("{rate:.1}"))).to_string();
@@ -94,7 +95,7 @@ fn flow<'a>(state: &State, theme: &Theme) -> Line<'a> {
     }
     let apart: i64 = numbers.reconcile.iter().map(|row| row.diff.abs()).sum();
     // The kernel's counters are those of one namespace, which may not be the one that is shown.
-    let elsewhere = state.aggregates.wanted().one_namespace().is_some_and(|netns| netns != state.about.own_netns);
+    let elsewhere = tables.wanted().one_namespace().is_some_and(|netns| netns != state.about.own_netns);
     let whose = if elsewhere { "kernel (own namespace)" } else { "kernel" };
     spans.push(match numbers.reconcile.as_slice() {
         [] => Span::styled(format!("{whose}: ?  "), theme.quiet),

@@ -18,7 +18,10 @@ use super::{
     keys::KEYS,
     state::{State, Tab},
 };
-use crate::sink::{human::Plain, text};
+use crate::{
+    model::aggregate::Aggregates,
+    sink::{human::Plain, text},
+};
 use theme::Theme;
 
 /// The smallest terminal that holds the view.
@@ -40,12 +43,12 @@ pub fn help_lines() -> usize {
 
 /// Lines of what the selected row was opened for.
 #[must_use]
-pub fn detail_lines(state: &State) -> usize {
-    detail::lines(state, &Theme::of(&state.about)).len()
+pub fn detail_lines(state: &State, tables: &Aggregates) -> usize {
+    detail::lines(state, tables, &Theme::of(&state.about)).len()
 }
 
 /// Draws everything.
-pub fn draw(frame: &mut Frame<'_>, state: &State) {
+pub fn draw(frame: &mut Frame<'_>, state: &State, tables: &Aggregates) {
     let area = frame.area();
     let theme = Theme::of(&state.about);
     if area.width < LEAST.0 || area.height < LEAST.1 {
@@ -57,9 +60,9 @@ pub fn draw(frame: &mut Frame<'_>, state: &State) {
         return;
     }
     let [top, tabs, heading, content, bottom] = rows(area);
-    frame.render_widget(Paragraph::new(header::lines(state, &theme, area.width)), top);
+    frame.render_widget(Paragraph::new(header::lines(state, tables, &theme, area.width)), top);
     frame.render_widget(Paragraph::new(tab_line(state, &theme)), tabs);
-    let (head, lines) = body(state, &theme, content);
+    let (head, lines) = body(state, tables, &theme, content);
     frame.render_widget(Paragraph::new(head).style(theme.heading), heading);
     frame.render_widget(Clear, content);
     frame.render_widget(Paragraph::new(lines), content);
@@ -76,7 +79,7 @@ fn rows(area: Rect) -> [Rect; 5] {
 }
 
 /// The heading and the lines of the content.
-fn body<'a>(state: &'a State, theme: &Theme, area: Rect) -> (Line<'a>, Vec<Line<'a>>) {
+fn body<'a>(state: &'a State, tables: &Aggregates, theme: &Theme, area: Rect) -> (Line<'a>, Vec<Line<'a>>) {
     let page = usize::from(area.height);
     if let Some(from) = state.help {
         let lines = KEYS.iter().map(|key| Line::from(format!("  {:<16} {}", key.name, key.does)));
@@ -86,7 +89,7 @@ fn body<'a>(state: &'a State, theme: &Theme, area: Rect) -> (Line<'a>, Vec<Line<
         return (Line::from(own::TITLE), own::lines(state).into_iter().take(page).collect());
     }
     if let Some((what, from)) = &state.detail {
-        let lines = detail::lines(state, theme).into_iter().skip(*from).take(page).collect();
+        let lines = detail::lines(state, tables, theme).into_iter().skip(*from).take(page).collect();
         return (Line::from(detail::title(state, what)), lines);
     }
     match state.tab {

@@ -17,10 +17,6 @@ pub struct Options {
     pub tables_every: u32,
     /// Tell what twtrace itself costs.
     pub self_stats: bool,
-    /// Bytes of the ring.
-    pub ring_size: u32,
-    /// Events that the sink shows; its tables are told of all.
-    pub shown: Shown,
 }
 
 /// Which events are shown.

@@ -62,18 +62,18 @@ impl Waiting {
     }
 
     /// Takes an event that has a holder. `Some`: it has none, or has to be told without.
-    pub(super) fn take(&mut self, event: &Event) -> Option<Event> {
-        let Some(question) = question(event) else { return Some(*event) };
+    pub(super) fn take(&mut self, event: Event) -> Option<Event> {
+        let Some(question) = question(&event) else { return Some(event) };
         let host = &self.host;
         if let Ok(desk) = self.desk.get_or_insert_with(|| Desk::open(host.clone()))
             && self.events.len() < WAITING
             && desk.questions.try_send(question).is_ok()
         {
-            self.events.push_back(*event);
+            self.events.push_back(event);
             return None;
         }
         self.unknown += 1;
-        Some(*event)
+        Some(event)
     }
 
     /// Events whose holder has been looked for. Never blocks.
@@ -156,7 +156,7 @@ mod tests {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let event = no_bind(listener.local_addr().unwrap().port());
         let mut waiting = Waiting::new(Host::default());
-        assert_eq!(waiting.take(&event), None);
+        assert_eq!(waiting.take(event), None);
         let told = waiting.finish(Duration::from_secs(60));
         assert_eq!(told.len(), 1);
         let Detail::NoBind { holder: Some(holder), .. } = told[0].detail else { panic!("{told:?}") };
@@ -168,7 +168,7 @@ mod tests {
         let mut waiting = Waiting::new(Host::default());
         // Any port was wanted.
         let event = no_bind(0);
-        assert_eq!(waiting.take(&event), Some(event));
+        assert_eq!(waiting.take(event), Some(event));
         assert!(waiting.desk.is_none() && waiting.answered().is_empty());
         assert_eq!(waiting.unknown(), 0);
     }
@@ -179,7 +179,7 @@ mod tests {
         let mut waiting = Waiting::new(Host::at("/nonexistent"));
         let mut told = 0;
         for _ in 0..1000 {
-            told += usize::from(waiting.take(&no_bind(1)).is_some());
+            told += usize::from(waiting.take(no_bind(1)).is_some());
             told += waiting.answered().len();
         }
         told += waiting.finish(Duration::from_secs(60)).len();
