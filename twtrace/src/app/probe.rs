@@ -27,7 +27,7 @@ struct Report<'a> {
     /// It is PREEMPT_RT.
     realtime: bool,
     version: &'static str,
-    capabilities: &'a std::collections::BTreeMap<&'static str, CapabilityReport>,
+    capabilities: &'a std::collections::BTreeMap<String, CapabilityReport>,
     self_test: &'a str,
     /// Pre-existing sockets can be listed; else why not.
     seeding: Option<&'a str>,
@@ -83,7 +83,7 @@ fn table(report: &Report<'_>, plan: &Plan) -> String {
     let _ = writeln!(text, "{:<12} {:<12} WHAT IT TELLS", "CAPABILITY", "BACKEND");
     for capability in Capability::ALL {
         let Some(found) = report.capabilities.get(capability.name()) else { continue };
-        let backend = found.backend.unwrap_or("not offered");
+        let backend = found.backend.map_or("not offered", Backend::name);
         let _ = writeln!(text, "{:<12} {backend:<12} {}", capability.name(), capability.tells());
     }
     let _ = writeln!(text, "\nself-test    {}", report.self_test);

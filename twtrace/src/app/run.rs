@@ -209,7 +209,7 @@ fn start(host: &Host, tracer: &Tracer) -> Start {
     Start {
         kernel: host.kernel_release(),
         realtime: tracer.realtime,
-        version: env!("CARGO_PKG_VERSION"),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
         capabilities: capabilities(&tracer.plan),
         seeded: tracer.seeded.as_ref().ok().copied(),
         namespaces_missed: tracer.namespaces_missed as u64,
@@ -238,10 +238,10 @@ fn missed_why(host: &Host, missed: usize) -> Option<String> {
 }
 
 /// Each capability with its backend, and what spoke against the others.
-pub(super) fn capabilities(plan: &Plan) -> std::collections::BTreeMap<&'static str, CapabilityReport> {
+pub(super) fn capabilities(plan: &Plan) -> std::collections::BTreeMap<String, CapabilityReport> {
     let report = |capability: Capability| CapabilityReport {
-        backend: plan.backend(capability).map(|backend| backend.name()),
+        backend: plan.backend(capability),
         reason: plan.reasons(capability),
     };
-    Capability::ALL.into_iter().map(|capability| (capability.name(), report(capability))).collect()
+    Capability::ALL.into_iter().map(|capability| (capability.name().to_owned(), report(capability))).collect()
 }

@@ -102,7 +102,10 @@ fn missed(all: &[Skips]) -> Missed {
     let of = |skips: &Skips| Some(skips.skipped?.saturating_sub(skips.met));
     Missed {
         runs: all.iter().map(of).sum(),
-        by: all.iter().filter_map(|skips| Some((skips.program, of(skips).filter(|count| *count > 0)?))).collect(),
+        by: all
+            .iter()
+            .filter_map(|skips| Some((skips.program.into(), of(skips).filter(|count| *count > 0)?)))
+            .collect(),
     }
 }
 
@@ -117,7 +120,10 @@ mod tests {
     #[test]
     fn what_one_program_makes_up_for_hides_no_other_miss() {
         let all = [of("conn_tp", Some(5), 7), of("birth_fentry", Some(2), 0), of("death_fentry", Some(4), 3)];
-        let by = vec![("birth_fentry", 2), ("death_fentry", 1)];
+        let by = vec![("birth_fentry", 2), ("death_fentry", 1)]
+            .into_iter()
+            .map(|(name, count): (&str, u64)| (name.to_owned().into(), count))
+            .collect();
         assert_eq!(missed(&all), Missed { runs: Some(3), by });
         assert_eq!(missed(&[]), Missed { runs: Some(0), by: vec![] });
     }
@@ -125,6 +131,6 @@ mod tests {
     #[test]
     fn one_program_that_is_not_counted_leaves_the_sum_unknown() {
         let all = [of("conn_tp", Some(6), 5), of("birth_kprobe", None, 0)];
-        assert_eq!(missed(&all), Missed { runs: None, by: vec![("conn_tp", 1)] });
+        assert_eq!(missed(&all), Missed { runs: None, by: vec![("conn_tp".into(), 1)] });
     }
 }

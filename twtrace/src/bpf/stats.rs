@@ -35,7 +35,7 @@ impl Attached {
             let name = self.names.iter().find(|known| **known == name)?;
             let fdinfo = fdinfo(program)?;
             let (runs, run_ns) = (field(&fdinfo, "run_cnt:")?, field(&fdinfo, "run_time_ns:")?);
-            Some(Runs { name, runs, run_ns })
+            Some(Runs { name: (*name).into(), runs, run_ns })
         };
         self.ebpf.programs().filter_map(|(name, program)| of(name, program)).collect()
     }

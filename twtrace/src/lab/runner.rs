@@ -287,7 +287,7 @@ fn finish(tracer: &mut Tracer, told: &Told, spaces: &[Arc<Netns>]) -> Result<Vec
     tracer.settle();
     let counters = tracer.counters().map_err(TracerError::from)?;
     let totals = totals::totals(&counters, &beside);
-    let mut trouble = totals.trouble;
+    let mut trouble: Vec<_> = totals.trouble.iter().map(|&(name, count)| (name.word(), count)).collect();
     if totals.lost > 0 {
         trouble.insert(0, ("lost", totals.lost));
     }

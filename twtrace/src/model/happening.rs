@@ -9,6 +9,7 @@ use super::{
     occupancy::{Occupancy, Passive},
     own::Own,
     report::{Reconciled, Start, Summary, Totals},
+    words::words,
 };
 
 /// One thing that a run tells. Times are nanoseconds of `CLOCK_MONOTONIC`.
@@ -87,29 +88,15 @@ pub struct Tick {
     pub report: bool,
 }
 
-/// A place where something was lost on its way to the reader: the JSON field `where`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Loss {
-    /// The ring between the kernel and twtrace was full: events.
-    Ring,
-    /// A record could not be decoded: events.
-    Decode,
-    /// Whoever reads an output was too slow: lines.
-    Output,
-}
-
-impl Loss {
-    /// Every place.
-    pub const ALL: [Self; 3] = [Self::Ring, Self::Decode, Self::Output];
-
-    /// The word used in the output.
-    #[must_use]
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Ring => "ring",
-            Self::Decode => "decode",
-            Self::Output => "output",
-        }
+words! {
+    /// A place where something was lost on its way to the reader: the JSON field `where`.
+    Loss by word {
+        /// The ring between the kernel and twtrace was full: events.
+        Ring = "ring";
+        /// A record could not be decoded: events.
+        Decode = "decode";
+        /// Whoever reads an output was too slow: lines.
+        Output = "output";
     }
 }
 

@@ -13,4 +13,7 @@ pub mod own;
 pub mod reconcile;
 pub mod report;
 pub mod totals;
+pub mod trouble;
 pub mod wanted;
+pub mod watch;
+mod words;

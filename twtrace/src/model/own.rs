@@ -1,10 +1,12 @@
 //! What twtrace itself costs: two readings, and what lies between them.
 
+use std::borrow::Cow;
+
 /// What a program has cost since it was loaded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Runs {
     /// Its name.
-    pub name: &'static str,
+    pub name: Cow<'static, str>,
     /// How often it ran while runs were timed.
     pub runs: u64,
     /// What that took, nanoseconds, the timing itself included.
@@ -65,7 +67,7 @@ impl Own {
             let (runs, run_ns) = before.map_or((0, 0), |before| (before.runs, before.run_ns));
             let runs = after.runs.saturating_sub(runs);
             if runs > 0 {
-                programs.push(Runs { name: after.name, runs, run_ns: after.run_ns.saturating_sub(run_ns) });
+                programs.push(Runs { name: after.name.clone(), runs, run_ns: after.run_ns.saturating_sub(run_ns) });
             }
         }
         programs.sort_by_key(|program| std::cmp::Reverse(program.run_ns));
@@ -116,7 +118,7 @@ mod tests {
     use super::*;
 
     fn reading(at_ns: u64, programs: &[(&'static str, u64, u64)], seen: u64) -> Reading {
-        let programs = programs.iter().map(|&(name, runs, run_ns)| Runs { name, runs, run_ns }).collect();
+        let programs = programs.iter().map(|&(name, runs, run_ns)| Runs { name: name.into(), runs, run_ns }).collect();
         Reading { at_ns, programs: Some(programs), seen, cpu_ns: at_ns / 10, ..Reading::default() }
     }
 
@@ -124,7 +126,7 @@ mod tests {
     fn what_lies_between_is_told_costliest_first() {
         let then = reading(1_000, &[("a", 5, 100), ("b", 7, 900), ("idle", 3, 50)], 10);
         let own = Own::between(&then, &reading(2_000, &[("a", 15, 700), ("b", 8, 950), ("idle", 3, 50)], 14));
-        let named = |name, runs, run_ns| Runs { name, runs, run_ns };
+        let named = |name: &'static str, runs, run_ns| Runs { name: name.into(), runs, run_ns };
         assert_eq!(own.programs, [named("a", 10, 600), named("b", 1, 50)]);
         assert_eq!((own.events, own.bpf_ns, own.bpf_ns_per_event()), (4, Some(650), Some(162.5)));
         assert_eq!((own.bpf_share(), own.cpu_share()), (Some(0.65), Some(0.1)));

@@ -5,7 +5,7 @@
 
 use twtrace_common::counter::Own;
 
-use super::report::Reconciled;
+use super::report::{Counter, Reconciled};
 use crate::{host::counters::KernelCounters, selftest::TwCounts};
 
 /// The kernel's counters and twtrace's, taken together while neither moved.
@@ -36,21 +36,19 @@ pub fn reconcile(start: &Look, end: &Look, tw_counts: Option<TwCounts>, refusal:
     let mut rows = Vec::new();
     let tw = moved(k1.tw + k1.tw_killed, k0.tw + k0.tw_killed);
     match tw_counts {
-        Some(TwCounts::Births) => rows.push(row("TcpExt.TW+TWKilled", tw, moved(t1.born, t0.born))),
-        Some(TwCounts::Expiries) => rows.push(row("TcpExt.TW+TWKilled", tw, moved(t1.expired, t0.expired))),
+        Some(TwCounts::Births) => rows.push(row(Counter::Tw, tw, moved(t1.born, t0.born))),
+        Some(TwCounts::Expiries) => rows.push(row(Counter::Tw, tw, moved(t1.expired, t0.expired))),
         None => {}
     }
-    rows.push(row("TcpExt.TWRecycled", moved(k1.tw_recycled, k0.tw_recycled), moved(t1.taken, t0.taken)));
+    rows.push(row(Counter::TwRecycled, moved(k1.tw_recycled, k0.tw_recycled), moved(t1.taken, t0.taken)));
     if refusal {
         let overflow = moved(k1.overflow, k0.overflow);
-        rows.push(row("TcpExt.TCPTimeWaitOverflow", overflow, moved(t1.refused, t0.refused)));
+        rows.push(row(Counter::TimeWaitOverflow, overflow, moved(t1.refused, t0.refused)));
     }
     let expected = k0.sockstat_tw.cast_signed() + moved(t1.born, t0.born) - moved(t1.died, t0.died);
-    rows.push(row(SOCKSTAT_TW, k1.sockstat_tw.cast_signed(), expected));
+    rows.push(row(Counter::SockstatTw, k1.sockstat_tw.cast_signed(), expected));
     rows
 }
-
-const SOCKSTAT_TW: &str = "sockstat.tw";
 
 /// The end of a run: twtrace's counters stand still, the kernel's were read before and after they came to stand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,7 +75,7 @@ pub fn bracket(start: &Look, end: &Bracket, tw_counts: Option<TwCounts>, refusal
         .saturating_add(after.sockstat_tw.abs_diff(before.sockstat_tw));
     let both = rows(before).into_iter().zip(rows(after));
     both.map(|(early, late)| {
-        let extra = if late.counter == SOCKSTAT_TW { i64::try_from(moved).unwrap_or(i64::MAX) } else { 0 };
+        let extra = if late.counter == Counter::SockstatTw { i64::try_from(moved).unwrap_or(i64::MAX) } else { 0 };
         let low = early.kernel.min(late.kernel).saturating_sub(extra);
         let high = early.kernel.max(late.kernel).saturating_add(extra);
         let kernel = late.twtrace.clamp(low, high);
@@ -119,7 +117,7 @@ pub struct Suspicion {
 
 #[derive(Clone, Copy, Debug)]
 struct Suspect {
-    counter: &'static str,
+    counter: Counter,
     /// -1 or 1: which of the two counts more.
     sign: i64,
     /// Looks at rest that have shown it.
@@ -191,7 +189,7 @@ mod tests {
 
     #[test]
     fn what_is_under_way_is_no_difference() {
-        let row = |diff| Reconciled { counter: "TW", kernel: 10, twtrace: 10 - diff, diff, slack: 0 };
+        let row = |diff| Reconciled { counter: Counter::Tw, kernel: 10, twtrace: 10 - diff, diff, slack: 0 };
         let told = |a, b| between(vec![row(a)], &[row(b)]).first().map(|row| (row.diff, row.twtrace));
         assert_eq!(told(2, -1), Some((0, 10)));
         assert_eq!(told(2, 1), Some((1, 9)));
@@ -202,19 +200,19 @@ mod tests {
     /// What is shown after each of these looks: the difference, and whether there may be another.
     fn shown(looks: &[(i64, Rest)]) -> Vec<(i64, bool)> {
         let mut suspicion = Suspicion::default();
-        let row = |diff| Reconciled { counter: "TW", kernel: 10, twtrace: 10 - diff, diff, slack: 0 };
+        let row = |diff| Reconciled { counter: Counter::Tw, kernel: 10, twtrace: 10 - diff, diff, slack: 0 };
         looks
             .iter()
             .map(|&(diff, rest)| {
-                let Compared { rows, comparing } = suspicion.weigh(vec![row(diff), row_of("sockstat.tw")], rest);
+                let Compared { rows, comparing } = suspicion.weigh(vec![row(diff), row_of(Counter::SockstatTw)], rest);
                 assert_eq!(rows[0].diff, rows[0].kernel - rows[0].twtrace);
-                assert_eq!(rows[1], row_of("sockstat.tw"));
+                assert_eq!(rows[1], row_of(Counter::SockstatTw));
                 (rows[0].diff, comparing)
             })
             .collect()
     }
 
-    fn row_of(counter: &'static str) -> Reconciled {
+    fn row_of(counter: Counter) -> Reconciled {
         Reconciled { counter, kernel: 3, twtrace: 3, diff: 0, slack: 0 }
     }
 
@@ -284,8 +282,8 @@ mod tests {
         let end = look(2, 0, 0, 2, [1, 0, 0, 0, 0]);
         let rows = reconcile(&start, &end, Some(TwCounts::Births), true);
         let diffs: Vec<_> = rows.iter().map(|row| (row.counter, row.diff)).collect();
-        assert_eq!(diffs[0], ("TcpExt.TW+TWKilled", 1));
-        assert_eq!(diffs[3], ("sockstat.tw", 1));
+        assert_eq!(diffs[0], (Counter::Tw, 1));
+        assert_eq!(diffs[3], (Counter::SockstatTw, 1));
     }
 
     /// What is told of counters that moved from `before` to `after` (TcpExt TW and sockstat tw) while twtrace had counted
@@ -325,7 +323,7 @@ mod tests {
 
     #[test]
     fn only_a_comparison_at_rest_is_exact() {
-        let row = |diff, slack| Reconciled { slack, diff, ..row_of("TW") };
+        let row = |diff, slack| Reconciled { slack, diff, ..row_of(Counter::Tw) };
         assert_eq!(agrees(&[row(0, 0), row(0, 0)]), Some(true));
         assert_eq!(agrees(&[row(0, 0), row(0, 3)]), None);
         assert_eq!(agrees(&[row(1, 0), row(0, 3)]), Some(false));
@@ -335,6 +333,6 @@ mod tests {
     fn what_cannot_be_told_is_left_out() {
         let start = look(0, 0, 0, 0, [0; 5]);
         let names: Vec<_> = reconcile(&start, &start, None, false).iter().map(|row| row.counter).collect();
-        assert_eq!(names, ["TcpExt.TWRecycled", "sockstat.tw"]);
+        assert_eq!(names, [Counter::TwRecycled, Counter::SockstatTw]);
     }
 }

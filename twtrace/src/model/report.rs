@@ -1,19 +1,22 @@
 //! What twtrace says about a run besides its events: the start, the counters while it runs, the summary at its end.
 
-use std::collections::BTreeMap;
+use std::{borrow::Cow, collections::BTreeMap};
 
 use serde::Serialize;
 
 use super::{
     event::{Cause, Denial, Refusal},
     reconcile::agrees,
+    trouble::Trouble,
+    watch::Backend,
+    words::words,
 };
 
 /// What one capability got.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct CapabilityReport {
-    /// `fentry`, `kprobe` or `tracepoint`; `None` if the capability is not offered.
-    pub backend: Option<&'static str>,
+    /// What serves it; `None` if it is not offered.
+    pub backend: Option<Backend>,
     /// Why not, or what was tried before.
     pub reason: Option<String>,
 }
@@ -26,9 +29,9 @@ pub struct Start {
     /// The kernel is PREEMPT_RT.
     pub realtime: bool,
     /// Version of twtrace.
-    pub version: &'static str,
-    /// What is watched, and how.
-    pub capabilities: BTreeMap<&'static str, CapabilityReport>,
+    pub version: String,
+    /// What is watched, and how, by the names of [`Capability`](super::watch::Capability).
+    pub capabilities: BTreeMap<String, CapabilityReport>,
     /// Minisocks that were there before, in all network namespaces; `None` if they could not be listed.
     pub seeded: Option<u64>,
     /// Network namespaces whose older minisocks could not be listed, at most: counted by process or name.
@@ -45,7 +48,7 @@ pub struct Missed {
     /// How many; `None`: this kernel does not count them for all programs.
     pub runs: Option<u64>,
     /// By program, zeroes left out.
-    pub by: Vec<(&'static str, u64)>,
+    pub by: Vec<(Cow<'static, str>, u64)>,
 }
 
 /// The counters of the eBPF programs, added up over all CPUs, after the filters.
@@ -90,7 +93,7 @@ pub struct Totals {
     /// Events that the kernel ran no program for.
     pub missed: Missed,
     /// Everything else that was lost or could not be known, by name, zeroes left out.
-    pub trouble: Vec<(&'static str, u64)>,
+    pub trouble: Vec<(Trouble, u64)>,
 }
 
 impl Totals {
@@ -113,11 +116,25 @@ impl Totals {
     }
 }
 
+words! {
+    /// A counter of the kernel's: the name that the kernel gives it.
+    Counter by word {
+        /// Births, or on kernels before 5.18 ends by the timer; and minisocks that were killed.
+        Tw = "TcpExt.TW+TWKilled";
+        /// Minisocks that a connect() took over.
+        TwRecycled = "TcpExt.TWRecycled";
+        /// Births refused because tcp_max_tw_buckets was reached.
+        TimeWaitOverflow = "TcpExt.TCPTimeWaitOverflow";
+        /// Minisocks alive.
+        SockstatTw = "sockstat.tw";
+    }
+}
+
 /// One of the kernel's own counters, compared with twtrace's.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Reconciled {
     /// The kernel's name for it, e.g. `TcpExt.TW+TWKilled`.
-    pub counter: &'static str,
+    pub counter: Counter,
     /// How far the kernel's counter moved during the run (`sockstat.tw`: its value now).
     pub kernel: i64,
     /// What twtrace expects it to be.

@@ -1,7 +1,7 @@
 //! From the programs' counters to the totals that are shown.
 
 use twtrace_common::{
-    counter::{Counters, Trouble},
+    counter::{self, Counters},
     record::kind,
 };
 
@@ -9,6 +9,7 @@ use super::{
     audit::Audit,
     event::{Cause, Denial, Refusal},
     report::{Missed, Totals},
+    trouble::Trouble,
 };
 
 /// What is known beside the counters.
@@ -106,8 +107,8 @@ fn live(counters: &Counters, beside: &Beside) -> u64 {
 }
 
 /// What went wrong, by name; zeroes are left out.
-fn trouble(trouble: &Trouble, beside: &Beside) -> Vec<(&'static str, u64)> {
-    let Trouble {
+fn trouble(trouble: &counter::Trouble, beside: &Beside) -> Vec<(Trouble, u64)> {
+    let counter::Trouble {
         lives_full,
         conns_full,
         closing_full,
@@ -123,22 +124,22 @@ fn trouble(trouble: &Trouble, beside: &Beside) -> Vec<(&'static str, u64)> {
         self_test_lost: _,
     } = *trouble;
     [
-        ("lives_full", lives_full),
-        ("conns_full", conns_full),
-        ("closing_full", closing_full),
-        ("denied_full", denied_full),
-        ("passive_full", passive_full),
-        ("seeds_full", seeds_full),
-        ("read_failed", read_failed),
-        ("stack_failed", stack_failed),
-        ("stale", stale),
-        ("unseen_births", unseen_births),
-        ("missed_runs", beside.missed.runs.unwrap_or(0)),
-        ("unseen", beside.alive_unseen + beside.unborn),
-        ("unseen_ends", beside.unseen_ends),
-        ("garbage", beside.garbage),
-        ("early_lost", beside.early_lost),
-        ("sink_dropped", beside.sink_dropped),
+        (Trouble::LivesFull, lives_full),
+        (Trouble::ConnsFull, conns_full),
+        (Trouble::ClosingFull, closing_full),
+        (Trouble::DeniedFull, denied_full),
+        (Trouble::PassiveFull, passive_full),
+        (Trouble::SeedsFull, seeds_full),
+        (Trouble::ReadFailed, read_failed),
+        (Trouble::StackFailed, stack_failed),
+        (Trouble::Stale, stale),
+        (Trouble::UnseenBirths, unseen_births),
+        (Trouble::MissedRuns, beside.missed.runs.unwrap_or(0)),
+        (Trouble::Unseen, beside.alive_unseen + beside.unborn),
+        (Trouble::UnseenEnds, beside.unseen_ends),
+        (Trouble::Garbage, beside.garbage),
+        (Trouble::EarlyLost, beside.early_lost),
+        (Trouble::SinkDropped, beside.sink_dropped),
     ]
     .into_iter()
     .filter(|&(_, count)| count != 0)
@@ -176,7 +177,7 @@ mod tests {
         assert_eq!(live(&counters, &beside), Some(23));
         assert_eq!(totals(&counters, &beside).live, None, "what is older could not be listed");
         let named = totals(&counters, &beside).trouble;
-        assert_eq!(named, [("stale", 2), ("unseen_ends", 3)]);
+        assert_eq!(named, [(Trouble::Stale, 2), (Trouble::UnseenEnds, 3)]);
     }
 
     #[test]

@@ -11,107 +11,21 @@ pub(crate) use facts::{FUNCTIONS, TRACEPOINTS};
 pub use misses::{Counting, Misses};
 pub use reason::{Failure, Reason};
 
-use std::fmt;
-
 use twtrace_common::record::kind;
 
-/// Something that can be watched. Each picks its own backend, so a missing hook costs one capability.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Capability {
-    /// A minisock comes into being. Required.
-    Birth,
-    /// A minisock ends. Required.
-    Death,
-    /// FIN_WAIT2 becomes TIME_WAIT in place.
-    Turn,
-    /// A minisock's timer is armed anew.
-    Rearm,
-    /// What ended a minisock, beyond the timer and connect().
-    Cause,
-    /// The kernel makes no minisock, for lack of room.
-    Refusal,
-    /// Start, opener and role of a connection.
-    Conn,
-    /// The task that closed a connection.
-    Closer,
-    /// A connect() fails: no port is left, or the bound one is taken.
-    NoPort,
-    /// A connect() that fails was denied minisocks in its way.
-    ReuseDenied,
-    /// A bind() or listen() finds its port taken.
-    NoBind,
-}
+pub use crate::model::watch::{Backend, Capability};
 
-impl Capability {
-    /// All of them, in the order in which backends are chosen: later ones may depend on earlier choices.
-    pub const ALL: [Self; 11] = [
-        Self::Birth,
-        Self::Death,
-        Self::Turn,
-        Self::Rearm,
-        Self::Cause,
-        Self::Refusal,
-        Self::Conn,
-        Self::Closer,
-        Self::NoPort,
-        Self::ReuseDenied,
-        Self::NoBind,
-    ];
-
-    /// The name in every output.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Birth => "birth",
-            Self::Death => "death",
-            Self::Turn => "turn",
-            Self::Rearm => "rearm",
-            Self::Cause => "cause",
-            Self::Refusal => "refusal",
-            Self::Conn => "conn",
-            Self::Closer => "closer",
-            Self::NoPort => "no_port",
-            Self::ReuseDenied => "reuse_denied",
-            Self::NoBind => "no_bind",
-        }
-    }
-
-    /// What it tells, in a few words.
-    #[must_use]
-    pub fn tells(self) -> &'static str {
-        match self {
-            Self::Birth => "sockets that enter TIME_WAIT or FIN_WAIT2",
-            Self::Death => "when each ends, and how long it lived",
-            Self::Turn => "FIN_WAIT2 that becomes TIME_WAIT in place",
-            Self::Rearm => "stray segments that restart the 60 s timer",
-            Self::Cause => "what ended it: timer, reuse, SYN, RST, kill, namespace",
-            Self::Refusal => "sockets closed without TIME_WAIT: tcp_max_tw_buckets is full",
-            Self::Conn => "role, opener and age of the connection",
-            Self::Closer => "the process that closed it",
-            Self::NoPort => "connect() that fails with EADDRNOTAVAIL: no port left, or the bound port is taken",
-            Self::ReuseDenied => "why a failed connect() could not reuse a TIME_WAIT",
-            Self::NoBind => "bind() or listen() that fails with EADDRINUSE, and who holds the port",
-        }
-    }
-
-    /// The kinds of events for which alone it is watched; none: every event needs it.
-    #[must_use]
-    fn kinds(self) -> &'static [u8] {
-        match self {
-            Self::Turn | Self::Rearm => &[kind::TURNED, kind::REARMED],
-            Self::Refusal => &[kind::REFUSED],
-            // A denial is told by the connect() that failed.
-            Self::NoPort => &[kind::NO_PORT, kind::REUSE_DENIED],
-            Self::ReuseDenied => &[kind::REUSE_DENIED],
-            Self::NoBind => &[kind::NO_BIND],
-            Self::Birth | Self::Death | Self::Cause | Self::Conn | Self::Closer => &[],
-        }
-    }
-
-    /// No run without it.
-    #[must_use]
-    pub fn required(self) -> bool {
-        matches!(self, Self::Birth | Self::Death)
+/// The kinds of events for which alone a capability is watched; none: every event needs it.
+fn kinds(capability: Capability) -> &'static [u8] {
+    use Capability as C;
+    match capability {
+        C::Turn | C::Rearm => &[kind::TURNED, kind::REARMED],
+        C::Refusal => &[kind::REFUSED],
+        // A denial is told by the connect() that failed.
+        C::NoPort => &[kind::NO_PORT, kind::REUSE_DENIED],
+        C::ReuseDenied => &[kind::REUSE_DENIED],
+        C::NoBind => &[kind::NO_BIND],
+        C::Birth | C::Death | C::Cause | C::Conn | C::Closer => &[],
     }
 }
 
@@ -132,40 +46,8 @@ impl Asked {
     }
 
     fn wants(&self, capability: Capability) -> bool {
-        let kinds = capability.kinds();
+        let kinds = kinds(capability);
         self.kinds == 0 || kinds.is_empty() || kinds.iter().any(|kind| self.kinds & 1 << kind != 0)
-    }
-}
-
-/// A way to watch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Backend {
-    /// BPF trampolines: fentry and fexit.
-    Fentry,
-    /// kprobes.
-    Kprobe,
-    /// BTF tracepoints alone.
-    Tracepoint,
-}
-
-impl Backend {
-    /// All of them, best first.
-    pub const ALL: [Self; 3] = [Self::Fentry, Self::Kprobe, Self::Tracepoint];
-
-    /// The name in every output and on the command line.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Fentry => "fentry",
-            Self::Kprobe => "kprobe",
-            Self::Tracepoint => "tracepoint",
-        }
-    }
-}
-
-impl fmt::Display for Backend {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.name())
     }
 }
 

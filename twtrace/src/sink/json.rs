@@ -1,7 +1,7 @@
 //! JSON lines: one object per line, every field always there, `null` where the kernel did not say. fields.rs describes
 //! each field; a test holds the two against each other.
 
-use std::net::IpAddr;
+use std::{borrow::Cow, net::IpAddr};
 
 use serde::{Serialize, Serializer, ser::SerializeMap};
 
@@ -21,6 +21,7 @@ use crate::model::{
     happening::{Lost, Tick},
     holder::{HeldBy, Holder},
     report::{Reconciled, Start, Summary, Totals},
+    trouble::Trouble,
 };
 
 /// Version of the lines: the field `v`. Adding a field keeps it; changing the meaning of one raises it.
@@ -416,9 +417,9 @@ struct Counters<'a> {
     ticks_skipped: u64,
     missed_runs: Option<u64>,
     #[serde(serialize_with = "as_map")]
-    missed_runs_by: &'a [(&'static str, u64)],
+    missed_runs_by: &'a [(Cow<'static, str>, u64)],
     #[serde(serialize_with = "as_map")]
-    trouble: &'a [(&'static str, u64)],
+    trouble: &'a [(Trouble, u64)],
 }
 
 impl<'a> Counters<'a> {
@@ -470,8 +471,8 @@ impl<T: Copy> Serialize for Counts<'_, T> {
     }
 }
 
-fn as_map<S: Serializer>(counts: &[(&'static str, u64)], serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_map(counts.iter().copied())
+fn as_map<K: Serialize, S: Serializer>(counts: &[(K, u64)], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(counts.iter().map(|(key, count)| (key, count)))
 }
 
 /// A command name, copied only if it is no UTF-8.

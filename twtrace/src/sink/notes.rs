@@ -11,8 +11,10 @@ use crate::{
     model::{
         happening::{Loss, Lost},
         report::{Exactness, Reconciled, Start, Summary, Totals},
+        trouble::Trouble,
+        watch::{Backend, Capability},
     },
-    plan::{Capability, UNASKED},
+    plan::UNASKED,
 };
 
 /// What PREEMPT_RT means to a run.
@@ -21,13 +23,13 @@ pub const REALTIME: &str = "PREEMPT_RT: it may preempt twtrace's programs, and r
 /// The start: what is watched and how, and a line for every capability that is not.
 #[must_use]
 pub fn start(start: &Start) -> String {
-    let mut by_backend: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    let mut by_backend: BTreeMap<Backend, Vec<&str>> = BTreeMap::new();
     let (mut missing, mut unasked) = (Vec::new(), Vec::new());
     for (name, capability) in &start.capabilities {
         match capability.backend {
             Some(backend) => by_backend.entry(backend).or_default().push(name),
-            None if capability.reason.as_deref() == Some(UNASKED) => unasked.push(*name),
-            None => missing.push(*name),
+            None if capability.reason.as_deref() == Some(UNASKED) => unasked.push(name.as_str()),
+            None => missing.push(name.as_str()),
         }
     }
     let watched: Vec<_> =
@@ -131,8 +133,8 @@ pub fn summary(summary: &Summary) -> String {
         block.row("kernel", REALTIME);
     }
     for (i, (name, count)) in totals.trouble.iter().enumerate() {
-        block.row(if i == 0 { "trouble" } else { "" }, trouble::sentence(name, *count));
-        if *name == "missed_runs" {
+        block.row(if i == 0 { "trouble" } else { "" }, trouble::sentence(*name, *count));
+        if *name == Trouble::MissedRuns {
             for (program, count) in &totals.missed.by {
                 block.row("", format_args!("  {program} {count}"));
             }
@@ -167,7 +169,7 @@ fn balances(totals: &Totals) -> bool {
 /// The reconciliation, its columns as wide as their widest value.
 fn table(rows: &[Reconciled]) -> Vec<String> {
     let width = |of: fn(&Reconciled) -> String| rows.iter().map(|row| of(row).len()).max().unwrap_or(0);
-    let name = width(|row| row.counter.to_owned());
+    let name = width(|row| row.counter.to_string());
     let (kernel, twtrace) = (width(|row| row.kernel.to_string()), width(|row| row.twtrace.to_string()));
     let line = |row: &Reconciled| {
         let Reconciled { counter, kernel: k, twtrace: t, diff, slack } = row;

@@ -1,5 +1,7 @@
 //! What twtrace itself costs, for the reader: the JSON field `self`, and the words for the eye.
 
+use std::borrow::Cow;
+
 use std::fmt::Write as _;
 
 use serde::Serialize;
@@ -28,14 +30,14 @@ pub(super) struct SelfStats {
 
 #[derive(Serialize)]
 struct Program {
-    name: &'static str,
+    name: Cow<'static, str>,
     runs: u64,
     run_ns: u64,
 }
 
 impl SelfStats {
     pub(super) fn of(own: &Own) -> Self {
-        let program = |&Runs { name, runs, run_ns }: &Runs| Program { name, runs, run_ns };
+        let program = |&Runs { ref name, runs, run_ns }: &Runs| Program { name: name.clone(), runs, run_ns };
         Self {
             interval_ns: own.interval_ns,
             events: own.events,

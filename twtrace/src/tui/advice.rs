@@ -220,7 +220,7 @@ fn losses(all: &Aggregates, numbers: &Numbers, say: &mut impl FnMut(Urgency, Str
         say(Urgency::Warning, text);
     }
     for (name, count) in &numbers.totals.trouble {
-        say(Urgency::Warning, format!("{}.", trouble::sentence(name, *count)));
+        say(Urgency::Warning, format!("{}.", trouble::sentence(*name, *count)));
     }
     let evicted = all.evicted();
     let rows = evicted.ports + evicted.destinations + evicted.processes + evicted.cgroups;

@@ -18,6 +18,7 @@ mod lab;
 mod looks;
 mod manners;
 mod nested;
+mod observers;
 mod occupancy;
 mod parse;
 mod passive;
@@ -284,6 +285,7 @@ fn trials(offered: &Backends, scale: Scale, guest: bool, tally: &Arc<Mutex<Tally
         ("stopped_reader", readers::stopped_reader),
         ("slow_reader", readers::slow_reader),
         ("skipped_ticks", readers::skipped_ticks),
+        ("stuck_observer", observers::stuck_observer),
         ("stuck_errors", readers::stuck_errors),
         ("shared_pipe", readers::shared_pipe),
         ("hostile_names", readers::hostile_names),
@@ -350,8 +352,12 @@ fn trials(offered: &Backends, scale: Scale, guest: bool, tally: &Arc<Mutex<Tally
         None => trial(name, "any", tally, move |_| case()),
     }));
     let no_tmux = screen::missing();
-    let screens: [(&str, Once); 3] =
-        [("screen", screen::screen), ("screen_is_left", screen::screen_is_left), ("suspended", screen::suspended)];
+    let screens: [(&str, Once); 4] = [
+        ("screen", screen::screen),
+        ("screen_is_left", screen::screen_is_left),
+        ("suspended", screen::suspended),
+        ("two_observers", observers::two_observers),
+    ];
     trials.extend(screens.map(|(name, case)| match &no_tmux {
         Some(reason) => skipped(name, "any", reason, tally),
         None => trial(name, "any", tally, move |_| case()),

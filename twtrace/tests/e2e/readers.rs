@@ -29,17 +29,17 @@ use crate::{
 type Outcome = Result<(), String>;
 
 /// Lives whose lines fill a pipe of 64 KiB twice over, and leave much.
-const LIVES: usize = 400;
+pub const LIVES: usize = 400;
 
 /// A `twtrace run` whose first line was read, and no other.
-struct Run {
+pub struct Run {
     child: Child,
     out: BufReader<ChildStdout>,
     first: String,
 }
 
 impl Run {
-    fn start(netns: &Netns, format: &str, more: &[&str]) -> Result<Self, String> {
+    pub fn start(netns: &Netns, format: &str, more: &[&str]) -> Result<Self, String> {
         Self::with_errors(netns, format, more, Stdio::piped())
     }
 
@@ -55,12 +55,12 @@ impl Run {
         Ok(Self { child, out, first })
     }
 
-    fn stop(&self) -> Outcome {
+    pub fn stop(&self) -> Outcome {
         kill_process(Pid::from_child(&self.child), Signal::TERM).map_err(|error| error.to_string())
     }
 
     /// Waits for its end. Exit code, standard error if that is ours to read.
-    fn ended(&mut self) -> Result<(i32, String), String> {
+    pub fn ended(&mut self) -> Result<(i32, String), String> {
         let code = ended(&mut self.child)?;
         let mut errors = String::new();
         if let Some(err) = &mut self.child.stderr {
@@ -99,7 +99,7 @@ fn ended(child: &mut Child) -> Result<i32, String> {
 }
 
 /// Lines of JSON, all of them whole.
-fn lines(bytes: &[u8]) -> Result<Vec<Value>, String> {
+pub fn lines(bytes: &[u8]) -> Result<Vec<Value>, String> {
     let text = std::str::from_utf8(bytes).map_err(|error| error.to_string())?;
     if !text.ends_with('\n') {
         return Err(format!("the last line is cut: {:?}", text.lines().last()));
@@ -107,11 +107,11 @@ fn lines(bytes: &[u8]) -> Result<Vec<Value>, String> {
     text.lines().map(|line| serde_json::from_str(line).map_err(|error| format!("{error}: {line}"))).collect()
 }
 
-fn of_type(lines: &[Value], kind: &str) -> usize {
+pub fn of_type(lines: &[Value], kind: &str) -> usize {
     lines.iter().filter(|line| line["type"] == kind).count()
 }
 
-fn make_lives(netns: &Netns) -> Outcome {
+pub fn make_lives(netns: &Netns) -> Outcome {
     let mut scene = Scene::new(netns)?;
     let listener = scene.listen()?;
     scene.live(&listener, First::Client, LIVES)

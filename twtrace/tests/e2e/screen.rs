@@ -25,13 +25,13 @@ use crate::{
 };
 
 /// A tmux server of its own.
-struct Tmux {
+pub struct Tmux {
     socket: PathBuf,
 }
 
 impl Tmux {
     /// Starts a shell in the namespace.
-    fn start(netns: &Netns, name: &str) -> Result<Self, String> {
+    pub fn start(netns: &Netns, name: &str) -> Result<Self, String> {
         let socket = env::temp_dir().join(format!("twtrace-e2e-{}-{name}.tmux", std::process::id()));
         let tmux = Self { socket };
         let _no_traffic = forking();
@@ -57,12 +57,12 @@ impl Tmux {
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
-    fn keys(&self, keys: &[&str]) -> Result<(), String> {
+    pub fn keys(&self, keys: &[&str]) -> Result<(), String> {
         self.ask(&[&["send-keys"], keys].concat()).map(drop)
     }
 
     /// The screen, once it shows what is wanted.
-    fn shows(&self, what: &str, wanted: impl Fn(&str) -> bool) -> Result<String, String> {
+    pub fn shows(&self, what: &str, wanted: impl Fn(&str) -> bool) -> Result<String, String> {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let screen = self.ask(&["capture-pane", "-p"])?;

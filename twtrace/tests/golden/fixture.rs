@@ -9,7 +9,9 @@ use twtrace::{
         },
         holder::{HeldBy, Holder},
         own::{Own, Runs},
-        report::{CapabilityReport, Missed, Reconciled, Start, Summary, Totals},
+        report::{CapabilityReport, Counter, Missed, Reconciled, Start, Summary, Totals},
+        trouble::Trouble,
+        watch::Backend,
     },
     sink::Clock,
 };
@@ -162,20 +164,20 @@ pub fn all_events() -> Vec<(&'static str, Vec<Event>)> {
 
 pub fn start() -> Start {
     let by = |backend| CapabilityReport { backend: Some(backend), reason: None };
-    let fell_back = CapabilityReport { backend: Some("tracepoint"), reason: Some("fentry: EPERM".to_owned()) };
+    let fell_back = CapabilityReport { backend: Some(Backend::Tracepoint), reason: Some("fentry: EPERM".to_owned()) };
     let missing = |reason: &str| CapabilityReport { backend: None, reason: Some(reason.to_owned()) };
     Start {
         kernel: "6.12.57+deb13-cloud-amd64".to_owned(),
         realtime: false,
-        version: "0.1.0",
+        version: "0.1.0".to_owned(),
         capabilities: BTreeMap::from([
-            ("birth", fell_back.clone()),
-            ("death", fell_back),
-            ("cause", by("fentry")),
-            ("closer", by("tracepoint")),
-            ("refusal", missing("inet_twsk_alloc is not in BTF; boot a kernel with CONFIG_DEBUG_INFO_BTF")),
-            ("no_port", CapabilityReport { backend: None, reason: None }),
-            ("reuse_denied", missing("no tracepoint fires where connect() passes over a TIME_WAIT")),
+            ("birth".to_owned(), fell_back.clone()),
+            ("death".to_owned(), fell_back),
+            ("cause".to_owned(), by(Backend::Fentry)),
+            ("closer".to_owned(), by(Backend::Tracepoint)),
+            ("refusal".to_owned(), missing("inet_twsk_alloc is not in BTF; boot a kernel with CONFIG_DEBUG_INFO_BTF")),
+            ("no_port".to_owned(), CapabilityReport { backend: None, reason: None }),
+            ("reuse_denied".to_owned(), missing("no tracepoint fires where connect() passes over a TIME_WAIT")),
         ]),
         seeded: Some(3),
         namespaces_missed: 2,
@@ -196,7 +198,7 @@ pub fn blind_start() -> Start {
     }
 }
 
-fn reconciled(counter: &'static str, kernel: i64, twtrace: i64) -> Reconciled {
+fn reconciled(counter: Counter, kernel: i64, twtrace: i64) -> Reconciled {
     Reconciled { counter, kernel, twtrace, diff: kernel - twtrace, slack: 0 }
 }
 
@@ -231,7 +233,7 @@ pub fn exact() -> Summary {
             missed: Missed { runs: Some(0), by: vec![] },
             trouble: vec![],
         },
-        reconcile: vec![reconciled("TcpExt.TW+TWKilled", 20, 20), reconciled("sockstat.tw", 6, 6)],
+        reconcile: vec![reconciled(Counter::Tw, 20, 20), reconciled(Counter::SockstatTw, 6, 6)],
         netns: 4_026_531_840,
         exact: Some(true),
         realtime: false,
@@ -241,7 +243,7 @@ pub fn exact() -> Summary {
 
 /// What twtrace itself costs.
 pub fn own() -> Own {
-    let program = |name, runs, run_ns| Runs { name, runs, run_ns };
+    let program = |name: &'static str, runs, run_ns| Runs { name: name.into(), runs, run_ns };
     Own {
         interval_ns: 1_000_000_000,
         events: 1_000,
@@ -266,11 +268,11 @@ pub fn inexact() -> Summary {
             lost: 1,
             seen: 1_234_567,
             ticks_skipped: 599,
-            missed: Missed { runs: Some(7), by: vec![("conn_tp", 5), ("no_port_fexit", 2)] },
-            trouble: vec![("lives_full", 3), ("missed_runs", 7), ("sink_dropped", 1_000_000)],
+            missed: Missed { runs: Some(7), by: vec![("conn_tp".into(), 5), ("no_port_fexit".into(), 2)] },
+            trouble: vec![(Trouble::LivesFull, 3), (Trouble::MissedRuns, 7), (Trouble::SinkDropped, 1_000_000)],
             ..right.totals
         },
-        reconcile: vec![reconciled("TcpExt.TW+TWKilled", -1, 20), reconciled("sockstat.tw", 1_000_000, 6)],
+        reconcile: vec![reconciled(Counter::Tw, -1, 20), reconciled(Counter::SockstatTw, 1_000_000, 6)],
         exact: Some(false),
         realtime: true,
         ..right
@@ -297,8 +299,8 @@ pub fn uncompared() -> Summary {
             ..right.totals
         },
         reconcile: vec![
-            reconciled("TcpExt.TW+TWKilled", 20, 20),
-            Reconciled { slack: 19, ..reconciled("sockstat.tw", 6, 6) },
+            reconciled(Counter::Tw, 20, 20),
+            Reconciled { slack: 19, ..reconciled(Counter::SockstatTw, 6, 6) },
         ],
         exact: None,
         ..right

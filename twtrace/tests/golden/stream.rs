@@ -11,7 +11,7 @@ use twtrace::{
         event::{Cause, Closer, Connection, Detail, Event, Life, Refusal, Role, Substate, Task, Tuple},
         happening::{Happening, Tick},
         occupancy::{Destination, Held, Namespace, Occupancy, Passive},
-        report::{Reconciled, Totals},
+        report::{Counter, Reconciled, Totals},
     },
     sink::Observer,
 };
@@ -160,7 +160,7 @@ pub fn happenings(seconds: u64) -> Vec<Happening> {
         let totals = totals(&sofar);
         let live = totals.live.unwrap_or(0).cast_signed();
         let row = |counter, kernel, diff| Reconciled { counter, kernel, twtrace: kernel - diff, diff, slack: 0 };
-        let reconcile = vec![row("TcpExt.TWRecycled", 3, 0), row("sockstat.tw", live, 0)];
+        let reconcile = vec![row(Counter::TwRecycled, 3, 0), row(Counter::SockstatTw, live, 0)];
         let rate = |is: fn(&Detail) -> bool| {
             let latest = sofar.iter().filter(|event: &&Event| event.mono_ns >= n * SECOND);
             Some(latest.filter(|event| is(&event.detail)).count() as f64)

@@ -9,7 +9,7 @@ use ratatui::{
 
 use super::theme::Theme;
 use crate::{
-    model::aggregate::Aggregates,
+    model::{aggregate::Aggregates, watch::Backend},
     sink::{
         human::{Known, Plain},
         whose,
@@ -27,7 +27,7 @@ pub(super) fn lines<'a>(state: &State, tables: &Aggregates, theme: &Theme, width
 }
 
 fn about<'a>(state: &State, theme: &Theme, width: u16) -> Line<'a> {
-    let mut by_backend: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut by_backend: BTreeMap<Backend, usize> = BTreeMap::new();
     let mut kernel = "?".to_owned();
     if let Some(start) = &state.start {
         kernel.clone_from(&start.kernel);
@@ -38,7 +38,7 @@ fn about<'a>(state: &State, theme: &Theme, width: u16) -> Line<'a> {
         }
     }
     // The backend of most capabilities is the one to name.
-    let backend = by_backend.into_iter().max_by_key(|(_, count)| *count).map_or("?", |(name, _)| name);
+    let backend = by_backend.into_iter().max_by_key(|(_, count)| *count).map_or("?", |(backend, _)| backend.name());
     let up = state.now_ns.saturating_sub(state.began_ns) / 1_000_000_000;
     let end = format!(" up {}:{:02}:{:02}", up / 3600, up / 60 % 60, up % 60);
     let host = Plain(&state.about.host);

@@ -23,7 +23,7 @@ pub(super) fn lines<'a>(state: &State) -> Vec<Line<'a>> {
     lines.push(Line::default());
     lines.push(Line::from(format!("  {:<20} {:>10} {:>8} {:>8}", "PROGRAM", "RUNS", "NS/RUN", "SHARE")));
     let all = own.bpf_ns.unwrap_or(0).max(1);
-    lines.extend(own.programs.iter().map(|&Runs { name, runs, run_ns }| {
+    lines.extend(own.programs.iter().map(|&Runs { ref name, runs, run_ns }| {
         let share = run_ns as f64 * 100.0 / all as f64;
         Line::from(format!("  {name:<20} {runs:>10} {:>8} {share:>7.1}%", run_ns / runs.max(1)))
     }));
