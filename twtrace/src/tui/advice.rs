@@ -1,6 +1,6 @@
 //! What is worth knowing now: a sentence each, with its evidence. Pure.
 
-use super::state::Numbers;
+use super::{baseline::Baseline, state::Numbers};
 use crate::{
     model::{
         aggregate::{Aggregates, DestinationRow, destination::Reuse, trend::Forecast},
@@ -55,11 +55,11 @@ pub struct Note {
 
 /// The notes, the most urgent first. What a kernel does not offer is no news: `twtrace probe` and key i have it.
 #[must_use]
-pub fn advise(all: &Aggregates, numbers: &Numbers) -> Vec<Note> {
+pub fn advise(all: &Aggregates, since: &Baseline, numbers: &Numbers) -> Vec<Note> {
     let mut notes = Vec::new();
     let mut say = |urgency, text| notes.push(Note { urgency, text });
-    overflow(all, numbers, &mut say);
-    destinations(all, &mut say);
+    overflow(all, since, numbers, &mut say);
+    destinations(all, since, &mut say);
     binds(numbers, &mut say);
     listeners(all, &mut say);
     denials(numbers, &mut say);
@@ -68,7 +68,7 @@ pub fn advise(all: &Aggregates, numbers: &Numbers) -> Vec<Note> {
     notes
 }
 
-fn overflow(all: &Aggregates, numbers: &Numbers, say: &mut impl FnMut(Urgency, String)) {
+fn overflow(all: &Aggregates, since: &Baseline, numbers: &Numbers, say: &mut impl FnMut(Urgency, String)) {
     if let Some(buckets) = numbers.buckets.as_ref().filter(|buckets| buckets.share() >= NEARLY_FULL) {
         let text = format!(
             "tcp_max_tw_buckets of {} is {:.0} % full: {} of {}. Sockets that close beyond the limit get no TIME_WAIT.",
@@ -81,7 +81,7 @@ fn overflow(all: &Aggregates, numbers: &Numbers, say: &mut impl FnMut(Urgency, S
     }
     let refused = numbers.totals.refused.as_deref().unwrap_or_default();
     for &(reason, count) in refused.iter().filter(|(_, count)| *count > 0) {
-        let mut owners = all.process_rows();
+        let mut owners = since.processes(all);
         owners.sort_by_key(|row| std::cmp::Reverse(row.refused));
         let whose: Vec<_> = owners
             .iter()
@@ -110,8 +110,8 @@ fn binds(numbers: &Numbers, say: &mut impl FnMut(Urgency, String)) {
     }
 }
 
-fn destinations(all: &Aggregates, say: &mut impl FnMut(Urgency, String)) {
-    let mut rows = all.destination_rows();
+fn destinations(all: &Aggregates, since: &Baseline, say: &mut impl FnMut(Urgency, String)) {
+    let mut rows = since.destinations(all);
     rows.sort_by(|a, b| b.fill().unwrap_or(0.0).total_cmp(&a.fill().unwrap_or(0.0)).then(b.no_port.cmp(&a.no_port)));
     for row in rows.iter().filter(|row| row.no_port > 0).take(NAMED) {
         let text = format!(
@@ -253,7 +253,10 @@ mod tests {
     };
 
     fn notes(all: &Aggregates, numbers: &Numbers) -> Vec<String> {
-        advise(all, numbers).into_iter().map(|note| format!("{}: {}", note.urgency.word(), note.text)).collect()
+        advise(all, &Baseline::default(), numbers)
+            .into_iter()
+            .map(|note| format!("{}: {}", note.urgency.word(), note.text))
+            .collect()
     }
 
     fn used(used: u64) -> Numbers {

@@ -3,6 +3,7 @@
 //! [`screen`]'s and [`terminal`]'s.
 
 mod advice;
+pub mod baseline;
 pub mod keys;
 pub mod listing;
 pub mod log;

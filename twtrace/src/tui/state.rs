@@ -4,6 +4,7 @@ use std::{collections::VecDeque, time::Duration};
 
 use super::{
     advice::{Note, advise},
+    baseline::Baseline,
     listing::{Id, Listing},
     log::Log,
     sieve::Sieve,
@@ -138,6 +139,8 @@ pub struct State {
     pub about: About,
     /// What is watched, once it is known.
     pub start: Option<Start>,
+    /// What the counts were when they were reset.
+    pub baseline: Baseline,
     /// The last events.
     pub log: Log,
     /// For the times of the events.
@@ -189,6 +192,7 @@ impl State {
         let mut state = Self {
             about,
             start: None,
+            baseline: Baseline::default(),
             log: Log::default(),
             clock,
             zone,
@@ -266,16 +270,17 @@ impl State {
     pub fn refresh(&mut self, tables: &Aggregates) {
         // The old rows go before the new ones come: there may be 100,000 of them.
         self.rows = None;
+        let since = &self.baseline;
         self.rows = match self.tab {
-            Tab::Ports => Some(sifted(tables.port_rows(), |row| self.sieve.port(row))),
-            Tab::Destinations => Some(sifted(tables.destination_rows(), |row| self.sieve.destination(row))),
+            Tab::Ports => Some(sifted(since.ports(tables), |row| self.sieve.port(row))),
+            Tab::Destinations => Some(sifted(since.destinations(tables), |row| self.sieve.destination(row))),
             Tab::Owners => Some(match self.grouping {
-                Grouping::Process => sifted(tables.process_rows(), |row| self.sieve.process(row)),
-                Grouping::Cgroup => sifted(tables.cgroup_rows(), |row| self.sieve.cgroup(row)),
+                Grouping::Process => sifted(since.processes(tables), |row| self.sieve.process(row)),
+                Grouping::Cgroup => sifted(since.cgroups(tables), |row| self.sieve.cgroup(row)),
             }),
             Tab::Events => None,
             Tab::Notes => {
-                self.notes = advise(tables, &self.numbers);
+                self.notes = advise(tables, since, &self.numbers);
                 None
             }
         };

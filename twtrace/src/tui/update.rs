@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::{
+    baseline::Baseline,
     keys::{Action, Key, action},
     listing::{Identity as _, Listing},
     sieve::Sieve,
@@ -134,6 +135,7 @@ fn act(state: &mut State, action: Action, tables: &Aggregates) -> Option<Effect>
         Action::Filter => state.prompt = Some(state.sieve.words.clone()),
         Action::Pause => pause(state, tables),
         Action::Reset => {
+            state.baseline = Baseline::of(tables);
             state.history.clear();
             state.refresh(tables);
             state.message = Some("counts are reset; live sockets stay".to_owned());

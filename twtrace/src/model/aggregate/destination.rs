@@ -98,12 +98,6 @@ impl Destination {
         self.trend.tick(self.in_use(), self.born.count);
     }
 
-    pub(super) fn reset(&mut self) {
-        self.born.reset();
-        self.trend.reset();
-        (self.refused, self.no_port, self.no_port_bound, self.timestamps) = (0, 0, 0, (0, 0));
-    }
-
     /// True if nothing is known of it that would be missed.
     pub(super) fn is_idle(&self) -> bool {
         let failed = self.refused + self.no_port + u64::from(self.no_port_bound);
@@ -177,7 +171,7 @@ pub struct DestinationRow {
     /// connect() calls that found no port.
     pub no_port: u64,
     /// connect() calls from a bound port that failed, for the same connection was there.
-    pub no_port_bound: u32,
+    pub no_port_bound: u64,
     /// Half of the connect() calls of the last seconds took no longer, nanoseconds.
     pub connect_p50_ns: Option<u64>,
     /// 99 % of them took no longer, nanoseconds.
@@ -241,7 +235,7 @@ impl DestinationRow {
             forecast: exhausted_in_s.map(Forecast::word),
             refused: row.refused,
             no_port: row.no_port,
-            no_port_bound: row.no_port_bound,
+            no_port_bound: row.no_port_bound.into(),
             connect_p50_ns: connects.map(|(p50, _)| p50),
             connect_p99_ns: connects.map(|(_, p99)| p99),
             with_timestamps: row.timestamps.0,

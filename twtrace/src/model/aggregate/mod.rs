@@ -360,14 +360,6 @@ impl Aggregates {
         self.cgroups.iter_mut().for_each(|(_, row)| row.born.tick(seconds));
     }
 
-    /// Starts counting anew. What is alive stays.
-    pub fn reset(&mut self) {
-        self.ports.iter_mut().for_each(|(_, row)| row.reset());
-        self.destinations.iter_mut().for_each(|(_, row)| row.reset());
-        self.processes.iter_mut().for_each(|(_, row)| row.reset());
-        self.cgroups.iter_mut().for_each(|(_, row)| row.reset());
-    }
-
     /// Minisocks alive. Those whose events the filters left out are not among them.
     #[must_use]
     pub fn live(&self) -> Live {
@@ -407,6 +399,11 @@ impl Aggregates {
             processes: self.processes.evicted(),
             cgroups: self.cgroups.evicted(),
         }
+    }
+
+    /// What happened at each service port, in no order.
+    pub fn ports(&self) -> impl Iterator<Item = (&PortKey, &Port)> {
+        self.ports.iter()
     }
 
     /// The service ports, in no order.

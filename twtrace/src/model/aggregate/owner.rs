@@ -57,12 +57,6 @@ impl Owner {
         target.into_iter().for_each(|target| *self.targets.touch(target, |_| 0) += 1);
     }
 
-    pub(super) fn reset(&mut self) {
-        self.born.reset();
-        (self.refused, self.no_port) = (0, 0);
-        self.targets = Bounded::new(TARGETS);
-    }
-
     pub(super) fn row<W>(&self, who: W) -> OwnerRow<W> {
         OwnerRow {
             who,

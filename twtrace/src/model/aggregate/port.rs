@@ -36,7 +36,7 @@ pub struct PortKey {
 }
 
 /// What happened at a service port.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Port {
     /// Minisocks alive.
     pub live: i64,
@@ -49,7 +49,6 @@ pub struct Port {
     /// Connections of known role that this side closed first, and those that the peer did.
     pub first: (u64, u64),
     passive: Option<u64>,
-    passive_base: u64,
     /// Lives by cause, at [`place`].
     pub lives: [Times; CAUSES],
     /// Age of the connection when its minisock was born, or refused.
@@ -92,19 +91,25 @@ impl Port {
     /// How many connections the peer closed first, since the programs were attached.
     pub(super) fn passive(&mut self, closes: u64) {
         self.passive = Some(closes);
-        self.first.1 = closes.saturating_sub(self.passive_base);
+        self.first.1 = closes;
     }
 
-    pub(super) fn reset(&mut self) {
-        *self = Self {
-            live: self.live,
-            born: self.born,
-            partial: self.partial,
-            passive: self.passive,
-            passive_base: self.passive.unwrap_or(0),
-            ..Self::default()
-        };
-        self.born.reset();
+    /// What has happened since `then`, an earlier copy of this; what is alive stays. `None`: the counts are lower than they
+    /// were, for the row was evicted and began anew.
+    #[must_use]
+    pub fn since(&self, then: &Self) -> Option<Self> {
+        let mut since = self.clone();
+        since.born.count = self.born.count.checked_sub(then.born.count)?;
+        since.refused = self.refused.checked_sub(then.refused)?;
+        since.first = (self.first.0.checked_sub(then.first.0)?, self.first.1.checked_sub(then.first.1)?);
+        for (now, then) in since.died.iter_mut().zip(then.died) {
+            *now = now.checked_sub(then)?;
+        }
+        for (now, then) in since.lives.iter_mut().zip(&then.lives) {
+            now.take_off(then)?;
+        }
+        since.age.take_off(&then.age)?;
+        Some(since)
     }
 
     /// All lives that were seen from birth to end.
@@ -184,7 +189,9 @@ impl Serialize for Died {
 }
 
 impl PortRow {
-    pub(super) fn of(key: PortKey, port: &Port) -> Self {
+    /// The row of a service port.
+    #[must_use]
+    pub fn of(key: PortKey, port: &Port) -> Self {
         let lives = port.all_lives();
         let (ours, theirs) = port.first;
         Self {

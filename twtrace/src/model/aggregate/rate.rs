@@ -3,7 +3,7 @@
 /// A count, and what it was a tick ago.
 #[derive(Clone, Copy, Debug)]
 pub struct Rate {
-    /// Since the start, or since it was set back.
+    /// Since the start.
     pub count: u64,
     at_tick: u64,
     /// NaN before the second tick: an `Option` would be twice as large, and there may be 100,000 of these.
@@ -34,11 +34,6 @@ impl Rate {
     #[must_use]
     pub fn per_s(&self) -> Option<f64> {
         (!self.per_s.is_nan()).then_some(self.per_s)
-    }
-
-    /// Starts counting anew; the rate goes on.
-    pub fn reset(&mut self) {
-        (self.count, self.at_tick) = (0, 0);
     }
 }
 

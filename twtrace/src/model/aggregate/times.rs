@@ -51,6 +51,16 @@ impl<const DIGITS: u8, C: Counter> Times<DIGITS, C> {
         }
     }
 
+    /// Takes all of another's off, each of which must have been entered. `None`: one was not, and nothing is changed for
+    /// certain.
+    pub fn take_off(&mut self, other: &Self) -> Option<()> {
+        match (&mut self.0, &other.0) {
+            (_, None) => Some(()),
+            (Some(own), Some(other)) => own.subtract(other.as_ref()).ok(),
+            (None, Some(_)) => None,
+        }
+    }
+
     /// How many were entered.
     #[must_use]
     pub fn count(&self) -> u64 {

@@ -88,11 +88,6 @@ impl Trend {
         slide(&mut self.points, Point { in_use, born: born as u32 });
     }
 
-    /// Forgets the births: their count starts anew.
-    pub fn reset(&mut self) {
-        self.points.clear();
-    }
-
     /// First and last point, and the seconds between them.
     fn span(&self, ticks: &Ticks) -> Option<(Point, Point, f64)> {
         // The point before the first tick of all belongs to none.

@@ -28,13 +28,13 @@ pub(super) fn title(state: &State, detail: &Detail) -> String {
 pub(super) fn lines<'a>(state: &State, tables: &Aggregates, theme: &Theme) -> Vec<Line<'a>> {
     match &state.detail {
         None => Vec::new(),
-        Some((Detail::Histograms(key), _)) => match tables.port_of(key) {
-            Some(port) => histograms(port, theme),
+        Some((Detail::Histograms(key), _)) => match state.baseline.port(tables, key) {
+            Some(port) => histograms(&port, theme),
             None => gone(),
         },
         Some((Detail::Fields(id), _)) => fields(state, id),
-        Some((Detail::OfProcess(process), _)) => targets(tables.targets_of_process(process), theme),
-        Some((Detail::OfCgroup(id), _)) => targets(tables.targets_of_cgroup(*id), theme),
+        Some((Detail::OfProcess(process), _)) => targets(state.baseline.targets_of_process(tables, process), theme),
+        Some((Detail::OfCgroup(id), _)) => targets(state.baseline.targets_of_cgroup(tables, *id), theme),
     }
 }
 
