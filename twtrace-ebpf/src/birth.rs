@@ -162,9 +162,7 @@ fn born(tw: impl Object, sk: u64, expires: u64, now_jiffies: u64) {
     let conn = conn::of(sk, &mut conn);
     conn::describe(conn, life);
     life.id = maps::next_id(counters);
-    if life.netns == maps::self_test_netns() && life.netns != 0 {
-        life.flags |= flag::SELF_TEST;
-    }
+    maps::mark_self_test(life);
     let matched = filter::lets_through(life);
     remember(tw.address(), life, now, expires, matched);
     if life.flags & flag::SELF_TEST == 0 {

@@ -280,9 +280,7 @@ pub fn acts(life: &mut Life) {
     if filter::is_under() {
         life.valid |= valid::UNDER;
     }
-    if life.netns == maps::self_test_netns() && life.netns != 0 {
-        life.flags |= flag::SELF_TEST;
-    }
+    maps::mark_self_test(life);
 }
 
 #[inline(always)]

@@ -234,9 +234,7 @@ fn died(tw: impl Object, cause: u8, by_current: bool) {
             maps::count(&counters.trouble.not_tcp);
             return;
         }
-        if life.netns == maps::self_test_netns() && life.netns != 0 {
-            life.flags |= flag::SELF_TEST;
-        }
+        maps::mark_self_test(life);
         life.flags |= flag::UNKNOWN_BIRTH;
         if life.flags & flag::SELF_TEST == 0 {
             maps::count(&counters.unborn);

@@ -9,6 +9,7 @@ use aya_ebpf::{
 use twtrace_common::{
     counter::{Counters, hook},
     knob::{FILTER_VALUES, LiveKnobs, PortSet},
+    record::{Life, flag},
     state::{Alive, Closing, Conn, Denied, Owner, Service},
 };
 
@@ -202,13 +203,22 @@ pub fn look() -> u32 {
     LOOK.get_ptr(0).map_or(0, |look| unsafe { look.read_volatile() })
 }
 
-/// The namespace of the self-test; 0 outside of it.
+/// True of the namespace of the self-test, while there is one.
 #[inline(always)]
-pub fn self_test_netns() -> u32 {
-    match LIVE_KNOBS.get_ptr(0) {
+pub fn is_self_test(netns: u32) -> bool {
+    let of_self_test = match LIVE_KNOBS.get_ptr(0) {
         // SAFETY: a map value; user space writes it between events, and a u32 is written whole.
         Some(knobs) => unsafe { (*knobs).self_test_netns },
         None => 0,
+    };
+    netns == of_self_test && netns != 0
+}
+
+/// Marks a life of the self-test, so that user space keeps it from everybody's eyes.
+#[inline(always)]
+pub fn mark_self_test(life: &mut Life) {
+    if is_self_test(life.netns) {
+        life.flags |= flag::SELF_TEST;
     }
 }
 
@@ -216,7 +226,7 @@ pub fn self_test_netns() -> u32 {
 #[inline(always)]
 pub fn acts(stage: u32) -> bool {
     match LIVE_KNOBS.get_ptr(0) {
-        // SAFETY: as in `self_test_netns`. Volatile, for it is read once by each program that runs.
+        // SAFETY: as in `is_self_test`. Volatile, for it is read once by each program that runs.
         Some(knobs) => unsafe { (&raw const (*knobs).stage).read_volatile() >= stage },
         None => false,
     }

@@ -44,8 +44,7 @@ pub fn closed(sock: Typed, conn: &Conn) {
         life.valid |= valid::UNDER;
     }
     let is_known = life.role != role::UNKNOWN && life.valid & valid::TUPLE != 0;
-    let is_self_test = life.netns != 0 && life.netns == maps::self_test_netns();
-    if is_known && !is_self_test && filter::lets_through(life) {
+    if is_known && !maps::is_self_test(life.netns) && filter::lets_through(life) {
         add(life);
     }
 }

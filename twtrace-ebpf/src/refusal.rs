@@ -165,7 +165,7 @@ fn refused(sk: impl Object, state: u8) {
     let buckets = buckets(sk);
     if knob!(DUTIES.close_refusal) != 0 && buckets.have_room() {
         let netns = sk.behind::<u32>(&knobs::SKC_NET, &knobs::NET_INUM).unwrap_or(0);
-        if netns == 0 || netns != maps::self_test_netns() {
+        if !maps::is_self_test(netns) {
             count(&counters.trouble.unseen_births);
         }
         return;
@@ -180,9 +180,7 @@ fn refused(sk: impl Object, state: u8) {
     let conn = conn::of(sk.address(), &mut conn);
     conn::describe(conn, life);
     conn::mark(sk.address(), REFUSED);
-    if life.netns == maps::self_test_netns() && life.netns != 0 {
-        life.flags |= flag::SELF_TEST;
-    }
+    maps::mark_self_test(life);
     // Only fexit knows a refusal for what it is; elsewhere it is one because there was no room.
     let is_memory = knob!(DUTIES.close_refusal) == 0 && buckets.are_known && !buckets.are_full();
     let reason = forget(u64::from(if is_memory { refusal::MEMORY } else { refusal::BUCKETS })) as u8;
