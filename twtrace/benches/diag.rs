@@ -16,7 +16,7 @@ use twtrace::{
         diag::{self, Detail, StateFlags},
         netns::Netns,
     },
-    lab::{lives, oracle::minisocks},
+    traffic::{lives, oracle::minisocks},
 };
 
 const WANTED: usize = 500_000;

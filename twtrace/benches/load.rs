@@ -35,7 +35,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use twtrace::{
     host::netns::Netns,
-    lab::{lives, oracle::minisocks},
+    traffic::{lives, oracle::minisocks},
 };
 
 /// How many addresses the connections come from in turn, each with all ports of the range below.

@@ -19,4 +19,5 @@ pub mod selftest;
 pub mod sink;
 pub mod source;
 pub mod tracer;
+pub mod traffic;
 pub mod tui;

@@ -10,9 +10,9 @@ use std::{
 use crate::{
     decode::decode,
     host::netns::Netns,
-    lab::{lives, oracle},
     model::event::{Cause, Detail, Event, Kind, Role, Substate, Tuple},
     source::Source,
+    traffic::{lives, oracle},
 };
 
 /// A millisecond is usual; an emulated machine that is busy may take seconds.

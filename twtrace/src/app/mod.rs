@@ -18,10 +18,10 @@ use crate::{
     },
     doctor::report,
     host::{Host, HostError, limits, privilege::Privileges},
-    lab::hand,
     plan::{Backend, Failure, PlanError, Reason},
     sink::{events_doc, human::Plain, notes::remark, remarks},
     tracer::TracerError,
+    traffic::hand,
 };
 use trouble::internal;
 

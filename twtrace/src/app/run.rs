@@ -18,7 +18,6 @@ use crate::{
         resolve::Resolver,
     },
     host::{Host, buckets::Watch, netns, privilege::Privileges},
-    lab::demo::Demo,
     model::{
         report::{CapabilityReport, Start},
         wanted::Wanted,
@@ -31,6 +30,7 @@ use crate::{
         notes::remark,
     },
     tracer::{Attempt, Tracer},
+    traffic::demo::Demo,
 };
 
 /// Entries of the table of lives if nobody says: enough for the machine's own limit, bounded in memory (some 135 bytes each).

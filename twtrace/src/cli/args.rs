@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args, Parser, Subcommand};
 
 use super::{Backend, EbpfLog, Format, Page, RunFormat};
-use crate::lab::hand;
+use crate::traffic::hand;
 
 const EXAMPLES: &str = "\
 Examples:

@@ -10,11 +10,13 @@ use std::{
 };
 
 use super::{
-    oracle::Looks,
     tally::Tally,
-    want::{End, Is, Turn, Want, WantDenied, WantNoBind, WantNoPort, WantRefused, Who},
+    want::{End, Is, Turn, Want, WantDenied, WantNoBind, WantNoPort, WantRefused},
 };
-use crate::model::event::{Cause, Closer, Connection, Detail, Event, Kind, Role, Substate, Tuple};
+use crate::{
+    model::event::{Cause, Closer, Connection, Detail, Event, Kind, Role, Substate, Tuple},
+    traffic::{oracle::Looks, who::Who},
+};
 
 /// Everything that a scenario did, and what it knows of it.
 #[derive(Clone, Debug, Default)]

@@ -17,10 +17,7 @@ use twtrace_common::knob::Filter;
 
 use super::{
     alone::Alone,
-    hand::Hand,
     judge::{Knows, Made, Verdict, judge},
-    lives,
-    oracle::{Look, Looks},
     scenarios::{Play, Scenario},
     stage::{Older, Stage, Stop},
     told::Told,
@@ -33,6 +30,11 @@ use crate::{
     selftest::TwCounts,
     source::Source as _,
     tracer::{Attempt, Tracer, TracerError},
+    traffic::{
+        hand::Hand,
+        lives,
+        oracle::{Look, Looks},
+    },
 };
 
 /// Room for what a storm makes between two looks at the ring, and for a busy machine beside it.

@@ -9,17 +9,20 @@ use std::{
 };
 
 use super::{
-    diag,
-    hand::Hand,
     judge::{Difference, Made},
-    lives::{self, Pair},
-    oracle,
-    segment::{self, Info},
-    want::{End, Is, SOME_TIME, Turn, Want, WantNoBind, WantNoPort, Who, between, own_cgroup},
+    want::{End, Is, SOME_TIME, Turn, Want, WantNoBind, WantNoPort, between, own_cgroup},
 };
 use crate::{
     host::{clock::monotonic_ns, netns::Netns},
     model::event::{Call, Cause, Role, Substate, Tuple},
+    traffic::{
+        diag,
+        hand::Hand,
+        lives::{self, Pair},
+        oracle,
+        segment::{self, Info},
+        who::Who,
+    },
 };
 
 /// The kernel counts in ticks: its clock may be one behind when a timer is armed (10 ms at HZ 100), and on a machine that

@@ -9,14 +9,13 @@ use std::{
 use rustix::process::Signal;
 use twtrace::{
     host::netns::Netns,
-    lab::{
-        lives, oracle,
-        scenarios::Scenario,
-        segment::{self, Segment},
-        stage::First,
-    },
+    lab::{scenarios::Scenario, stage::First},
     model::event::Kind,
     selftest,
+    traffic::{
+        lives, oracle,
+        segment::{self, Segment},
+    },
 };
 
 use crate::{

@@ -11,11 +11,11 @@ use serde_json::Value;
 use twtrace::{
     host::clock::{monotonic_ns, wall_offset_ns},
     lab::{
-        lives,
         stage::{Family, First, await_minisocks},
         want::{End, Is},
     },
     model::event::Cause,
+    traffic::lives,
 };
 
 use crate::{

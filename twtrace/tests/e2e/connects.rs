@@ -10,7 +10,6 @@ use rustix::process::Signal;
 use serde_json::Value;
 use twtrace::{
     lab::{
-        lives::{self, Pair, sysctl},
         stage::{Family, First, Stage},
         want::{End, Is, SOME_TIME, WantDenied, WantNoPort, between},
     },
@@ -18,6 +17,7 @@ use twtrace::{
         event::{Call, Cause, Denial, Detail, Event, Kind, Tuple},
         holder::HeldBy,
     },
+    traffic::lives::{self, Pair, sysctl},
 };
 
 use crate::{

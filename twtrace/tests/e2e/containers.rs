@@ -12,7 +12,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 use twtrace::{
     host::{Host, cgroup, netns::Netns},
-    lab::lives,
+    traffic::lives,
 };
 
 use crate::{

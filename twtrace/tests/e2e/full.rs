@@ -8,7 +8,7 @@ use std::{
 };
 
 use rustix::process::Signal;
-use twtrace::lab::lives;
+use twtrace::traffic::lives;
 
 use crate::{
     cases::Scale,

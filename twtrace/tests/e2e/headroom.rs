@@ -10,7 +10,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 use twtrace::{
     host::clock::monotonic_ns,
-    lab::lives::{self, close_in_order, sysctl},
+    traffic::lives::{self, close_in_order, sysctl},
 };
 
 use crate::{

@@ -16,12 +16,14 @@ use rustix::{
 use twtrace::{
     host::clock::monotonic_ns,
     lab::{
-        lives,
-        segment::{self, Kind as Sent, Segment, Sequence},
         stage::{Family, First, Stage, await_minisocks},
         want::{End, Is, Turn},
     },
     model::event::{Cause, Event, Kind},
+    traffic::{
+        lives,
+        segment::{self, Kind as Sent, Segment, Sequence},
+    },
 };
 
 use crate::{

@@ -8,9 +8,9 @@ use std::{
 use twtrace::{
     bpf::{Settings, Tables},
     host::{Host, netns::Netns},
-    lab::hand,
     plan::Backend,
     tracer::{Attempt, Tracer},
+    traffic::hand,
 };
 use twtrace_common::knob::Filter;
 

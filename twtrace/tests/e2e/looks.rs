@@ -19,11 +19,7 @@ use twtrace::{
         netns::Netns,
         occupancy::{Poller, Request},
     },
-    lab::{
-        diag,
-        lives::{close_in_order, sysctl},
-        stage::First,
-    },
+    lab::stage::First,
     model::{
         aggregate::Aggregates,
         audit::Audit,
@@ -32,6 +28,10 @@ use twtrace::{
     },
     source::Source as _,
     tracer::Tracer,
+    traffic::{
+        diag,
+        lives::{close_in_order, sysctl},
+    },
 };
 use twtrace_common::state::{Alive, LifeSlot, alive, met};
 

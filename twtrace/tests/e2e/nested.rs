@@ -22,7 +22,6 @@ use twtrace::{
     bpf::Settings,
     decode::decode,
     host::{Host, netns::Netns},
-    lab::lives::{self, Pair},
     model::{
         event::{Detail, Kind},
         reconcile::{Rest, reconcile},
@@ -31,6 +30,7 @@ use twtrace::{
     reconcile::Scope,
     source::Source as _,
     tracer::Tracer,
+    traffic::lives::{self, Pair},
 };
 use twtrace_common::knob::Linger;
 

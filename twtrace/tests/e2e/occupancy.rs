@@ -16,14 +16,12 @@ use twtrace::{
         netns::Netns,
         occupancy::{Answer, Places, Poller, Request, look},
     },
-    lab::{
-        lives::{self, Pair, sysctl},
-        want::between,
-    },
+    lab::want::between,
     model::{
         event::Tuple,
         occupancy::{Destination, Held, Namespace},
     },
+    traffic::lives::{self, Pair, sysctl},
 };
 
 use crate::{

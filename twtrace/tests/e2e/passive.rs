@@ -5,12 +5,10 @@ use std::{io, net::SocketAddr};
 use twtrace::{
     bpf::Settings,
     host::netns::Netns,
-    lab::{
-        lives::{self, Pair},
-        stage::First,
-    },
+    lab::stage::First,
     model::{event::Role, occupancy::Passive},
     tracer::Tracer,
+    traffic::lives::{self, Pair},
 };
 
 use crate::{

@@ -12,13 +12,13 @@ use twtrace::{
     host::{clock::monotonic_ns, netns::Netns},
     lab::{
         judge::{self, Knows, Made},
-        oracle::{Look, Looks},
         runner,
         scenarios::{Play, Scenario},
         stage::{Family, First, Stage, Stop},
         want::Turn,
     },
     model::event::{Event, Substate},
+    traffic::oracle::{Look, Looks},
 };
 
 use crate::tracer::{PATIENCE, traffic};

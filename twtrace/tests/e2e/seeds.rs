@@ -17,13 +17,11 @@ use twtrace::{
     bpf::Settings,
     decode::decode,
     host::netns::Netns,
-    lab::{
-        diag, lives,
-        stage::{Family, First},
-    },
+    lab::stage::{Family, First},
     model::event::{Detail, Event, Life, Substate, Tuple},
     source::Source as _,
     tracer::Tracer,
+    traffic::{diag, lives},
 };
 
 use crate::{

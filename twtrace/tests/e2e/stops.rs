@@ -10,7 +10,7 @@ use std::{
 
 use rustix::process::Signal;
 use serde_json::Value;
-use twtrace::{host::netns::Netns, lab::lives};
+use twtrace::{host::netns::Netns, traffic::lives};
 
 use crate::{
     attempts,

@@ -4,9 +4,9 @@ use std::collections::{BTreeSet, HashMap};
 
 use super::{Knows, Made, Verdict, named};
 use crate::{
-    lab::oracle::Looks,
     model::event::{Cause, Detail, Event, Kind, Substate, Tuple},
     selftest::TwCounts,
+    traffic::oracle::Looks,
 };
 
 /// The kernel's own counters and its list of minisocks against what was told.

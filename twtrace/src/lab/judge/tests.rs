@@ -3,9 +3,10 @@ use std::net::Ipv4Addr;
 use super::*;
 use crate::{
     host::counters::KernelCounters,
-    lab::{oracle::Look, want::SOME_TIME},
+    lab::want::SOME_TIME,
     model::event::{Call, Comm, Connection, Denial, Life, Refusal, Role, Task},
     selftest::TwCounts,
+    traffic::oracle::Look,
 };
 
 const NETNS: u32 = 7;

@@ -10,14 +10,19 @@ use std::{
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::super::{
-    diag,
-    lives::{self, Pair},
-    oracle,
-    segment::{self, Hears, Kind, Segment},
     stage::{Family, First, Link, Outcome, PATIENCE, Stage, Stop, TICKS, await_minisocks},
-    want::{End, Is, Turn, Want, Who, between, own_cgroup},
+    want::{End, Is, Turn, Want, between, own_cgroup},
 };
-use crate::model::event::{Cause, Role, Substate};
+use crate::{
+    model::event::{Cause, Role, Substate},
+    traffic::{
+        diag,
+        lives::{self, Pair},
+        oracle,
+        segment::{self, Hears, Kind, Segment},
+        who::Who,
+    },
+};
 
 /// Numbers of include/net/tcp_states.h, as TCP_INFO tells them.
 const CLOSE: u8 = 7;

@@ -5,15 +5,18 @@ use std::{collections::BTreeMap, io, thread, time::Duration};
 use rustix::thread::{CpuSet, sched_setaffinity};
 
 use super::super::{
-    hand::Hand,
-    lives::{self, Pair},
-    oracle,
     stage::{Family, First, Older, Outcome, Stage, Stop, await_minisocks},
-    want::{End, Is, Want, Who},
+    want::{End, Is, Want},
 };
 use crate::{
     host::netns::Netns,
     model::event::{Cause, Tuple},
+    traffic::{
+        hand::Hand,
+        lives::{self, Pair},
+        oracle,
+        who::Who,
+    },
 };
 
 /// A connection whose client's end goes to another process; `close` makes that process close it, and says who did.

@@ -9,12 +9,16 @@ use std::{
 use socket2::{Domain, Socket, Type};
 
 use super::super::{
-    lives,
-    segment::{self, Hears},
     stage::{Family, First, Outcome, Stage},
     want::{Is, SOME_TIME, WantDenied, between},
 };
-use crate::model::event::{Call, Denial};
+use crate::{
+    model::event::{Call, Denial},
+    traffic::{
+        lives,
+        segment::{self, Hears},
+    },
+};
 
 /// `TCP_FASTOPEN_CONNECT` of include/uapi/linux/tcp.h: connect() sends nothing, the first write does.
 const FASTOPEN_CONNECT: libc::c_int = 30;

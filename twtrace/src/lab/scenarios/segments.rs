@@ -7,12 +7,16 @@ use std::{
 };
 
 use super::super::{
-    diag, lives, oracle,
-    segment::{self, Kind, Segment},
     stage::{Family, First, Outcome, PATIENCE, Stage, Stop},
     want::{Is, WantRefused},
 };
-use crate::model::event::{Cause, Refusal};
+use crate::{
+    model::event::{Cause, Refusal},
+    traffic::{
+        diag, lives, oracle,
+        segment::{self, Kind, Segment},
+    },
+};
 
 /// Long enough for a segment on the loopback device to do what it does.
 const A_WHILE: Duration = Duration::from_millis(200);

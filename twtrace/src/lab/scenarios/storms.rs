@@ -13,11 +13,14 @@ use twtrace_common::counter::Counters;
 use super::super::{
     alone::Alone,
     judge::Made,
-    lives, oracle,
     stage::{Family, First, Outcome, Stage, Stop, await_minisocks},
     want::{End, Want},
 };
-use crate::{host::netns::Netns, model::event::Cause};
+use crate::{
+    host::netns::Netns,
+    model::event::Cause,
+    traffic::{lives, oracle},
+};
 
 /// Past the second that tcp_tw_reuse asks for.
 const OLD_ENOUGH: Duration = Duration::from_millis(1200);

@@ -10,13 +10,13 @@ use std::{
 use socket2::{Domain, Socket, Type};
 
 use super::super::{
-    lives, oracle,
     stage::{Family, First, Link, Outcome, PATIENCE, Stage},
     want::{End, Is, SOME_TIME, Turn, WantDenied},
 };
 use crate::{
     host::netns,
     model::event::{Call, Cause, Denial, Tuple},
+    traffic::{lives, oracle},
 };
 
 /// connect() that chooses its port takes a TIME_WAIT that is old enough: the only port there is.

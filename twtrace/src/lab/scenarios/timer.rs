@@ -6,12 +6,16 @@ use std::{
 };
 
 use super::super::{
-    oracle,
-    segment::{self, Kind, Segment, Sequence},
     stage::{Family, First, Outcome, Stage, TICKS},
     want::{End, Is, Turn},
 };
-use crate::model::event::Cause;
+use crate::{
+    model::event::Cause,
+    traffic::{
+        oracle,
+        segment::{self, Kind, Segment, Sequence},
+    },
+};
 
 /// TCP_TIMEWAIT_LEN.
 const LENGTH: Duration = Duration::from_secs(60);

@@ -15,8 +15,9 @@ use twtrace::{
         counters::KernelCounters,
         diag::{self, Detail, TCP_CLOSE, TCP_LISTEN, TCP_SYN_RECV, TCP_SYN_SENT, TCP_TIME_WAIT},
     },
-    lab::{diag::kill, lives, oracle, segment, want::between},
+    lab::want::between,
     model::event::{Cause, Role, Substate, Tuple},
+    traffic::{diag::kill, lives, oracle, segment},
 };
 
 use super::{

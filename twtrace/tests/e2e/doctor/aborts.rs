@@ -6,7 +6,7 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-use twtrace::{host::netns::Netns, lab::oracle};
+use twtrace::{host::netns::Netns, traffic::oracle};
 
 use super::{Outcome, Said, awaited, new, until};
 use crate::tracer::forking;

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use twtrace::lab::lives;
+use twtrace::traffic::lives;
 
 use super::{Finding, First, Outcome, SERVICE, Said, address, amid, close, new, other, set, until};
 use crate::{inside::Resident, tracer::traffic};

@@ -10,7 +10,7 @@ use std::{
 use socket2::{Domain, Socket, Type};
 use twtrace::{
     host::netns::Netns,
-    lab::{
+    traffic::{
         oracle,
         segment::{Hears, Kind, Segment, hear},
     },

@@ -10,7 +10,7 @@ use std::{
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use socket2::{Domain, Socket, Type};
-use twtrace::{host::netns::Netns, lab::lives};
+use twtrace::{host::netns::Netns, traffic::lives};
 
 use super::{Outcome, QUESTION, SERVICE, Said, address, agrees, machine, new, nstat, set};
 use crate::tracer::{PATIENCE, forking, spawn, traffic};

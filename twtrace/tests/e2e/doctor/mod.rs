@@ -36,7 +36,7 @@ use twtrace::{
         diag::{self, Detail, StateFlags},
         netns::Netns,
     },
-    lab::lives::{self, Pair},
+    traffic::lives::{self, Pair},
 };
 
 use crate::tracer::{PATIENCE, spawn, traffic};

@@ -14,7 +14,7 @@ use std::{
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
-use twtrace::{host::netns::Netns, lab::oracle};
+use twtrace::{host::netns::Netns, traffic::oracle};
 
 use super::{Finding, Outcome, Said, new, until};
 use crate::{

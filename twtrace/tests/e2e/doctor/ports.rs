@@ -8,7 +8,7 @@ use std::{
 };
 
 use socket2::{Domain, Socket, Type};
-use twtrace::{host::diag::StateFlags, lab::lives};
+use twtrace::{host::diag::StateFlags, traffic::lives};
 
 use super::{First, Outcome, SERVICE, Said, address, agrees, close, listed, new, set, ss, until};
 use crate::tracer::traffic;

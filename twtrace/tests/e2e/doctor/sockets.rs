@@ -2,7 +2,7 @@
 
 use std::io;
 
-use twtrace::lab::lives::{self, Pair};
+use twtrace::traffic::lives::{self, Pair};
 
 use super::{First, Outcome, SERVICE, Said, address, agrees, amid, close, new, nstat, set, ss, until};
 use crate::tracer::traffic;

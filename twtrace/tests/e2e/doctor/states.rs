@@ -9,7 +9,7 @@ use serde_json::Value;
 use socket2::{Domain, Socket, Type};
 use twtrace::{
     host::netns::Netns,
-    lab::{
+    traffic::{
         lives::{self, Pair},
         segment::{Hears, Kind, Segment, hear},
     },

@@ -22,7 +22,7 @@ use rustix::{
     },
 };
 
-use super::want::Who;
+use crate::traffic::who::Who;
 
 /// The hidden command that starts a helper.
 pub const COMMAND: &str = "__lab-hand";
