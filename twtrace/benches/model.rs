@@ -16,7 +16,7 @@ use twtrace::{
         happening::Tick,
         report::Totals,
     },
-    sink::Clock,
+    show::Clock,
     tui::{
         keys::Key,
         state::{About, State},

@@ -27,7 +27,8 @@ use twtrace::{
     host::{Host, clock, netns::Netns},
     model::aggregate::Aggregates,
     plan::Plan,
-    sink::{BATCH_BYTES, Clock, JsonSink, Lines as _, Observer as _},
+    show::Clock,
+    sink::{BATCH_BYTES, JsonSink, Lines as _, Observer as _},
     source::{Ring, Source as _},
 };
 

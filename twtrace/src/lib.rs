@@ -16,6 +16,7 @@ pub mod plan;
 pub mod reconcile;
 pub mod run;
 pub mod selftest;
+pub mod show;
 pub mod sink;
 pub mod source;
 pub mod tracer;

@@ -24,7 +24,7 @@ use crate::{
         trace,
     },
     host::{Host, clock},
-    sink::clock::Clock,
+    show::clock::Clock,
 };
 
 /// The widest that text is wrapped at, and what is taken where nobody knows.

@@ -14,8 +14,9 @@ use crate::{
     host::clock,
     model::{aggregate::Aggregates, wanted::Wanted},
     run::{Hub, Options, Outlet, Shown},
+    show::Clock,
     sink::{
-        Clock, Lines, Writer,
+        Lines, Writer,
         by::Reporter,
         format::Setting,
         text,

@@ -19,7 +19,8 @@ use crate::{
     doctor::report,
     host::{Host, HostError, limits, privilege::Privileges},
     plan::{Backend, Failure, PlanError, Reason},
-    sink::{events_doc, human::Plain, notes::remark, remarks},
+    show::human::Plain,
+    sink::{events_doc, notes::remark, remarks},
     tracer::TracerError,
     traffic::hand,
 };

@@ -11,7 +11,8 @@ use crate::{
     host::{Host, netns::Netns},
     model::report::CapabilityReport,
     plan::{Backend, Capability, Plan},
-    sink::{escape, notes},
+    show::escape,
+    sink::notes,
     tracer::{Attempt, Tracer},
 };
 

@@ -25,10 +25,8 @@ use crate::{
     plan::{Capability, Plan},
     reconcile::Scope,
     run::{Feed, Live, RunError, Signals},
-    sink::{
-        human::{Many, Plain},
-        notes::remark,
-    },
+    show::human::{Many, Plain},
+    sink::notes::remark,
     tracer::{Attempt, Tracer},
     traffic::demo::Demo,
 };

@@ -6,7 +6,7 @@ use std::{
     process::ExitCode,
 };
 
-use crate::sink::{human::Plain, remarks};
+use crate::{show::human::Plain, sink::remarks};
 
 /// The exit codes, from sysexits.h.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

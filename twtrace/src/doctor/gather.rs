@@ -29,7 +29,7 @@ use crate::{
         sockets::{self, Frame, Sockets},
         sysctl_files,
     },
-    sink::human::Many,
+    show::human::Many,
 };
 
 /// The shortest time between the two looks.

@@ -14,7 +14,7 @@ use super::{
     finding::{Evidence, Finding, Missed, Severity, Story, Verdict},
     table::{self, Table},
 };
-use crate::sink::{escape, human::Plain};
+use crate::show::{escape, human::Plain};
 
 /// One look, as `--format json` writes it: one object in one line.
 #[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]

@@ -13,7 +13,7 @@ use crate::{
         sockets::Sample,
         states::NAMES,
     },
-    sink::human::Plain,
+    show::human::Plain,
 };
 
 /// Processes that are told of each state.

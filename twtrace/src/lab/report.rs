@@ -12,12 +12,8 @@ use super::{
 use crate::{
     host::clock,
     plan::Capability,
-    sink::{
-        Clock,
-        clock::Stamp,
-        escape,
-        json::{Line, VERSION},
-    },
+    show::{Clock, clock::Stamp, escape},
+    sink::json::{Line, VERSION},
 };
 
 /// How often what came of the scenarios.

@@ -12,8 +12,9 @@ use crate::{
         happening::{Happening, Tick},
         report::Totals,
     },
+    show::Clock,
     sink::{
-        Clock, JsonSink, Lines, TextSink, Writer,
+        JsonSink, Lines, TextSink, Writer,
         by::{Group, Reporter},
     },
 };

@@ -4,13 +4,18 @@ use std::fmt::{Display, Write};
 
 use serde::Serialize;
 
-use super::{
-    columns::{Row, table},
-    human::{Known, Many},
-    whose,
+use crate::{
+    model::{
+        aggregate::{Aggregates, CgroupName, DestinationRow, OwnerRow, PortRow, ProcessName},
+        buckets::Buckets,
+        happening::Tick,
+    },
+    show::{
+        columns::{Row, table},
+        human::{Known, Many},
+        whose,
+    },
 };
-use crate::model::aggregate::{Aggregates, CgroupName, DestinationRow, OwnerRow, PortRow, ProcessName};
-use crate::model::{buckets::Buckets, happening::Tick};
 
 /// What a table is by: the words of `--by`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,8 +5,8 @@ use std::fmt::Write;
 use super::{
     fields::{Field, HEAD, LAB, LINES, Line, SOCKET, Shape},
     json::VERSION,
-    trouble::NAMES,
 };
+use crate::show::trouble::NAMES;
 
 /// The whole file.
 #[must_use]

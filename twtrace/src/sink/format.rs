@@ -2,7 +2,8 @@
 
 use jiff::tz::TimeZone;
 
-use super::{Clock, Lines, by::Reporter, json, text};
+use super::{Lines, by::Reporter, json, text};
+use crate::show::Clock;
 
 /// One format of lines.
 #[derive(Debug)]

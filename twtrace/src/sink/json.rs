@@ -6,22 +6,24 @@ use std::{borrow::Cow, net::IpAddr};
 use serde::{Serialize, Serializer, ser::SerializeMap};
 
 use super::{
-    Batch, Clock, Lines, Observer,
+    Batch, Lines, Observer,
     by::{By, Reporter},
-    clock::Stamp,
-    escape,
     format::LineFormat,
-    human::plain,
     own::SelfStats,
 };
-use crate::model::{
-    aggregate::{Aggregates, rate::thousandths},
-    buckets::Buckets,
-    event::{Call, Cause, Closer, Comm, Connection, Denial, Detail, Event, Kind, Life, Refusal, Role, Substate, Task},
-    happening::{Lost, Tick},
-    holder::{HeldBy, Holder},
-    report::{Reconciled, Start, Summary, Totals},
-    trouble::Trouble,
+use crate::{
+    model::{
+        aggregate::{Aggregates, rate::thousandths},
+        buckets::Buckets,
+        event::{
+            Call, Cause, Closer, Comm, Connection, Denial, Detail, Event, Kind, Life, Refusal, Role, Substate, Task,
+        },
+        happening::{Lost, Tick},
+        holder::{HeldBy, Holder},
+        report::{Reconciled, Start, Summary, Totals},
+        trouble::Trouble,
+    },
+    show::{Clock, clock::Stamp, escape, human::plain},
 };
 
 /// Version of the lines: the field `v`. Adding a field keeps it; changing the meaning of one raises it.

@@ -5,31 +5,27 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::sync::Notify;
 
-use crate::model::{
-    aggregate::Aggregates,
-    event::Event,
-    happening::{Happening, Lost, Tick},
-    report::{Start, Summary},
+use crate::{
+    model::{
+        aggregate::Aggregates,
+        event::Event,
+        happening::{Happening, Lost, Tick},
+        report::{Start, Summary},
+    },
+    show::Clock,
 };
 
 pub mod by;
-pub mod clock;
-pub mod columns;
-pub mod escape;
 pub mod events_doc;
 pub mod fields;
 pub mod format;
-pub(crate) mod human;
 pub mod json;
 pub mod notes;
-pub mod own;
+mod own;
 pub mod remarks;
 pub mod text;
-pub mod trouble;
-pub mod whose;
 pub mod writer;
 
-pub use clock::Clock;
 pub use json::JsonSink;
 pub use text::TextSink;
 pub use writer::{Batch, Writer};

@@ -3,10 +3,6 @@
 use std::{collections::BTreeMap, fmt::Write};
 
 pub use super::remarks::remark;
-use super::{
-    human::{Known, Many, Plain, Span},
-    trouble,
-};
 use crate::{
     model::{
         happening::{Loss, Lost},
@@ -15,6 +11,10 @@ use crate::{
         watch::{Backend, Capability},
     },
     plan::UNASKED,
+    show::{
+        human::{Known, Many, Plain, Span},
+        trouble,
+    },
 };
 
 /// What PREEMPT_RT means to a run.

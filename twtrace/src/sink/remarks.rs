@@ -10,10 +10,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{
-    human::Many,
-    writer::{Batch, Descriptor, GRACE, Output, Patience, Writer},
-};
+use super::writer::{Batch, Descriptor, GRACE, Output, Patience, Writer};
+use crate::show::human::Many;
 
 /// Remarks that may wait.
 const MOST: usize = 1024;

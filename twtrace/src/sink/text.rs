@@ -4,19 +4,20 @@ use std::{fmt, io::Write};
 
 use jiff::{Timestamp, tz::TimeZone};
 
-use super::{
-    Batch, Clock, Lines, Observer,
-    by::Reporter,
-    format::LineFormat,
-    human::{Known, Name, Span, Timeout, Who},
-    notes, own,
-};
-use crate::model::{
-    aggregate::Aggregates,
-    event::{Closer, Detail, Event, Life, Tuple},
-    happening::{Lost, Tick},
-    holder::{HeldBy, Holder, Left},
-    report::{Start, Summary},
+use super::{Batch, Lines, Observer, by::Reporter, format::LineFormat, notes};
+use crate::{
+    model::{
+        aggregate::Aggregates,
+        event::{Closer, Detail, Event, Life, Tuple},
+        happening::{Lost, Tick},
+        holder::{HeldBy, Holder, Left},
+        report::{Start, Summary},
+    },
+    show::{
+        Clock,
+        human::{Known, Name, Span, Timeout, Who},
+        own,
+    },
 };
 
 /// For people.

@@ -6,7 +6,7 @@ use crate::{
         aggregate::{Aggregates, DestinationRow, destination::Reuse, trend::Forecast},
         event::{Denial, Refusal},
     },
-    sink::{
+    show::{
         human::{Known, Many, Plain},
         trouble,
     },

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use crate::{
     model::aggregate::{CgroupName, DestinationRow, OwnerRow, PortRow, Process, ProcessName},
-    sink::columns::{Row, Side},
+    show::columns::{Row, Side},
 };
 
 /// A column as the screen needs it.
@@ -96,7 +96,7 @@ impl<R: Row + Identity + Serialize + Send> Listing for Vec<R> {
     }
 
     fn heads(&self) -> Vec<Head> {
-        let head = |column: &crate::sink::columns::Column<R>| Head {
+        let head = |column: &crate::show::columns::Column<R>| Head {
             title: column.title,
             width: column.width,
             side: column.side,

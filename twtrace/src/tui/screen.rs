@@ -27,7 +27,8 @@ use crate::{
         happening::{Lost, Tick},
         report::{Start, Summary},
     },
-    sink::{Batch, Clock, Lines, Live, Observer, Steer, notes},
+    show::Clock,
+    sink::{Batch, Lines, Live, Observer, Steer, notes},
 };
 
 /// Between two frames: at most 20 a second.

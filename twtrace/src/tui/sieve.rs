@@ -17,7 +17,7 @@ use crate::{
         aggregate::{CgroupName, DestinationRow, OwnerRow, PortRow, ProcessName, Side},
         event::{Closer, Detail, Event, Role, Tuple},
     },
-    sink::columns::Row,
+    show::columns::Row,
 };
 
 /// A filter. Values of one kind are alternatives, kinds add up; what is not known does not match.

@@ -18,7 +18,7 @@ use crate::{
         own::Own,
         report::{Reconciled, Start, Totals},
     },
-    sink::{Clock, columns::Row},
+    show::{Clock, columns::Row},
 };
 
 /// Births per second that the sparkline remembers: one a tick.

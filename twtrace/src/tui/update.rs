@@ -12,7 +12,8 @@ use super::{
 };
 use crate::{
     model::aggregate::{Aggregates, PortKey, Process},
-    sink::{escape, text},
+    show::escape,
+    sink::text,
 };
 
 /// What comes in from the terminal.

@@ -13,7 +13,7 @@ use twtrace::{
         trouble::Trouble,
         watch::Backend,
     },
-    sink::Clock,
+    show::Clock,
 };
 
 /// 2023-11-14 22:13:20 UTC was when this machine came up.

@@ -15,8 +15,9 @@ use twtrace::{
         happening::{Lost, Tick},
         report::{Start, Summary},
     },
+    show::Clock,
     sink::{
-        Clock, JsonSink, Lines as _, Observer,
+        JsonSink, Lines as _, Observer,
         by::{Group, Reporter},
     },
     tui::{

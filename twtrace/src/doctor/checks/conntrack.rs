@@ -11,7 +11,7 @@ use crate::{
         severity::Loss,
     },
     host::conntrack::{Conntrack, Stats},
-    sink::human::Many,
+    show::human::Many,
 };
 
 pub use stories::STORIES;

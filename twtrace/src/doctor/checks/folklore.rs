@@ -10,7 +10,7 @@ use crate::{
         facts::{Facts, Namespace},
         finding::{Evidence, Finding, Severity, Story},
     },
-    sink::human::Many,
+    show::human::Many,
 };
 
 use seen::{Rule, TOP, files_of, lines};

@@ -12,7 +12,7 @@ use crate::{
         severity::Loss,
     },
     host::sockets::Listener,
-    sink::human::Many,
+    show::human::Many,
 };
 
 use programs::{Program, Unset};

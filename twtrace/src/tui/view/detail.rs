@@ -5,7 +5,7 @@ use ratatui::text::{Line, Span};
 use super::theme::Theme;
 use crate::{
     model::aggregate::{Aggregates, Port, Side, Target, port::causes, times::Times},
-    sink::human::{Known, Name, Span as Length},
+    show::human::{Known, Name, Span as Length},
     tui::state::{Detail, State},
 };
 

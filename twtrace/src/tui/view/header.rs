@@ -10,7 +10,7 @@ use ratatui::{
 use super::theme::Theme;
 use crate::{
     model::{aggregate::Aggregates, watch::Backend},
-    sink::{
+    show::{
         human::{Known, Plain},
         whose,
     },

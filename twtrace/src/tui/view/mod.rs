@@ -18,10 +18,7 @@ use super::{
     keys::KEYS,
     state::{State, Tab},
 };
-use crate::{
-    model::aggregate::Aggregates,
-    sink::{human::Plain, text},
-};
+use crate::{model::aggregate::Aggregates, show::human::Plain, sink::text};
 use theme::Theme;
 
 /// The smallest terminal that holds the view.

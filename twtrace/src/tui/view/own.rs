@@ -3,12 +3,7 @@
 use ratatui::text::Line;
 
 use super::wrapped;
-use crate::{
-    model::own::Runs,
-    plan::UNASKED,
-    sink::{notes::lost_with, own::parts},
-    tui::state::State,
-};
+use crate::{model::own::Runs, plan::UNASKED, show::own::parts, sink::notes::lost_with, tui::state::State};
 
 pub(super) const TITLE: &str = "What twtrace costs, since the last tick, and what it cannot watch (i hides this)";
 

@@ -8,7 +8,7 @@ use unicode_width::UnicodeWidthStr as _;
 
 use super::{first_shown, nothing, theme::Theme};
 use crate::{
-    sink::columns::padded,
+    show::columns::padded,
     tui::{
         listing::{Head, Listing},
         state::State,

@@ -11,7 +11,7 @@ use crate::{
         severity::Loss,
     },
     host::conntrack::{Conntrack, Stats, nat::Taken},
-    sink::human::Many,
+    show::human::Many,
 };
 
 /// From this share of a stretch of ports on it is used up: a few may be free again by the time of the look.

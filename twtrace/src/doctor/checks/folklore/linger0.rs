@@ -9,7 +9,7 @@ use crate::{
         finding::{Evidence, Finding, Severity, Story},
     },
     host::openers::fresh::Fresh,
-    sink::human::Many,
+    show::human::Many,
 };
 
 /// SO_LINGER 0.

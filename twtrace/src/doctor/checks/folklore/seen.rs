@@ -8,7 +8,7 @@ use crate::{
         finding::{Evidence, Finding, Severity, Story},
     },
     host::sysctl_files::{self, Fate, Setting},
-    sink::human::Many,
+    show::human::Many,
 };
 
 /// Lines, and namespaces, that are shown.

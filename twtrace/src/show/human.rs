@@ -32,7 +32,7 @@ impl fmt::Display for Name {
 }
 
 /// The name itself if all of it is printable ASCII, which spares a copy.
-pub(super) fn plain(comm: &Comm) -> Option<&str> {
+pub fn plain(comm: &Comm) -> Option<&str> {
     let name = comm.0.split(|&byte| byte == 0).next()?;
     let printable = name.iter().all(|byte| matches!(byte, b' '..=b'~'));
     if printable { std::str::from_utf8(name).ok() } else { None }
