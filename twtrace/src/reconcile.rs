@@ -6,8 +6,9 @@ use twtrace_common::counter::Own;
 
 use crate::{
     bpf::BpfError,
-    host::{Host, HostError, counters::KernelCounters, netns::Netns},
+    host::{Host, HostError, netns::Netns},
     model::{
+        kernel::KernelCounters,
         reconcile::{Bracket, Compared, Look, Rest, Suspicion, between, bracket, reconcile},
         report::Reconciled,
     },

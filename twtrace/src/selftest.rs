@@ -10,22 +10,16 @@ use std::{
 use crate::{
     decode::decode,
     host::netns::Netns,
-    model::event::{Cause, Detail, Event, Kind, Role, Substate, Tuple},
+    model::{
+        event::{Cause, Detail, Event, Kind, Role, Substate, Tuple},
+        kernel::TwCounts,
+    },
     source::Source,
     traffic::{lives, oracle},
 };
 
 /// A millisecond is usual; an emulated machine that is busy may take seconds.
 const PATIENCE: Duration = Duration::from_secs(10);
-
-/// When the kernel counts a minisock in TcpExt TW and TWKilled.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TwCounts {
-    /// When it is born (5.18 and later).
-    Births,
-    /// When its timer runs out (5.17 and earlier).
-    Expiries,
-}
 
 /// What was done in the namespace, and what the kernel's own counters made of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

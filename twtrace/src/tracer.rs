@@ -17,12 +17,13 @@ use crate::{
     model::{
         audit::Audit,
         event::{Event, Life},
+        kernel::TwCounts,
         occupancy::Passive,
         own::Runs,
         report::Missed,
     },
     plan::{Asked, Backend, Capability, Failure, Plan, PlanError, Reason, choose},
-    selftest::{self, TwCounts},
+    selftest,
     source::Ring,
 };
 

@@ -4,27 +4,13 @@
 use std::collections::HashMap;
 
 use super::{Host, HostError};
+use crate::model::kernel::KernelCounters;
 
 // /proc/net is the namespace of the main thread; a worker may have entered another.
 const NETSTAT: &str = "proc/thread-self/net/netstat";
 const SNMP: &str = "proc/thread-self/net/snmp";
 const SOCKSTAT: &str = "proc/thread-self/net/sockstat";
 const SOCKSTAT6: &str = "proc/thread-self/net/sockstat6";
-
-/// TcpExt and sockstat, as they stand. Namespace of the reading thread.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct KernelCounters {
-    /// TcpExt TW.
-    pub tw: u64,
-    /// TcpExt TWKilled.
-    pub tw_killed: u64,
-    /// TcpExt TWRecycled.
-    pub tw_recycled: u64,
-    /// TcpExt TCPTimeWaitOverflow.
-    pub overflow: u64,
-    /// sockstat `TCP: .. tw N`: minisocks now.
-    pub sockstat_tw: u64,
-}
 
 impl KernelCounters {
     /// Reads them for the calling thread's namespace.

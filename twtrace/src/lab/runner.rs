@@ -25,9 +25,8 @@ use super::{
 use crate::{
     bpf::{Settings, Tables},
     host::{Host, clock::monotonic_ns, netns::Netns},
-    model::{event::Event, totals},
+    model::{event::Event, kernel::TwCounts, totals},
     plan::{Backend, Capability, Failure, Plan},
-    selftest::TwCounts,
     source::Source as _,
     tracer::{Attempt, Tracer, TracerError},
     traffic::{

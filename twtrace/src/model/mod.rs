@@ -7,6 +7,7 @@ pub mod cgroup;
 pub mod event;
 pub mod happening;
 pub mod holder;
+pub mod kernel;
 pub mod name;
 pub mod occupancy;
 pub mod own;

@@ -6,7 +6,7 @@
 use twtrace_common::counter::Own;
 
 use super::report::{Counter, Reconciled};
-use crate::{host::counters::KernelCounters, selftest::TwCounts};
+use crate::model::kernel::{KernelCounters, TwCounts};
 
 /// The kernel's counters and twtrace's, taken together while neither moved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -10,7 +10,6 @@ use crate::{
         BATCH_BYTES, notes, remarks,
         writer::{End, GRACE, Patience},
     },
-    tui::terminal,
 };
 
 impl<O: Origin> Run<'_, O> {
@@ -126,19 +125,20 @@ impl Last {
         }
         let last = Happening::Summary { mono_ns, summary: Box::new(summary) };
         outlet.happened(&last, tables);
-        let mut said = outlet.lines.notes();
-        let last_lines = outlet.lines.take(tables);
+        let Outlet { mut lines, writer, name: to, .. } = outlet;
+        let mut said = lines.notes();
+        let last_lines = lines.take(tables);
         let lines_of_last = last_lines.lines();
-        let mut ending = outlet.writer.finish(last_lines);
+        let mut ending = writer.finish(last_lines);
         let end = loop {
             if let Some(end) = ending.wait(Duration::from_millis(1)) {
                 break end;
             }
             // Whoever was given up before has had its time.
             if given_up || patience.is_over(ending.taken(), began.elapsed()) || asked(signals).await {
-                if is_live {
-                    // Of a terminal that has stopped: else nobody would give it back.
-                    terminal::discard();
+                if let Some(screen) = lines.live() {
+                    // Else nobody would give a terminal back that has stopped.
+                    screen.discard();
                 }
                 break ending.give_up().1;
             }
@@ -153,7 +153,6 @@ impl Last {
         if remarks && !matches!(end, End::Closed) && !said.is_empty() {
             remarks::parting(&said);
         }
-        let to = outlet.name;
         match end {
             End::Failed(source) => Err(RunError::Output { to, source }),
             End::Flushed | End::Stuck if lost > 0 && !is_live => {

@@ -112,6 +112,8 @@ pub trait Live {
     fn typed(&self) -> Arc<Notify>;
     /// The next thing that somebody asks of the run; `None`: nothing more for now.
     fn asked(&mut self, tables: &Aggregates) -> Option<Steer>;
+    /// Forgets what the terminal has not shown yet: if it has stopped, what comes last finds room.
+    fn discard(&mut self);
     /// The process is about to be suspended: the terminal is somebody else's until [`Live::come_back`].
     fn leave(&mut self);
     /// The process goes on, and nothing is known of what the terminal shows.

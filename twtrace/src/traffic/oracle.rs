@@ -7,9 +7,11 @@ use std::{
 
 use super::diag;
 use crate::{
-    host::{Host, counters::KernelCounters},
-    model::event::{Substate, Tuple},
-    selftest::TwCounts,
+    host::Host,
+    model::{
+        event::{Substate, Tuple},
+        kernel::{KernelCounters, TwCounts},
+    },
 };
 
 /// One look at a namespace.

@@ -243,6 +243,10 @@ impl Live for Screen {
         None
     }
 
+    fn discard(&mut self) {
+        terminal::discard();
+    }
+
     fn leave(&mut self) {
         self.is_away = true;
         if let Some(bytes) = terminal::leave() {

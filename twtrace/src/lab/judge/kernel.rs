@@ -4,8 +4,10 @@ use std::collections::{BTreeSet, HashMap};
 
 use super::{Knows, Made, Verdict, named};
 use crate::{
-    model::event::{Cause, Detail, Event, Kind, Substate, Tuple},
-    selftest::TwCounts,
+    model::{
+        event::{Cause, Detail, Event, Kind, Substate, Tuple},
+        kernel::TwCounts,
+    },
     traffic::oracle::Looks,
 };
 

@@ -2,10 +2,11 @@ use std::net::Ipv4Addr;
 
 use super::*;
 use crate::{
-    host::counters::KernelCounters,
     lab::want::SOME_TIME,
-    model::event::{Call, Comm, Connection, Denial, Life, Refusal, Role, Task},
-    selftest::TwCounts,
+    model::{
+        event::{Call, Comm, Connection, Denial, Life, Refusal, Role, Task},
+        kernel::{KernelCounters, TwCounts},
+    },
     traffic::oracle::Look,
 };
 

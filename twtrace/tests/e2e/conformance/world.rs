@@ -12,11 +12,13 @@ use socket2::{Domain, SockRef, Socket, Type};
 use twtrace::{
     host::{
         clock::monotonic_ns,
-        counters::KernelCounters,
         diag::{self, Detail, TCP_CLOSE, TCP_LISTEN, TCP_SYN_RECV, TCP_SYN_SENT, TCP_TIME_WAIT},
     },
     lab::want::between,
-    model::event::{Cause, Role, Substate, Tuple},
+    model::{
+        event::{Cause, Role, Substate, Tuple},
+        kernel::KernelCounters,
+    },
     traffic::{diag::kill, lives, oracle, segment},
 };
 
