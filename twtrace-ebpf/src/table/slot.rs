@@ -1,7 +1,7 @@
 //! How the keys of one slot share it: the part of [`crate::table`] that must be right whatever happens between two of its
 //! steps, on this CPU or another.
 //!
-//! These lines touch memory through [`Place`] only, so `twtrace/tests/table.rs` runs the same lines on the memory of a model
+//! These lines touch memory through [`Place`] only, so `twtrace/tests/table/` runs the same lines on the memory of a model
 //! checker (loom), which tries the interleavings and the memory orders that the trait allows.
 //!
 //! Why it is right: a key is counted before it is anywhere, and until it is nowhere. So whoever counts itself and is alone

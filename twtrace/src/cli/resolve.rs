@@ -1,13 +1,14 @@
 //! From names to numbers: cgroup paths to cgroup ids, namespace files to inode numbers, containers and units to either.
 
+mod look;
+
 use std::{
-    fs::{self, File},
+    fs,
     io::{self, ErrorKind},
-    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
 
-use rustix::ioctl::{Ioctl, IoctlOutput, Opcode, ioctl, opcode};
+use look::look;
 
 use super::{
     exit::{Code, Complaint, Exit},
@@ -374,41 +375,6 @@ fn failed(what: String, path: &Path, error: &io::Error, remedy: &str) -> Exit {
         _ => (Code::Usage, remedy),
     };
     Exit::error(code, Complaint::new(what, format!("{}: {error}", path.display()), remedy))
-}
-
-/// What is really there.
-fn look(path: &Path) -> io::Result<Place> {
-    if let Some(id) = cgroup::id(path)? {
-        return Ok(Place::Cgroup(id));
-    }
-    if cgroup::magic(path)? != NSFS_MAGIC {
-        return Ok(Place::Other);
-    }
-    // SAFETY: NS_GET_NSTYPE takes no argument and writes nothing.
-    let kind = unsafe { ioctl(File::open(path)?, NsType)? };
-    Ok(if kind == CLONE_NEWNET { Place::Netns(fs::metadata(path)?.ino()) } else { Place::OtherNs })
-}
-
-/// `NS_GET_NSTYPE` of include/uapi/linux/nsfs.h: the answer is what the ioctl returns.
-struct NsType;
-
-// SAFETY: the ioctl has no argument, changes nothing, and answers with its return value.
-unsafe impl Ioctl for NsType {
-    type Output = i32;
-
-    const IS_MUTATING: bool = false;
-
-    fn opcode(&self) -> Opcode {
-        opcode::none(0xb7, 0x3)
-    }
-
-    fn as_ptr(&mut self) -> *mut std::ffi::c_void {
-        std::ptr::null_mut()
-    }
-
-    unsafe fn output_from_ptr(out: IoctlOutput, _: *mut std::ffi::c_void) -> rustix::io::Result<i32> {
-        Ok(out)
-    }
 }
 
 #[cfg(test)]

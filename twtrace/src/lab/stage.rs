@@ -1,5 +1,7 @@
 //! What a scenario acts on: its namespace, its sockets, and the book in which it writes what must be said of them.
 
+mod wait;
+
 use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream},
@@ -8,13 +10,15 @@ use std::{
     time::{Duration, Instant},
 };
 
+use wait::becomes_minisock;
+
 use super::{
     judge::{Difference, Made},
     want::{End, Is, SOME_TIME, Turn, Want, WantNoBind, WantNoPort, between, own_cgroup},
 };
 use crate::{
     host::{clock::monotonic_ns, netns::Netns},
-    model::event::{Call, Cause, Role, Substate, Tuple},
+    model::event::{Call, Cause, Role, Substate},
     traffic::{
         diag,
         hand::Hand,
@@ -24,6 +28,7 @@ use crate::{
         who::Who,
     },
 };
+pub use wait::await_minisocks;
 
 /// The kernel counts in ticks: its clock may be one behind when a timer is armed (10 ms at HZ 100), and on a machine that
 /// gets its ticks late, a second one.
@@ -383,36 +388,4 @@ const TIMEOUT_MS: std::ops::RangeInclusive<u32> = 59_500..=60_020;
 /// As twtrace tells addresses: v4-mapped ones are IPv4.
 fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
-}
-
-/// Waits until an orphan is a minisock, or is plainly going to stay a full socket.
-fn becomes_minisock(tuple: &Tuple, count: u64) -> io::Result<bool> {
-    /// A socket may be seen on its way.
-    const PLAINLY: usize = 5;
-    let mut full = 0;
-    let deadline = Instant::now() + PATIENCE;
-    while Instant::now() < deadline {
-        if oracle::minisocks_reach(count, Duration::from_millis(50))? {
-            return Ok(true);
-        }
-        full += usize::from(diag::listed()?.iter().any(|listed| listed.tuple == *tuple && !listed.minisock));
-        if full == PLAINLY {
-            return Ok(false);
-        }
-    }
-    Err(io::Error::other(format!("{tuple:?} is neither a minisock nor a socket in FIN_WAIT2")))
-}
-
-/// Waits until the namespace has this many minisocks, by sockstat.
-///
-/// # Errors
-/// If that takes too long.
-#[track_caller]
-pub fn await_minisocks(count: u64) -> io::Result<()> {
-    let place = std::panic::Location::caller();
-    if oracle::minisocks_reach(count, PATIENCE)? {
-        return Ok(());
-    }
-    let now = oracle::minisocks()?;
-    Err(io::Error::other(format!("{now} minisocks instead of {count}, at {}:{}", place.file(), place.line())))
 }

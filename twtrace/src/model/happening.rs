@@ -2,7 +2,6 @@
 //! written down can be told again.
 
 use super::{
-    aggregate::Aggregates,
     buckets::Buckets,
     cgroup::Named,
     event::{Event, Life},
@@ -14,6 +13,10 @@ use super::{
 
 /// One thing that a run tells. Times are nanoseconds of `CLOCK_MONOTONIC`.
 #[derive(Clone, Debug, PartialEq)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "events come by the million: a box for each would cost more than it saves"
+)]
 pub enum Happening {
     /// The run begins.
     Start {
@@ -109,33 +112,4 @@ pub struct Lost {
     pub observer: Option<String>,
     /// How many events; of [`Loss::Output`], lines.
     pub count: u64,
-}
-
-impl Aggregates {
-    /// Adds up what happened. What the tables hold follows from this alone.
-    #[inline]
-    pub fn happened(&mut self, happening: &Happening) {
-        match happening {
-            Happening::Event(event) => self.event(event),
-            other => self.beside(other),
-        }
-    }
-
-    /// What is no event: rare.
-    fn beside(&mut self, happening: &Happening) {
-        match happening {
-            Happening::Look(occupancy) => self.looked(occupancy),
-            Happening::Seeds(lives) => lives.iter().for_each(|life| self.seeded(life)),
-            Happening::Over(lives) => lives.iter().for_each(|life| self.over(life)),
-            Happening::Paths(named) => self.cgroup_names(named.clone()),
-            Happening::Passive(counted) => self.passive(counted),
-            Happening::Interval { mono_ns } => self.tick(*mono_ns),
-            Happening::Event(_)
-            | Happening::Start { .. }
-            | Happening::Clock { .. }
-            | Happening::Tick { .. }
-            | Happening::Lost { .. }
-            | Happening::Summary { .. } => {}
-        }
-    }
 }

@@ -2,11 +2,10 @@
 
 use std::{fmt, net::IpAddr};
 
-use serde::Serialize;
-
 use super::{
-    event::{Task, Tuple, vocabulary},
+    event::{Task, Tuple},
     name::is_hidden,
+    words::vocabulary,
 };
 
 vocabulary! {

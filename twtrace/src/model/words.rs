@@ -1,7 +1,6 @@
-//! Vocabulary that is twtrace's own: enumerations whose values are words, in every output and in what is read back. Those
-//! that the kernel boundary numbers are in [`super::event`].
+//! Vocabulary: enumerations whose values are words, in every output and in what is read back.
 
-/// Defines such an enumeration; `by` names the function that gives the word.
+/// Defines an enumeration of twtrace's own; `by` names the function that gives the word.
 macro_rules! words {
     ($(#[$meta:meta])* $name:ident by $word:ident { $($(#[$vmeta:meta])* $variant:ident = $text:literal;)* }) => {
         $(#[$meta])*
@@ -31,4 +30,70 @@ macro_rules! words {
     };
 }
 
-pub(super) use words;
+/// Defines an enumeration of the boundary: its integers, its JSON words, and a home for integers that are not known.
+macro_rules! vocabulary {
+    ($(#[$meta:meta])* $name:ident { $($(#[$vmeta:meta])* $variant:ident = $value:expr, $word:literal;)* }) => {
+        $(#[$meta])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum $name {
+            $($(#[$vmeta])* $variant,)*
+            /// An integer that this version of twtrace has no word for.
+            Unknown(u8),
+        }
+
+        impl $name {
+            /// Every value that has a word, in the order of the kernel boundary.
+            pub const ALL: &'static [Self] = &[$(Self::$variant),*];
+
+            /// The value behind an integer of the kernel boundary; never fails.
+            #[must_use]
+            pub fn from_raw(value: u8) -> Self {
+                match value {
+                    $(v if v == $value => Self::$variant,)*
+                    other => Self::Unknown(other),
+                }
+            }
+
+            /// The integer of the kernel boundary.
+            #[must_use]
+            pub fn raw(self) -> u8 {
+                match self {
+                    $(Self::$variant => $value,)*
+                    Self::Unknown(value) => value,
+                }
+            }
+
+            /// The word used in every output and filter; `?` for what is not known.
+            #[must_use]
+            pub fn word(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $word,)*
+                    Self::Unknown(_) => "?",
+                }
+            }
+
+            /// The value that a word stands for.
+            #[must_use]
+            pub fn from_word(word: &str) -> Option<Self> {
+                Self::ALL.iter().copied().find(|value| value.word() == word)
+            }
+        }
+
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.pad(self.word())
+            }
+        }
+
+        impl serde::Serialize for $name {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                match self {
+                    Self::Unknown(_) => serializer.serialize_none(),
+                    known => serializer.serialize_str(known.word()),
+                }
+            }
+        }
+    };
+}
+
+pub(super) use {vocabulary, words};

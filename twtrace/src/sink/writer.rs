@@ -6,11 +6,12 @@
 
 mod output;
 mod patience;
+mod worker;
 
 use std::{
     fs::File,
     io::{self, ErrorKind, Write},
-    os::fd::AsFd,
+    os::fd::AsFd as _,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
@@ -20,10 +21,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+use output::Opaque;
 use tokio::sync::watch;
+use worker::Worker;
 
 use super::BATCH_BYTES;
-use output::Opaque;
+
 pub use output::{Descriptor, Output};
 pub use patience::Patience;
 
@@ -352,93 +355,6 @@ impl Ending {
     pub fn tally(&self) -> Tally {
         let written = self.fate.written.load(Relaxed);
         Tally { lines_in: self.lines_in, written, dropped: self.lines_in.saturating_sub(written) }
-    }
-}
-
-/// The thread's side.
-struct Worker<W> {
-    out: W,
-    fate: Arc<Fate>,
-    /// Written so far.
-    bytes: u64,
-    close: watch::Sender<bool>,
-    failure: Option<io::Error>,
-}
-
-impl<W: Output> Worker<W> {
-    /// Writes a batch; after a failure, or once it is given up, counts it instead, so that the sums hold.
-    fn put(&mut self, batch: &Batch) {
-        let mut rest = batch.bytes.as_slice();
-        self.try_write(&mut rest);
-        self.done(batch, rest);
-    }
-
-    /// Writes the last batch. If the reader is given up, and its pipe is full, the pipe is made wider: should it be read one
-    /// day, the end is there.
-    fn put_last(&mut self, batch: &Batch) {
-        let mut rest = batch.bytes.as_slice();
-        self.try_write(&mut rest);
-        let size = rest.len();
-        if size > 0 && self.failure.is_none() && (self.out.room(size, Duration::ZERO) >= size || self.out.widen(size)) {
-            self.fate.given_up.store(false, Relaxed);
-            self.try_write(&mut rest);
-        }
-        self.done(batch, rest);
-        // What is said now is said on standard error, which may be the same pipe (`2>&1 | less`).
-        if self.out.room(REMARKS, Duration::ZERO) < REMARKS {
-            self.out.widen(REMARKS);
-        }
-    }
-
-    fn try_write(&mut self, rest: &mut &[u8]) {
-        if self.failure.is_none()
-            && let Err(error) = self.write(rest)
-        {
-            self.failure = Some(error);
-            self.close.send_replace(true);
-        }
-    }
-
-    fn done(&self, batch: &Batch, unwritten: &[u8]) {
-        self.fate.discarded.fetch_add(newlines(unwritten), Relaxed);
-        self.fate.bytes_done.fetch_add(batch.bytes.len() as u64, Relaxed);
-    }
-
-    /// `write_all`, which leaves in `rest` what was not written. As much is written at once as there is room for, in whole
-    /// lines, so that whoever gives up leaves no half of a line behind.
-    fn write(&mut self, rest: &mut &[u8]) -> io::Result<()> {
-        while !rest.is_empty() {
-            if self.fate.given_up.load(Relaxed) {
-                return Ok(());
-            }
-            let line = memchr::memchr(b'\n', rest).map_or(rest.len(), |end| end + 1);
-            let room = self.out.room(line, GLANCE);
-            self.note_taken();
-            if room == 0 {
-                continue;
-            }
-            let fits = &rest[..room.min(rest.len())];
-            let lines = memchr::memrchr(b'\n', fits).map_or(fits.len(), |end| end + 1);
-            match self.out.write(&fits[..lines]) {
-                Ok(0) => return Err(ErrorKind::WriteZero.into()),
-                Ok(n) => {
-                    let (done, left) = rest.split_at(n.min(rest.len()));
-                    self.fate.written.fetch_add(newlines(done), Relaxed);
-                    self.bytes += done.len() as u64;
-                    *rest = left;
-                }
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                // Somebody else who shares the terminal or pipe made it non-blocking.
-                Err(error) if error.kind() == ErrorKind::WouldBlock => thread::sleep(Duration::from_millis(2)),
-                Err(error) => return Err(error),
-            }
-            self.note_taken();
-        }
-        self.out.flush()
-    }
-
-    fn note_taken(&self) {
-        self.fate.taken.store(self.bytes.saturating_sub(self.out.unread()), Relaxed);
     }
 }
 

@@ -128,7 +128,7 @@ fn destinations(all: &Aggregates, since: &Baseline, say: &mut impl FnMut(Urgency
         let text = format!(
             "{} to {} failed with EADDRNOTAVAIL: the bound source port still holds the same connection, mostly as its own \
              TIME_WAIT. Do not bind a fixed source port, or enable net.ipv4.tcp_timestamps at both ends.",
-            Many(row.no_port_bound.into(), "connect() call"),
+            Many(row.no_port_bound, "connect() call"),
             to(row),
         );
         say(Urgency::Failing, text);

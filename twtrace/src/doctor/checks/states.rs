@@ -1,11 +1,15 @@
 //! Which states pile up? What is neither open nor in TIME_WAIT, who holds it, and what it waits for.
 
+mod machine;
+mod places;
 mod stories;
 
-use std::{cmp::Reverse, collections::BTreeMap, fmt, net::SocketAddr};
+use std::{cmp::Reverse, collections::BTreeMap, net::SocketAddr};
 
-pub use self::stories::STORIES;
-use self::stories::{CLOSE_WAIT, CLOSING, FIN_WAIT2, FINE, MEMORY, ORPHANS, SYN_RECV, SYN_SENT};
+use machine::{memory, orphans};
+use places::{Place, mostly, places};
+
+use self::stories::{CLOSE_WAIT, CLOSING, FIN_WAIT2, FINE, SYN_RECV, SYN_SENT};
 use super::ports::TOP;
 use crate::{
     doctor::{
@@ -18,6 +22,8 @@ use crate::{
         states::NAMES,
     },
 };
+
+pub use self::stories::STORIES;
 
 /// A socket that was silent for so long is not just passing through its state, milliseconds: a round trip is shorter.
 const PASSING_MS: u32 = 1_000;
@@ -48,53 +54,6 @@ pub fn check(facts: &Facts, namespace: &Namespace) -> Vec<Finding> {
         findings.push(fine(namespace));
     }
     findings
-}
-
-/// Where sockets are: a service here, or one elsewhere.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Place {
-    Accepted(SocketAddr),
-    Opened(SocketAddr),
-}
-
-impl Place {
-    fn of(sample: &Sample) -> Self {
-        let tuple = sample.tuple;
-        if sample.accepted {
-            Self::Accepted((tuple.laddr, tuple.lport).into())
-        } else {
-            Self::Opened((tuple.raddr, tuple.rport).into())
-        }
-    }
-}
-
-impl fmt::Display for Place {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Accepted(service) => write!(f, "accepted at {service}"),
-            Self::Opened(service) => write!(f, "opened to {service}"),
-        }
-    }
-}
-
-/// Places with how many of these sockets each has, the most first.
-fn places<'a>(samples: impl IntoIterator<Item = &'a Sample>) -> Vec<(Place, u64)> {
-    let mut counts: BTreeMap<Place, u64> = BTreeMap::new();
-    for sample in samples {
-        *counts.entry(Place::of(sample)).or_default() += 1;
-    }
-    let mut places: Vec<_> = counts.into_iter().collect();
-    places.sort_by_key(|(place, count)| (Reverse(*count), *place));
-    places
-}
-
-/// The place that has most of them, if that is more than half; how many places otherwise.
-fn mostly(places: &[(Place, u64)]) -> String {
-    let all: u64 = places.iter().map(|(_, count)| count).sum();
-    match places {
-        [(place, count), ..] if count * 2 > all => place.to_string(),
-        _ => format!("at {} places", places.len()),
-    }
 }
 
 fn name(state: u8) -> String {
@@ -378,87 +337,6 @@ fn syn_recv(facts: &Facts, namespace: &Namespace) -> Vec<Finding> {
             .avoid(["do not switch tcp_syncookies off: past the limit it is what answers"])
     };
     listeners.into_iter().take(TOP).map(finding).collect()
-}
-
-/// Sockets of no process, of the whole machine.
-fn orphans(facts: &Facts, namespace: &Namespace) -> Option<Finding> {
-    let (orphans, limit) = (namespace.sockstat.as_ref()?.orphan, facts.machine.tcp.max_orphans?);
-    if orphans < MANY || (orphans as f64) < limit as f64 * NEAR {
-        return None;
-    }
-    let ends = if orphans >= limit { "the kernel resets more" } else { "past the limit the kernel resets them" };
-    let sentence = format!("the machine has {orphans} orphaned TCP sockets, limit {limit}: {ends}");
-    Some(
-        Finding::new(&ORPHANS, Severity::Warning, sentence)
-            .shown_by([
-                Evidence::new("orphan", orphans, format!("of {limit}"), "/proc/net/sockstat TCP, of the machine"),
-                Evidence::new("tcp_max_orphans", limit, "", "/proc/sys/net/ipv4/tcp_max_orphans"),
-            ])
-            .shown_by(namespace.counted("TcpExt", "TCPAbortOnMemory"))
-            .to_do([
-                "find out which peers do not acknowledge or do not close: the findings of states.* name them"
-                    .to_owned(),
-                namespace.step(
-                    "net.ipv4.tcp_max_orphans",
-                    orphans.max(limit).saturating_mul(2).checked_next_power_of_two().unwrap_or(limit),
-                    "if memory allows: an orphan takes up to 64 kB",
-                ),
-            ])
-            .avoid(["do not lower tcp_max_orphans: the kernel resets connections whose data is still under way"]),
-    )
-}
-
-/// Memory of all TCP buffers of the machine.
-fn memory(facts: &Facts, namespace: &Namespace) -> Option<Finding> {
-    let used = namespace.sockstat.as_ref().map(|sockstat| sockstat.mem_pages);
-    let limits = facts.machine.tcp.mem_pages;
-    let moved = |name| namespace.moved("TcpExt", name).unwrap_or_default();
-    let total = |name| namespace.total("TcpExt", name).unwrap_or_default();
-    let (pressures, aborts) = (moved("TCPMemoryPressures"), moved("TCPAbortOnMemory"));
-    let over = |place: usize| used.zip(limits).filter(|(used, limits)| *used >= limits[place]);
-    let (severity, sentence) = if let Some((used, [.., most])) = over(2) {
-        let what = "TCP buffers of the machine take all the memory that they may";
-        (Severity::Critical, format!("{what}: {used} of {most} pages; the kernel drops data and resets connections"))
-    } else if aborts > 0 {
-        let what = "connections were reset just now for want of memory or for too many orphans";
-        (Severity::Warning, format!("{aborts} {what}"))
-    } else if let Some((used, [_, pressure, most])) = over(1) {
-        let what = "TCP buffers of the machine are under memory pressure";
-        (Severity::Warning, format!("{what}: {used} pages, pressure from {pressure}, limit {most}"))
-    } else if pressures > 0 {
-        (Severity::Warning, format!("TCP came under memory pressure {pressures} times just now"))
-    } else if total("TCPMemoryPressures") > 0 {
-        let times = total("TCPMemoryPressures");
-        (Severity::Note, format!("TCP has been under memory pressure {times} times since the namespace began, not now"))
-    } else {
-        return None;
-    };
-    let numbers = limits.map(|[low, pressure, most]| format!("{low} {pressure} {most}"));
-    let finding = Finding::new(&MEMORY, severity, sentence)
-        .shown_by([
-            Evidence::new("mem", used, "pages", "/proc/net/sockstat TCP, of the machine"),
-            Evidence::new("tcp_mem", numbers, "pages", "/proc/sys/net/ipv4/tcp_mem"),
-        ])
-        .shown_by(namespace.counted("TcpExt", "TCPMemoryPressures"))
-        .shown_by([Evidence::new(
-            "TCPMemoryPressuresChrono",
-            namespace.total("TcpExt", "TCPMemoryPressuresChrono"),
-            "ms since the namespace began",
-            "/proc/net/netstat TcpExt",
-        )])
-        .shown_by(namespace.counted("TcpExt", "TCPAbortOnMemory"))
-        .avoid(["do not raise tcp_rmem or tcp_wmem for this: larger buffers take more of the same memory"]);
-    Some(if severity < Severity::Warning {
-        finding
-    } else {
-        finding.to_do([
-            format!(
-                "find the sockets with full buffers: `{}`, Recv-Q and Send-Q; let their programs read, or close them",
-                namespace.command("ss -tnpm")
-            ),
-            "if the machine has memory to spare, raise the three numbers of net.ipv4.tcp_mem on the host".to_owned(),
-        ])
-    })
 }
 
 fn fine(namespace: &Namespace) -> Finding {

@@ -2,9 +2,9 @@
 //!
 //! No table of single minisocks is needed: an end says whose it was, so live = seeded + born - died for each row.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 
 mod bounded;
 pub mod destination;
@@ -13,52 +13,29 @@ pub mod owner;
 pub mod port;
 pub(crate) mod rate;
 mod recent;
+mod rows;
+mod side;
+mod take;
 pub mod times;
 pub mod trend;
 
 pub use bounded::Bounded;
-use destination::Around;
 pub use destination::{Destination, DestinationKey, DestinationRow};
 use looks::Looks;
 pub use owner::{CgroupName, Owner, OwnerRow, Process, ProcessName, Target};
 pub use port::{Port, PortKey, PortRow};
+pub use side::Side;
 use trend::Ticks;
 
 use super::{
-    cgroup::{self, Named},
+    cgroup::Named,
     event::{Closer, Detail, Event, Life, Role, Substate, Tuple},
-    occupancy::{Namespace, Occupancy, Passive},
+    occupancy::{Occupancy, Passive},
     wanted::Wanted,
 };
 
 /// Lengths of a TIME_WAIT if no birth has told: TCP_TIMEWAIT_LEN of include/net/tcp.h, seconds.
 const TIME_WAIT_S: f64 = 60.0;
-
-/// Which side of a connection this host is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Side {
-    /// It called connect().
-    Client,
-    /// It accepted.
-    Server,
-}
-
-impl Side {
-    /// The word used in every output.
-    #[must_use]
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Client => Role::Client.word(),
-            Self::Server => Role::Server.word(),
-        }
-    }
-}
-
-impl Serialize for Side {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(self.word())
-    }
-}
 
 /// The most cgroups that wait to be asked for.
 const NEW_CGROUPS: usize = 1024;
@@ -366,109 +343,6 @@ impl Aggregates {
         self.live
     }
 
-    /// A service port.
-    #[must_use]
-    pub fn port_of(&self, key: &PortKey) -> Option<&Port> {
-        self.ports.get(key)
-    }
-
-    /// The namespaces of the last look.
-    #[must_use]
-    pub fn namespaces(&self) -> &BTreeMap<u32, Namespace> {
-        self.looks.namespaces()
-    }
-
-    /// How long ago the last look into a namespace ended, milliseconds; `None`: there was none.
-    #[must_use]
-    pub fn looked_ms_ago(&self, netns: u32, now_ns: u64) -> Option<u64> {
-        self.looks.age_ms(netns, now_ns)
-    }
-
-    /// Open connections that the last looks left out, because their namespaces have too many destinations.
-    #[must_use]
-    pub fn left_out(&self) -> u64 {
-        self.looks.left_out()
-    }
-
-    /// Rows that had to go.
-    #[must_use]
-    pub fn evicted(&self) -> Evicted {
-        Evicted {
-            ports: self.ports.evicted(),
-            destinations: self.destinations.evicted(),
-            processes: self.processes.evicted(),
-            cgroups: self.cgroups.evicted(),
-        }
-    }
-
-    /// What happened at each service port, in no order.
-    pub fn ports(&self) -> impl Iterator<Item = (&PortKey, &Port)> {
-        self.ports.iter()
-    }
-
-    /// The service ports, in no order.
-    #[must_use]
-    pub fn port_rows(&self) -> Vec<PortRow> {
-        self.ports.iter().map(|(key, row)| PortRow::of(*key, row)).collect()
-    }
-
-    /// The destinations, in no order.
-    #[must_use]
-    pub fn destination_rows(&self) -> Vec<DestinationRow> {
-        let rows = self.destinations.iter().filter(|(_, row)| !row.is_idle());
-        rows.map(|(key, row)| {
-            let space = self.namespaces().get(&key.netns);
-            DestinationRow::of(
-                *key,
-                row,
-                &Around {
-                    space,
-                    looked_ms_ago: self.looks.age_ms(key.netns, self.now_ns),
-                    ticks: &self.ticks,
-                    time_wait_s: self.time_wait_s,
-                    wanted: &self.wanted,
-                },
-            )
-        })
-        .collect()
-    }
-
-    /// The processes, in no order.
-    #[must_use]
-    pub fn process_rows(&self) -> Vec<OwnerRow<ProcessName>> {
-        let name = |process: &Process| ProcessName { pid: process.pid, comm: process.comm.name().into_owned() };
-        self.processes.iter().map(|(process, row)| row.row(name(process))).collect()
-    }
-
-    /// The cgroups, in no order.
-    #[must_use]
-    pub fn cgroup_rows(&self) -> Vec<OwnerRow<CgroupName>> {
-        let name = |&cgroup_id: &u64| {
-            let named = self.names.get(&cgroup_id).cloned().flatten();
-            let (path, name) = named.map_or((None, None), |named| (Some(named.path), named.name));
-            let unit = path.as_deref().and_then(cgroup::unit);
-            CgroupName { cgroup_id, path, unit, name }
-        };
-        self.cgroups.iter().map(|(id, row)| row.row(name(id))).collect()
-    }
-
-    /// The processes, in no order.
-    pub fn processes(&self) -> impl Iterator<Item = Process> {
-        self.processes.iter().map(|(process, _)| *process)
-    }
-
-    /// Where the connections led that a process closed, and how many, in no order.
-    #[must_use]
-    pub fn targets_of_process(&self, process: &Process) -> Vec<(Target, u64)> {
-        self.processes.get(process).map_or_else(Vec::new, targets)
-    }
-
-    /// Where the connections led that were closed in a cgroup, and how many, in no order.
-    #[must_use]
-    pub fn targets_of_cgroup(&self, cgroup_id: u64) -> Vec<(Target, u64)> {
-        self.cgroups.get(&cgroup_id).map_or_else(Vec::new, targets)
-    }
-
     fn port(&mut self, key: PortKey) -> &mut Port {
         self.ports.touch(key, Port::new)
     }
@@ -510,10 +384,6 @@ impl Aggregates {
 struct Place {
     port: PortKey,
     destination: Option<DestinationKey>,
-}
-
-fn targets(owner: &Owner) -> Vec<(Target, u64)> {
-    owner.targets.iter().map(|(target, count)| (*target, *count)).collect()
 }
 
 #[cfg(test)]

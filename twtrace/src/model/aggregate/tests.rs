@@ -9,7 +9,7 @@ use twtrace_common::{
 use super::*;
 use crate::model::{
     event::{Call, Cause, Comm, Connection, Refusal, Task},
-    occupancy::{Destination as To, Held},
+    occupancy::{Destination as To, Held, Namespace},
 };
 
 const LOCAL: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1));

@@ -1,5 +1,5 @@
 use super::*;
-use crate::host::nginx::{config::Config, tokens};
+use crate::host::nginx::{Nginx, config::Config, tokens};
 
 /// What to do about an nginx of this version, with two workers and these directives in http, of which it is the worker that
 /// opens connections to 10.0.0.2:443: so many a second, closed first by itself, or by its peer.
