@@ -41,6 +41,9 @@ pub struct Counters {
     pub no_bind: u64,
     /// Denials that the filters let through, one a connect() and reason, by [`denial`].
     pub reuse_denied: [u64; denial::COUNT],
+    /// Connections that the peer closed first and that the filters let through. All that is not in map `PASSIVE`, now or when
+    /// it was read before, was evicted from it.
+    pub passive: u64,
     /// Without filters, in twtrace's own network namespace only: what its TcpExt counters can be held against.
     pub own: Own,
     /// What went wrong inside the programs.
@@ -95,8 +98,6 @@ pub struct Trouble {
     pub closing_full: u64,
     /// Denials of a connect() that could not be noted.
     pub denied_full: u64,
-    /// Passive closes of a service for which there was no room.
-    pub passive_full: u64,
     /// Minisocks that were entered by the seeding iterator and could not be told to its reader.
     pub seeds_full: u64,
     /// Kernel memory that could not be read.
@@ -116,7 +117,7 @@ pub struct Trouble {
 
 const _: () = assert!(
     size::<Counters>()
-        == 8 * (4 * kind::COUNT + 4 + cause::SLOTS + refusal::COUNT + 3 + denial::COUNT + 5 + 12 + 3 + hook::COUNT)
+        == 8 * (4 * kind::COUNT + 4 + cause::SLOTS + refusal::COUNT + 3 + denial::COUNT + 1 + 5 + 11 + 3 + hook::COUNT)
 );
 
 #[cfg(feature = "user")]

@@ -1,6 +1,6 @@
 //! What the eBPF programs remember between events, in maps that only they write.
 
-use crate::{COMM_LEN, record::denial, size};
+use crate::{COMM_LEN, knob::Words, record::denial, size};
 
 /// A connection that is being followed; map `CONNS`, keyed by the address of its `struct sock`.
 #[repr(C)]
@@ -162,16 +162,35 @@ pub struct Owner {
     pub pad: [u8; 3],
 }
 
-/// A service whose connections the peer closes first; key of map `PASSIVE`, whose value is how many, a `u64`.
+/// Whose connections the peer closes first; key of map `PASSIVE`.
+///
+/// Of connections that were opened here: the remote end, and from where. Of those that were accepted the port alone: there
+/// would be as many keys as clients.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Service {
-    /// Its port: the remote one of a connection that was opened here, the local one of one that was accepted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct PassiveKey {
+    /// Local address, as in [`Life`](crate::record::Life); zero of a server.
+    pub laddr: Words,
+    /// Remote address; zero of a server.
+    pub raddr: Words,
+    /// Inode number of the network namespace; 0 of a server, or if it is not known.
+    pub netns: u32,
+    /// The service's port: the remote one of a client, the local one of a server.
     pub port: u16,
     /// One of [`role`](crate::record::role), never unknown.
     pub role: u8,
-    /// Zero.
-    pub pad: u8,
+    /// 4 or 6; 0 of a server.
+    pub family: u8,
+}
+
+/// How many connections the peer closed first; value of map `PASSIVE`, whose entries the kernel evicts.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PassiveCloses {
+    /// How many since the entry was made.
+    pub closes: u64,
+    /// When that was, nanoseconds of `CLOCK_MONOTONIC`: an entry that was evicted and came again has another time.
+    pub since_ns: u64,
 }
 
 /// Rows of a [`Denied`].
@@ -183,14 +202,17 @@ const _: () = {
     assert!(size::<LifeSlot>() == 16 + 64);
     assert!(size::<Closing>() == 16);
     assert!(size::<Owner>() == 32);
-    assert!(size::<Service>() == 4);
+    assert!(size::<PassiveKey>() == 40);
+    assert!(size::<PassiveCloses>() == 16);
     assert!(size::<Denied>() == 8 + DENIALS * 14 + 8);
 };
 
 #[cfg(feature = "user")]
 mod pod {
     // SAFETY: repr(C), integers without implicit padding (size asserted above).
-    unsafe impl aya::Pod for super::Service {}
+    unsafe impl aya::Pod for super::PassiveKey {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::PassiveCloses {}
     // SAFETY: as above.
     unsafe impl aya::Pod for super::Alive {}
     // SAFETY: as above.

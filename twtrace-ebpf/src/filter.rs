@@ -62,8 +62,9 @@ fn addresses(life: &Life) -> bool {
             && raddr[1] & knob!(FILTER.raddr[i].mask[1]) == knob!(FILTER.raddr[i].addr[1]))
 }
 
+/// An address or a name, as the filters compare it.
 #[inline(always)]
-fn words(bytes: &[u8; 16]) -> Words {
+pub fn words(bytes: &[u8; 16]) -> Words {
     let at = bytes.as_ptr().cast::<u64>();
     // SAFETY: 16 bytes hold two words, and all 16-byte fields of a Life stand 4-byte aligned.
     unsafe { [at.read_unaligned(), at.add(1).read_unaligned()] }

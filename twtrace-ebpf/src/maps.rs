@@ -10,7 +10,7 @@ use twtrace_common::{
     counter::{Counters, hook},
     knob::{FILTER_VALUES, LiveKnobs, PortSet},
     record::{Life, flag},
-    state::{Alive, Closing, Conn, Denied, Owner, Service},
+    state::{Alive, Closing, Conn, Denied, Owner, PassiveCloses, PassiveKey},
 };
 
 use crate::{
@@ -65,9 +65,9 @@ pub static DENIED: LruHashMap<u64, Denied> = LruHashMap::with_max_entries(4_096,
 #[map]
 pub static OWNERS: LruHashMap<u64, Owner> = LruHashMap::with_max_entries(4_096, 0);
 
-/// How many connections of each service the peer closed first: see [`crate::passive`]. Entries stay.
+/// How many connections the peer closed first: see [`crate::passive`]. The kernel evicts the least recently used.
 #[map]
-pub static PASSIVE: HashMap<Service, u64> = HashMap::with_max_entries(4_096, 0);
+pub static PASSIVE: LruHashMap<PassiveKey, PassiveCloses> = LruHashMap::with_max_entries(4_096, 0);
 
 #[map]
 static COUNTERS: PerCpuArray<Counters> = PerCpuArray::with_max_entries(1, 0);

@@ -1,14 +1,18 @@
 //! Duty `passive`: connections that the peer closed first, so that this host gets no TIME_WAIT of them. They are counted
-//! by service, not told: on a busy server that is every connection.
+//! by service, those opened here by remote end too, not told: on a busy server that is every connection.
+//!
+//! The table evicts the least recently used. The kernel does not say so; the sum of all that was counted does, less what user
+//! space found in the entries.
 
 use core::{hint::black_box, mem::MaybeUninit};
 
 use twtrace_common::{
     record::{Life, role, valid},
-    state::{Conn, Service},
+    state::{Conn, PassiveCloses, PassiveKey},
 };
 
 use crate::{
+    emit::now,
     filter,
     kernel::{self, Object as _, Of, Typed},
     knobs::knob,
@@ -49,22 +53,38 @@ pub fn closed(sock: Typed, conn: &Conn) {
     }
 }
 
-#[inline(always)]
+/// A function of its own, for its stack.
+#[inline(never)]
 fn add(life: &Life) {
+    let mut key = MaybeUninit::<PassiveKey>::uninit();
+    let key = clear(&mut key);
+    key.role = life.role;
     // Both are read: LLVM would choose between their addresses, by arithmetic that the verifier does not do on its stack.
     let (lport, rport) = (black_box(life.lport), black_box(life.rport));
-    let port = if life.role == role::CLIENT { rport } else { lport };
-    let service = Service { port, role: life.role, pad: 0 };
+    if life.role == role::CLIENT {
+        key.port = rport;
+        (key.netns, key.family) = (life.netns, life.family);
+        (key.laddr, key.raddr) = (filter::words(&life.laddr), filter::words(&life.raddr));
+    } else {
+        key.port = lport;
+    }
+    enter(key);
+    // Only now: what is counted here and found in no entry has been evicted, and is not merely about to be entered.
+    bump!(passive);
+}
+
+#[inline(always)]
+fn enter(key: &PassiveKey) {
     // Twice: whoever loses the race for a new entry finds the winner's.
     for _ in 0..2 {
-        if let Some(closes) = PASSIVE.get_ptr(service) {
-            // SAFETY: a map value, which stays; it is only ever changed by atomic additions.
-            count(unsafe { &*closes });
+        if let Some(entry) = PASSIVE.get_ptr(key) {
+            // SAFETY: a map value, which stays mapped; this field is only ever changed by atomic additions. If the entry is
+            // evicted at this moment the addition is lost or another peer's; either way the sum shows what is missing.
+            count(unsafe { &(*entry).closes });
             return;
         }
-        if PASSIVE.insert(service, 1_u64, BPF_NOEXIST).is_ok() {
+        if PASSIVE.insert(key, PassiveCloses { closes: 1, since_ns: now() }, BPF_NOEXIST).is_ok() {
             return;
         }
     }
-    bump!(trouble.passive_full);
 }

@@ -5,7 +5,7 @@ use core::mem::MaybeUninit;
 
 use twtrace_common::{
     record::{Bind, Birth, Connect, Death, Life, Touch},
-    state::{Alive, Closing, Conn, Denied, Owner},
+    state::{Alive, Closing, Conn, Denied, Owner, PassiveKey},
 };
 
 /// A type that may be all zeroes.
@@ -36,6 +36,8 @@ unsafe impl Plain for Denied {}
 unsafe impl Plain for Closing {}
 // SAFETY: as above.
 unsafe impl Plain for Owner {}
+// SAFETY: as above.
+unsafe impl Plain for PassiveKey {}
 
 /// Zeroes a place and hands it back as a value.
 #[inline(always)]

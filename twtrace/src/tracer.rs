@@ -203,12 +203,19 @@ impl Tracer {
         self.attached.counters()
     }
 
-    /// Connections that the peer closed first so far, by service; none unless [`Settings::passive`] asked for them.
+    /// Connections that the peer closed first since the last call, by service and peer; none unless [`Settings::passive`] asked
+    /// for them.
     ///
     /// # Errors
     /// If the map cannot be read.
-    pub fn passive(&self) -> Result<Vec<Passive>, BpfError> {
+    pub fn passive(&mut self) -> Result<Vec<Passive>, BpfError> {
         self.attached.passive()
+    }
+
+    /// Those among all of them whose counts the kernel evicted before [`Tracer::passive`] could read them.
+    #[must_use]
+    pub fn passive_evicted(&self) -> u64 {
+        self.attached.passive_evicted()
     }
 
     /// Events that the kernel ran no program for so far. Once the programs are stopped it tells no more.

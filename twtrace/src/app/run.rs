@@ -11,7 +11,7 @@ use super::{
     internal, no_tracer, note, trouble,
 };
 use crate::{
-    bpf::{Settings, Tables},
+    bpf::{PEERS, Settings, Tables},
     cli::{
         EbpfLog, Run,
         exit::{Code, Complaint, Exit},
@@ -159,7 +159,7 @@ fn settings(host: &Host, asked: &Run, scope: &Scope) -> Result<Settings, Exit> {
         },
         own_netns,
         log_level: asked.ebpf_log as u8,
-        passive: tables,
+        passive: if tables { PEERS } else { 0 },
         keep_seeds: tables,
         linger: Linger::NEVER,
     })

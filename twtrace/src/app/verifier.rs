@@ -26,7 +26,7 @@ pub(super) fn verifier(host: &Host, verbose: u8, backend: Backend) -> Result<Exi
     let kernel = bpf::gather(host, None).map_err(|error| wrong(error.into()))?;
     let plan = choose(&kernel.facts, &Asked::of(backend), &[]).map_err(|error| wrong(error.into()))?;
     // All that a run may ask for, but filters: one that is not set is nothing to the verifier.
-    let settings = Settings { passive: true, ..Settings::all(TABLES, 1) };
+    let settings = Settings { passive: 1, ..Settings::all(TABLES, 1) };
     let figures = bpf::figures(&kernel, &plan, &settings).map_err(|error| match error {
         AttachError::Hook(failure) => super::logs(&[*failure]),
         AttachError::Fatal(error) => error.to_string(),

@@ -18,7 +18,7 @@ use twtrace_common::knob::{Filter, Linger, LiveKnobs, PORTS_EITHER, PORTS_LOCAL,
 
 use super::{
     globals::{Globals, Offsets, SLOTTED, Slots, duties},
-    grace,
+    grace, passive,
     seed::{BURY, SEED},
 };
 use crate::{
@@ -41,9 +41,6 @@ const CLOSING: Slots = Slots { slots: 1 << 10, rest: 1 << 15 };
 
 /// Sockets inside connect() that were denied a minisock: one a task at most, and what successful ones left behind.
 const DENIED: u32 = 1 << 12;
-
-/// Services whose passive closes are counted.
-const SERVICES: u32 = 1 << 12;
 
 /// Sizes of the tables, entries; the ring in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,8 +68,9 @@ pub struct Settings {
     pub own_netns: u32,
     /// Level of aya-log, 0 for off.
     pub log_level: u8,
-    /// Count the connections that the peer closed first, by service: see [`Attached::passive`].
-    pub passive: bool,
+    /// Count the connections that the peer closed first, of so many services and peers at least: see [`Attached::passive`].
+    /// 0: do not count them.
+    pub passive: u32,
     /// Keep the minisocks that were there before: see `Tracer::seeds`.
     pub keep_seeds: bool,
     /// Make programs linger, for tests.
@@ -90,7 +88,7 @@ impl Settings {
             tables,
             own_netns,
             log_level: 0,
-            passive: false,
+            passive: 0,
             keep_seeds: false,
             linger: Linger::NEVER,
         }
@@ -133,6 +131,7 @@ pub struct Attached {
     /// How the skipped runs of each program of the plan become known.
     pub(super) counting: Vec<(&'static str, Counting)>,
     knobs: LiveKnobs,
+    pub(super) passive: passive::Memory,
 }
 
 /// Loads and attaches what the plan names.
@@ -153,7 +152,14 @@ pub fn attach(kernel: &Kernel, plan: &Plan, settings: &Settings) -> Result<Attac
         .map_err(|source| BpfError::Map { name: "RING", source })?;
     let names = plan.hooks.iter().map(|hook| hook.program).chain([SEED, BURY]).collect();
     let counting = plan.hooks.iter().map(|hook| (hook.program, kernel.facts.misses.of(hook.attach))).collect();
-    let mut attached = Attached { ebpf, ring: Some(ring), names, counting, knobs: LiveKnobs::default() };
+    let mut attached = Attached {
+        ebpf,
+        ring: Some(ring),
+        names,
+        counting,
+        knobs: LiveKnobs::default(),
+        passive: passive::Memory::default(),
+    };
     attached.begin()?;
     Ok(attached)
 }
@@ -165,7 +171,7 @@ pub(super) fn open(
     settings: &Settings,
     log: VerifierLogLevel,
 ) -> Result<Ebpf, AttachError> {
-    let duties = duties(plan, &kernel.offsets, kernel.facts.addresses, settings.passive);
+    let duties = duties(plan, &kernel.offsets, kernel.facts.addresses, settings.passive != 0);
     let closing = if duties.tp_birth == 1 { CLOSING } else { Slots::of(1) };
     let slots = [Slots::of(settings.tables.conns), Slots::of(settings.tables.lives), closing];
     let globals = Globals {
@@ -187,7 +193,7 @@ pub(super) fn open(
     loader
         .map_max_entries("RING", settings.tables.ring)
         .map_max_entries("DENIED", if globals.duties.reuse_denied == 1 { DENIED } else { 1 })
-        .map_max_entries("PASSIVE", if settings.passive { SERVICES } else { 1 });
+        .map_max_entries("PASSIVE", passive::entries(settings.passive));
     for (table, (name, rest, _)) in slots.iter().zip(SLOTTED) {
         loader.map_max_entries(name, table.slots).map_max_entries(rest, table.rest);
     }

@@ -17,6 +17,7 @@ mod verifier;
 pub use attach::{AttachError, Attached, BpfError, Kernel, Settings, Tables, attach, gather};
 pub use counters::Skips;
 pub use globals::{Offsets, Slots};
+pub use passive::PEERS;
 pub use produce::Lives;
 pub use seed::{Ends, Looker};
 pub use stats::Timing;

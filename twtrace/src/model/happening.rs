@@ -40,7 +40,7 @@ pub enum Happening {
     Event(Event),
     /// Paths of cgroups by their numbers; `None`: there is none any more.
     Paths(Vec<(u64, Option<Named>)>),
-    /// Connections that the peer closed first, counted since the start.
+    /// Connections that the peer closed first, counted since the last time that this was told.
     Passive(Vec<Passive>),
     /// An interval of the tables is over: rates are counted from one to the next.
     Interval {

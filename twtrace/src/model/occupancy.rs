@@ -7,8 +7,6 @@ use std::{
     ops::RangeInclusive,
 };
 
-use super::event::Role;
-
 /// One look at the sockets of some network namespaces: with many of them, each look is at a few.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Occupancy {
@@ -103,15 +101,30 @@ pub fn choosable(range: &RangeInclusive<u16>, reserved: &[RangeInclusive<u16>], 
     u32::try_from(free.saturating_sub(unseen)).unwrap_or(u32::MAX)
 }
 
-/// Connections whose remote end closed first, so that this host has no TIME_WAIT of them: counted for each service.
+/// Connections whose remote end closed first, so that this host has no TIME_WAIT of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Passive {
-    /// Whether this host opened them or accepted them.
-    pub role: Role,
-    /// The service: the remote port of a connection that was opened here, the local port of one that was accepted.
-    pub port: u16,
-    /// How many, since the start.
+    /// Which connections.
+    pub service: Service,
+    /// How many since the last time that this was told; a sum of these never goes back.
     pub closes: u64,
+}
+
+/// What connections are for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Service {
+    /// This host opened them.
+    Opened {
+        /// Inode number of the network namespace; 0: not known.
+        netns: u32,
+        /// From where, and to where.
+        to: Destination,
+    },
+    /// This host accepted them, whoever the clients were.
+    Accepted {
+        /// Their local port.
+        port: u16,
+    },
 }
 
 #[cfg(test)]

@@ -43,6 +43,8 @@ pub struct Beside {
     pub looked_ms_ago: Option<u64>,
     /// Ends of minisocks of whose birth no program had told.
     pub unborn: u64,
+    /// Connections that the peer closed first and whose counts were evicted before they were read.
+    pub passive_evicted: u64,
     /// Records that could not be decoded.
     pub garbage: u64,
     /// Events that came during the self-test and could not be kept.
@@ -113,7 +115,6 @@ fn trouble(trouble: &counter::Trouble, beside: &Beside) -> Vec<(Trouble, u64)> {
         conns_full,
         closing_full,
         denied_full,
-        passive_full,
         seeds_full,
         read_failed,
         stack_failed,
@@ -128,7 +129,7 @@ fn trouble(trouble: &counter::Trouble, beside: &Beside) -> Vec<(Trouble, u64)> {
         (Trouble::ConnsFull, conns_full),
         (Trouble::ClosingFull, closing_full),
         (Trouble::DeniedFull, denied_full),
-        (Trouble::PassiveFull, passive_full),
+        (Trouble::PassiveEvicted, beside.passive_evicted),
         (Trouble::SeedsFull, seeds_full),
         (Trouble::ReadFailed, read_failed),
         (Trouble::StackFailed, stack_failed),

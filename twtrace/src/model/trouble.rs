@@ -13,8 +13,8 @@ words! {
         ClosingFull = "closing_full";
         /// Denials of a connect() that found their table full.
         DeniedFull = "denied_full";
-        /// Connections that the peer closed first and that found their table full.
-        PassiveFull = "passive_full";
+        /// Connections that the peer closed first and whose counts were evicted before they were read.
+        PassiveEvicted = "passive_evicted";
         /// Minisocks older than the run that could not be handed over.
         SeedsFull = "seeds_full";
         /// Reads of kernel memory that failed.

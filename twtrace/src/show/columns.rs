@@ -154,6 +154,7 @@ impl Row for DestinationRow {
         number("CONN P50", 8, 3, |row| span(row.connect_p50_ns), |a, b| a.connect_p50_ns.cmp(&b.connect_p50_ns)),
         number("CONN P99", 8, 5, |row| span(row.connect_p99_ns), |a, b| a.connect_p99_ns.cmp(&b.connect_p99_ns)),
         words("REUSE", 5, 6, reuse, |a, b| reuse(a).cmp(&reuse(b))),
+        number("PASSIVE", 7, 7, |row| Known(row.passive).to_string(), |a, b| a.passive.cmp(&b.passive)),
     ];
 }
 

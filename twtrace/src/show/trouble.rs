@@ -16,8 +16,9 @@ pub const NAMES: &[(Trouble, &str)] = &[
     (Trouble::ClosingFull, "Closing sockets that found their table full. Their births may have no closer."),
     (Trouble::DeniedFull, "Denials of a connect() that found their table full. `reuse_denied` counts too few."),
     (
-        Trouble::PassiveFull,
-        "Connections that the peer closed first and that found their table full. `closes_first` is too high.",
+        Trouble::PassiveEvicted,
+        "Connections that the peer closed first and whose counts the kernel evicted before twtrace read them, because too many \
+         peers closed first within a second. `closes_first` is too high, `passive` too low.",
     ),
     (Trouble::SeedsFull, "Minisocks older than the run that could not be handed over. The tables lack them."),
     (Trouble::ReadFailed, "Reads of kernel memory that failed. Those fields are null."),
@@ -68,9 +69,10 @@ pub fn sentence(trouble: Trouble, count: u64) -> String {
         ),
         Trouble::ClosingFull => ("closing socket", "found their table full: their births may have no closer"),
         Trouble::DeniedFull => ("denial", "of a connect() found their table full: reuse_denied counts too few"),
-        Trouble::PassiveFull => {
-            ("connection", "that the peer closed first found their table full: closes_first is too high")
-        }
+        Trouble::PassiveEvicted => (
+            "connection",
+            "that the peer closed first lost their count, evicted unread: closes_first is too high, passive too low; use filters",
+        ),
         Trouble::SeedsFull => ("older minisock", "could not be handed over: the tables lack them"),
         Trouble::ReadFailed => ("read", "of kernel memory failed: those fields are unknown"),
         Trouble::StackFailed => ("kernel stack", "could not be taken: those ends have no cause"),

@@ -13,7 +13,7 @@ use crate::model::aggregate::{
 #[derive(Debug, Default)]
 pub struct Baseline {
     ports: HashMap<PortKey, Port>,
-    destinations: HashMap<Id, Counts<6>>,
+    destinations: HashMap<Id, Counts<7>>,
     processes: HashMap<Id, Counts<3>>,
     cgroups: HashMap<Id, Counts<3>>,
     of_processes: HashMap<Process, HashMap<Target, u64>>,
@@ -31,9 +31,10 @@ fn since<const N: usize>(now: [&mut u64; N], then: Option<&Counts<N>>) {
     }
 }
 
-fn of_destination(row: &DestinationRow) -> Counts<6> {
-    let &DestinationRow { born, refused, no_port, no_port_bound, with_timestamps, without_timestamps, .. } = row;
-    [born, refused, no_port, no_port_bound, with_timestamps, without_timestamps]
+fn of_destination(row: &DestinationRow) -> Counts<7> {
+    let &DestinationRow { born, refused, passive, no_port, no_port_bound, with_timestamps, without_timestamps, .. } =
+        row;
+    [born, refused, passive.unwrap_or(0), no_port, no_port_bound, with_timestamps, without_timestamps]
 }
 
 fn of_owner<W>(row: &OwnerRow<W>) -> Counts<3> {
@@ -92,11 +93,22 @@ impl Baseline {
         }
         for row in &mut rows {
             let then = self.destinations.get(&row.id());
-            let DestinationRow { born, refused, no_port, no_port_bound, with_timestamps, without_timestamps, .. } = row;
-            since([born, refused, no_port, no_port_bound, with_timestamps, without_timestamps], then);
+            let mut none = 0;
+            let DestinationRow {
+                born,
+                refused,
+                passive,
+                no_port,
+                no_port_bound,
+                with_timestamps,
+                without_timestamps,
+                ..
+            } = row;
+            let passive = passive.as_mut().unwrap_or(&mut none);
+            since([born, refused, passive, no_port, no_port_bound, with_timestamps, without_timestamps], then);
         }
         // Those that nothing has happened to are no longer of interest.
-        rows.retain(|row| row.in_use.is_none_or(|ports| ports > 0) || of_destination(row) != [0; 6]);
+        rows.retain(|row| row.in_use.is_none_or(|ports| ports > 0) || of_destination(row) != [0; 7]);
         rows
     }
 
@@ -180,7 +192,7 @@ mod tests {
     }
 
     /// A row's counts, without what a reset leaves: gauges and rates.
-    fn counts(since: &Baseline, tables: &Aggregates) -> (Vec<String>, Vec<Counts<6>>, Vec<Counts<3>>, Vec<u64>) {
+    fn counts(since: &Baseline, tables: &Aggregates) -> (Vec<String>, Vec<Counts<7>>, Vec<Counts<3>>, Vec<u64>) {
         let mut ports: Vec<_> = since
             .ports(tables)
             .into_iter()
@@ -191,7 +203,7 @@ mod tests {
         let mut owners: Vec<_> = since.processes(tables).iter().map(of_owner).collect();
         owners.extend(since.cgroups(tables).iter().map(of_owner));
         let mut targets: Vec<_> = since.targets_of_cgroup(tables, 5).into_iter().map(|(_, count)| count).collect();
-        destinations.retain(|row| *row != [0; 6]);
+        destinations.retain(|row| *row != [0; 7]);
         owners.retain(|row| *row != [0; 3]);
         ports.sort();
         destinations.sort_unstable();

@@ -10,7 +10,7 @@ use twtrace::{
         cgroup::Named,
         event::{Cause, Closer, Connection, Detail, Event, Life, Refusal, Role, Substate, Task, Tuple},
         happening::{Happening, Tick},
-        occupancy::{Destination, Held, Namespace, Occupancy, Passive},
+        occupancy::{Destination, Held, Namespace, Occupancy, Passive, Service},
         report::{Counter, Reconciled, Totals},
     },
     sink::Observer,
@@ -156,7 +156,7 @@ pub fn happenings(seconds: u64) -> Vec<Happening> {
         all.extend(events.iter().copied().map(Happening::Event));
         sofar.extend(events);
         let now = (n + 1) * SECOND;
-        all.extend(beside(n, now));
+        all.extend(beside(now));
         let totals = totals(&sofar);
         let live = totals.live.unwrap_or(0).cast_signed();
         let row = |counter, kernel, diff| Reconciled { counter, kernel, twtrace: kernel - diff, diff, slack: 0 };
@@ -195,11 +195,11 @@ pub fn play(tables: &mut Aggregates, observer: &mut dyn Observer, seconds: u64) 
 }
 
 /// What comes with a tick.
-fn beside(n: u64, now: u64) -> [Happening; 4] {
-    let passive = vec![
-        Passive { role: Role::Server, port: 443, closes: 3 * (n + 1) },
-        Passive { role: Role::Client, port: 80, closes: n + 1 },
-    ];
+fn beside(now: u64) -> [Happening; 4] {
+    let to = Destination { laddr: ip("10.0.0.5"), raddr: ip("192.0.2.80"), rport: 80 };
+    let upstream = Service::Opened { netns: NETNS, to };
+    let passive =
+        vec![Passive { service: Service::Accepted { port: 443 }, closes: 3 }, Passive { service: upstream, closes: 1 }];
     let docker = format!("system.slice/docker-{}.scope", "0123456789abcdef".repeat(4));
     let paths = vec![
         (9001, Some(Named { path: "system.slice/nginx.service".to_owned(), name: None })),

@@ -37,6 +37,8 @@ pub struct Destination {
     pub born: Rate,
     /// Births refused.
     pub refused: u64,
+    /// Connections that the peer closed first.
+    pub passive: u64,
     /// connect() calls that found no port.
     pub no_port: u64,
     /// Minisocks whose connection had TCP timestamps, and those whose had not.
@@ -101,7 +103,7 @@ impl Destination {
     /// True if nothing is known of it that would be missed.
     pub(super) fn is_idle(&self) -> bool {
         let failed = self.refused + self.no_port + u64::from(self.no_port_bound);
-        self.in_use() == 0 && self.born.count == 0 && failed == 0
+        self.in_use() == 0 && self.born.count == 0 && self.passive == 0 && failed == 0
     }
 }
 
@@ -168,6 +170,8 @@ pub struct DestinationRow {
     pub forecast: Option<&'static str>,
     /// Births refused.
     pub refused: u64,
+    /// Connections that the peer closed first; `None` if not counted.
+    pub passive: Option<u64>,
     /// connect() calls that found no port.
     pub no_port: u64,
     /// connect() calls from a bound port that failed, for the same connection was there.
@@ -198,11 +202,13 @@ pub(super) struct Around<'a> {
     pub time_wait_s: f64,
     /// The filters of the run.
     pub wanted: &'a Wanted,
+    /// Connections that the peer closed first are counted.
+    pub counts_passive: bool,
 }
 
 impl DestinationRow {
     pub(super) fn of(key: DestinationKey, row: &Destination, around: &Around<'_>) -> Self {
-        let &Around { space, looked_ms_ago, ticks, time_wait_s, wanted } = around;
+        let &Around { space, looked_ms_ago, ticks, time_wait_s, wanted, counts_passive } = around;
         // Open connections are known by looking at them, if no filter asks for what a look does not show.
         let held = space.filter(|_| wanted.is_decided()).map(|_| row.held);
         let in_use = held.map(|_| row.in_use());
@@ -234,6 +240,7 @@ impl DestinationRow {
             exhausted_in_s,
             forecast: exhausted_in_s.map(Forecast::word),
             refused: row.refused,
+            passive: counts_passive.then_some(row.passive),
             no_port: row.no_port,
             no_port_bound: row.no_port_bound.into(),
             connect_p50_ns: connects.map(|(p50, _)| p50),

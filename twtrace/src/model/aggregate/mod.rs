@@ -10,6 +10,7 @@ mod bounded;
 pub mod destination;
 mod looks;
 pub mod owner;
+mod passive;
 pub mod port;
 pub(crate) mod rate;
 mod recent;
@@ -29,8 +30,8 @@ use trend::Ticks;
 
 use super::{
     cgroup::Named,
-    event::{Closer, Detail, Event, Life, Role, Substate, Tuple},
-    occupancy::{Occupancy, Passive},
+    event::{Closer, Detail, Event, Life, Substate, Tuple},
+    occupancy::Occupancy,
     wanted::Wanted,
 };
 
@@ -90,6 +91,8 @@ pub struct Aggregates {
     /// Cgroups that have come since [`Aggregates::new_cgroups`].
     new_cgroups: Vec<u64>,
     looks: Looks,
+    /// Connections that the peer closed first are counted.
+    counts_passive: bool,
     wanted: Wanted,
     live: Live,
     time_wait_s: f64,
@@ -118,6 +121,7 @@ impl Aggregates {
             names: HashMap::new(),
             new_cgroups: Vec::new(),
             looks: Looks::default(),
+            counts_passive: false,
             wanted: Wanted::default(),
             live: Live::default(),
             time_wait_s: TIME_WAIT_S,
@@ -271,24 +275,6 @@ impl Aggregates {
             }
         }
         self.looks.enter(occupancy, |netns| self.wanted.netns(netns));
-    }
-
-    /// Connections that the peer closed first.
-    pub fn passive(&mut self, counted: &[Passive]) {
-        let mut by_key: HashMap<PortKey, u64> = HashMap::new();
-        for passive in counted {
-            let side = match passive.role {
-                Role::Server => Side::Server,
-                _ => Side::Client,
-            };
-            by_key.insert(PortKey { side, port: passive.port }, passive.closes);
-        }
-        for (key, row) in self.ports.iter_mut() {
-            row.passive(by_key.remove(key).unwrap_or(0));
-        }
-        for (key, closes) in by_key {
-            self.port(key).passive(closes);
-        }
     }
 
     /// Where cgroups are, and what their containers are called; `None` for one that is gone.

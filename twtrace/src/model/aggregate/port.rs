@@ -48,7 +48,8 @@ pub struct Port {
     pub refused: u64,
     /// Connections of known role that this side closed first, and those that the peer did.
     pub first: (u64, u64),
-    passive: Option<u64>,
+    /// Those that the peer closed first are counted.
+    counts_passive: bool,
     /// Lives by cause, at [`place`].
     pub lives: [Times; CAUSES],
     /// Age of the connection when its minisock was born, or refused.
@@ -88,10 +89,10 @@ impl Port {
         }
     }
 
-    /// How many connections the peer closed first, since the programs were attached.
+    /// So many more connections were closed by the peer first.
     pub(super) fn passive(&mut self, closes: u64) {
-        self.passive = Some(closes);
-        self.first.1 = closes;
+        self.counts_passive = true;
+        self.first.1 += closes;
     }
 
     /// What has happened since `then`, an earlier copy of this; what is alive stays. `None`: the counts are lower than they
@@ -203,9 +204,10 @@ impl PortRow {
             died: Died(port.died),
             refused: port.refused,
             closes_first: port
-                .passive
-                .filter(|_| ours + theirs > 0)
-                .map(|_| thousandths(ours as f64 / (ours + theirs) as f64)),
+                .counts_passive
+                .then_some(ours + theirs)
+                .filter(|&all| all > 0)
+                .map(|all| thousandths(ours as f64 / all as f64)),
             life_p50_ns: lives.quantile(0.5),
             life_p99_ns: lives.quantile(0.99),
             age_p50_ns: port.age.quantile(0.5),

@@ -70,6 +70,7 @@ impl Aggregates {
                     ticks: &self.ticks,
                     time_wait_s: self.time_wait_s,
                     wanted: &self.wanted,
+                    counts_passive: self.counts_passive,
                 },
             )
         })

@@ -8,8 +8,8 @@ use twtrace_common::{
 
 use super::*;
 use crate::model::{
-    event::{Call, Cause, Comm, Connection, Refusal, Task},
-    occupancy::{Destination as To, Held, Namespace},
+    event::{Call, Cause, Comm, Connection, Refusal, Role, Task},
+    occupancy::{Destination as To, Held, Namespace, Passive, Service},
 };
 
 const LOCAL: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1));
@@ -280,14 +280,16 @@ fn a_port_that_a_look_saw_held_is_not_held_twice() {
 #[test]
 fn a_share_is_of_those_that_were_seen_from_the_start() {
     let mut all = Aggregates::default();
-    all.passive(&[Passive { role: Role::Client, port: 443, closes: 3 }]);
+    let to = To { laddr: LOCAL, raddr: PEER, rport: 443 };
+    let closes = |closes| Passive { service: Service::Opened { netns: 7, to }, closes };
+    all.passive(&[closes(3)]);
     all.event(&born(life(Some(Role::Client), 30_001, 443)));
     assert_eq!(all.port_rows()[0].closes_first, Some(0.25));
     let key = PortKey { side: Side::Client, port: 443 };
     let then = all.port_of(&key).unwrap().clone();
     let since = |all: &Aggregates| PortRow::of(key, &all.port_of(&key).unwrap().since(&then).unwrap());
     assert_eq!((since(&all).closes_first, since(&all).live), (None, 1));
-    all.passive(&[Passive { role: Role::Client, port: 443, closes: 4 }]);
+    all.passive(&[closes(1)]);
     assert_eq!(since(&all).closes_first, Some(0.0));
     assert!(then.since(all.port_of(&key).unwrap()).is_none(), "it has more than it had then");
 }

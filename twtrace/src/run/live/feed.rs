@@ -20,10 +20,16 @@ use crate::{
 /// How long the first look at the sockets is waited for; without it, older connections have no side.
 const PATIENCE: Duration = Duration::from_secs(2);
 
+/// How often passive closes are read at least, while outputs have room. The table has room for the peers of this time: see
+/// [`PEERS`](crate::bpf::PEERS).
+const PASSIVE_EVERY: Duration = Duration::from_secs(1);
+
 /// The feed of one run.
 pub struct Feed {
     poller: Poller,
     namer: Namer,
+    /// When passive closes were last read.
+    passive_read: Instant,
 }
 
 impl Feed {
@@ -32,7 +38,8 @@ impl Feed {
     /// # Errors
     /// If there is no room for two more threads.
     pub fn new(host: &Host, wanted: Wanted) -> io::Result<Self> {
-        Ok(Self { poller: Poller::spawn_for(host.clone(), wanted)?, namer: Namer::spawn(host.clone())? })
+        let (poller, namer) = (Poller::spawn_for(host.clone(), wanted)?, Namer::spawn(host.clone())?);
+        Ok(Self { poller, namer, passive_read: Instant::now() })
     }
 
     /// The first look; empty if it takes too long.
@@ -60,7 +67,7 @@ impl Feed {
     }
 
     /// An interval is over: tells what was found, and begins the next look.
-    pub(super) fn interval(&mut self, hub: &mut Hub, tracer: &Tracer, mono_ns: u64) -> Result<(), BpfError> {
+    pub(super) fn interval(&mut self, hub: &mut Hub, tracer: &mut Tracer, mono_ns: u64) -> Result<(), BpfError> {
         if let Some(answer) = self.poller.take() {
             hub.happened(&Happening::Look(Box::new(answer.occupancy)));
         }
@@ -68,11 +75,23 @@ impl Feed {
             self.namer.ask(tables.cgroups_to_find());
         }
         self.name(hub);
-        hub.happened(&Happening::Passive(tracer.passive()?));
+        self.passive(hub, tracer)?;
         hub.happened(&Happening::Interval { mono_ns });
         if let Some(tables) = hub.tables() {
             self.poller.ask(Request { namespaces: tables.namespaces_to_find() });
         }
         Ok(())
+    }
+
+    /// Tells which connections the peer closed first since the last time.
+    pub(super) fn passive(&mut self, hub: &mut Hub, tracer: &mut Tracer) -> Result<(), BpfError> {
+        self.passive_read = Instant::now();
+        hub.happened(&Happening::Passive(tracer.passive()?));
+        Ok(())
+    }
+
+    /// The same, if the last time is a while ago: intervals may be long, and entries are evicted meanwhile.
+    pub(super) fn passive_if_due(&mut self, hub: &mut Hub, tracer: &mut Tracer) -> Result<(), BpfError> {
+        if self.passive_read.elapsed() < PASSIVE_EVERY { Ok(()) } else { self.passive(hub, tracer) }
     }
 }

@@ -192,6 +192,9 @@ impl Origin for Live<'_> {
     }
 
     fn drain(&mut self, hub: &mut Hub) -> Result<usize, RunError> {
+        if let Some(feed) = &mut self.feed {
+            feed.passive_if_due(hub, self.tracer)?;
+        }
         self.take(hub)
     }
 
@@ -228,6 +231,11 @@ impl Origin for Live<'_> {
         self.reconcile = self.scope.stop(self.tracer, &self.first, self.beside.refusal)?;
         self.beside.missed = self.tracer.missed()?;
         self.tracer.detach();
+        if let Some(feed) = &mut self.feed {
+            // Nothing is counted any more, so this tells exactly what was evicted unread.
+            feed.passive(hub, self.tracer)?;
+        }
+        self.beside.passive_evicted = self.tracer.passive_evicted();
         Ok(())
     }
 

@@ -32,6 +32,7 @@ impl Live<'_> {
         let counters = self.tracer.counters()?;
         self.tell_losses(hub, now, &counters);
         self.beside.missed = self.tracer.missed()?;
+        self.beside.passive_evicted = self.tracer.passive_evicted();
         let totals = totals(&counters, &self.beside);
         let (born, died) = (totals.all_born(), totals.all_died());
         let (then, born_then, died_then) = self.last;

@@ -8,6 +8,7 @@ use super::{
 
 const NONE_YET: &str = "there was none yet";
 const NOT_ASKED: &str = "not asked for";
+const NOT_COUNTED: &str = "not counted yet";
 const NOT_LOOKED: &str = "the namespace could not be looked into";
 const NOT_DECIDED: &str = "the namespace could not be looked into, or the run is filtered by process, name or cgroup";
 const NOT_WHOLE: &str =
@@ -146,6 +147,13 @@ const DESTINATION: &[Field] = &[
         "not known: before the first tick, or as for `headroom`",
     ),
     REFUSED,
+    maybe(
+        "passive",
+        Integer,
+        "",
+        "connections from this local address to this destination that the peer closed first: they leave no TIME_WAIT here",
+        NOT_COUNTED,
+    ),
     NO_PORTS,
     NO_PORTS_BOUND,
     maybe(
