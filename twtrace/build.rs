@@ -55,11 +55,16 @@ fn build(toolchain: &Toolchain, root: &Path, target: &Path) -> ExitCode {
     };
     // Every profile of the outer build shares this directory. It is not the outer target directory: cargo holds a lock on
     // that one, and would wait for itself (https://github.com/rust-lang/cargo/issues/6412).
-    let inner = target.join("ebpf/build");
+    // With the feature it has one of its own, for the two objects have one name.
+    let has_extra = env::var_os("CARGO_FEATURE_EXTRA").is_some();
+    let inner = target.join(if has_extra { "ebpf/extra" } else { "ebpf/build" });
     let mut cargo = toolchain.command(&toolchain.cargo, &arch);
     cargo.args(["build", "--quiet", "--release", "--bins", "--target", TARGET, "-Z", "build-std=core"]);
     cargo.arg("--manifest-path").arg(root.join("twtrace-ebpf/Cargo.toml"));
     cargo.arg("--target-dir").arg(&inner);
+    if has_extra {
+        cargo.args(["--features", "extra"]);
+    }
     let output = match cargo.output() {
         Ok(output) => output,
         Err(error) => return refuse(&format!("cannot start {}: {error}", toolchain.cargo.display())),

@@ -7,6 +7,7 @@
 #![feature(asm_experimental_arch)]
 
 mod again;
+#[cfg(feature = "extra")]
 mod bench;
 mod bind;
 mod birth;

@@ -2,7 +2,7 @@
 //! loss grows past that, and what an event costs as tables grow. The records are real, the sockets are not: an eBPF
 //! program makes them, run by BPF_PROG_RUN.
 //!
-//! `cargo bench -p twtrace --bench pipe -- [full] [loss] [growth] [--rounds=N] [--seconds=S]` prints JSON lines, which
+//! `cargo bench -p twtrace --features extra --bench pipe -- [full] [loss] [growth] [--rounds=N] [--seconds=S]` prints JSON lines, which
 //! `cargo xtask bench` makes tables of. It fails if a counter is not exact.
 
 use std::{

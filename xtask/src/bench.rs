@@ -237,7 +237,7 @@ impl Binaries {
     fn build() -> Result<Self> {
         setup::ensure()?;
         let mut cargo = exec::cargo();
-        cargo.args(["bench", "--no-run", "--package", "twtrace"]);
+        cargo.args(["bench", "--no-run", "--package", "twtrace", "--features", "extra"]);
         cargo.args(["--bench", "load", "--bench", "pipe", "--bench", "model"]);
         let messages = exec::capture(cargo.arg("--message-format=json-render-diagnostics"))?;
         let find = |kind, name| vm::built(&messages, kind, name);

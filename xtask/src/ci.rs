@@ -43,6 +43,8 @@ fn failed(name: &str, error: &anyhow::Error) -> Tally {
 fn lints() -> Result<()> {
     let clippy = |targets: &[&str]| exec::run(exec::cargo().arg("clippy").args(targets).args(["--", "-D", "warnings"]));
     clippy(&["--workspace", "--exclude", "twtrace-ebpf", "--all-targets"])?;
+    // What stands behind a feature: benches, and the programs that they run.
+    clippy(&["--package", "twtrace", "--features", "extra", "--all-targets"])?;
     // `--all-targets` leaves out a test that plain `cargo test` leaves out.
     clippy(&["--package", "twtrace", "--test", test::E2E])
 }
@@ -53,9 +55,9 @@ fn ebpf_lints() -> Result<()> {
     let clippy = setup::clippy(&toolchain)?;
     let mut command: Command = toolchain.command(&clippy, std::env::consts::ARCH);
     command.current_dir(paths::root());
-    command.args(["clippy", "--package", "twtrace-ebpf", "--bins", "--release"]);
+    command.args(["clippy", "--package", "twtrace-ebpf", "--features", "extra", "--bins", "--release"]);
     command.args(["--target", ebpf_toolchain::TARGET, "-Z", "build-std=core"]);
-    command.arg("--target-dir").arg(paths::target()?.join("ebpf/build"));
+    command.arg("--target-dir").arg(paths::target()?.join("ebpf/extra"));
     exec::run(command.args(["--", "-D", "warnings"]))
 }
 

@@ -13,7 +13,7 @@ use crate::paths;
 /// Files and directories: what runs in the kernel, what loads it, reads it and judges it, the doctor, and the tests
 /// themselves. The rest of twtrace (the command line, the output, the live view) is tested on this machine's kernel, and
 /// by the short run on two others.
-const INPUTS: [&str; 19] = [
+const INPUTS: [&str; 20] = [
     "Cargo.lock",
     "twtrace-common",
     "twtrace-ebpf",
@@ -32,6 +32,7 @@ const INPUTS: [&str; 19] = [
     "twtrace/src/selftest.rs",
     "twtrace/src/source",
     "twtrace/src/tracer.rs",
+    "twtrace/src/traffic",
     "twtrace/tests/e2e",
 ];
 

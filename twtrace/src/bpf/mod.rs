@@ -6,6 +6,7 @@ mod globals;
 mod grace;
 mod lives;
 mod passive;
+#[cfg(feature = "extra")]
 mod produce;
 mod seed;
 #[cfg(test)]
@@ -18,6 +19,7 @@ pub use attach::{AttachError, Attached, BpfError, Kernel, Settings, Tables, atta
 pub use counters::Skips;
 pub use globals::{Offsets, Slots};
 pub use passive::PEERS;
+#[cfg(feature = "extra")]
 pub use produce::Lives;
 pub use seed::{Ends, Looker};
 pub use stats::Timing;

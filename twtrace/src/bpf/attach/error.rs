@@ -36,6 +36,7 @@ pub enum BpfError {
     #[error("verifying {0}: {1}")]
     Verifier(&'static str, String),
     /// The benches' program could not be run.
+    #[cfg(feature = "extra")]
     #[error("the program that makes records for the benches: {0}")]
     Producer(String),
     /// A program could not be loaded or attached for want of descriptors or memory.
