@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     io,
     net::{IpAddr, Ipv4Addr, SocketAddr},
+    thread,
 };
 
 use twtrace::{
@@ -63,7 +64,12 @@ pub fn passive(backend: &str) -> Outcome {
         same(&all, &expected.into())?;
         by_peer(tracer, &netns)?;
         // The table is the same on every backend, and thousands of peers take a while on an emulated machine.
-        if backend == "tracepoint" { evictions(tracer, &netns) } else { Ok(()) }
+        if backend == "tracepoint" {
+            evictions(tracer, &netns)?;
+            evictions_beside_reads(tracer, &netns)
+        } else {
+            Ok(())
+        }
     })
 }
 
@@ -118,6 +124,36 @@ fn evictions(tracer: &mut Tracer, netns: &Netns) -> Outcome {
         return Err(format!("{told} closes and {evicted} evicted are not the {made} that were made"));
     }
     Ok(())
+}
+
+/// The same while entries are read: a walk meets entries that are evicted and used again under it.
+fn evictions_beside_reads(tracer: &mut Tracer, netns: &Netns) -> Outcome {
+    let (mut all, before) = (Closes::new(), tracer.passive_evicted());
+    let flood = |net: u8| {
+        (0..MANY).try_for_each(|n| {
+            let [high, low] = n.to_be_bytes();
+            let to = SocketAddr::from((Ipv4Addr::new(127, net, high, low), 1006));
+            run(netns, || connections(to, First::Server, 1))
+        })
+    };
+    thread::scope(|scope| {
+        let floods = [2, 3].map(|net| scope.spawn(move || flood(net)));
+        while floods.iter().any(|flood| !flood.is_finished()) {
+            read(tracer, &mut all)?;
+        }
+        floods.into_iter().try_for_each(|flood| flood.join().map_err(|_| "a flood panicked".to_owned())?)
+    })?;
+    read(tracer, &mut all)?;
+    if let Some(odd) = all.iter().find(|&(_, &closes)| closes != 1) {
+        return Err(format!("{odd:?} was one connection"));
+    }
+    let (told, evicted) = (all.values().sum::<u64>(), tracer.passive_evicted() - before);
+    let made = 2 * u64::from(MANY);
+    if told + evicted == made {
+        Ok(())
+    } else {
+        Err(format!("{told} closes and {evicted} evicted are not the {made} that were made"))
+    }
 }
 
 fn same(told: &Closes, expected: &Closes) -> Outcome {
