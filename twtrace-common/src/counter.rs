@@ -35,7 +35,7 @@ pub struct Counters {
     pub refused: [u64; refusal::COUNT],
     /// connect() calls that failed with EADDRNOTAVAIL and that the filters let through.
     pub no_port: u64,
-    /// Those among them whose port was bound before.
+    /// Failed connect() calls whose port was bound before.
     pub no_port_bound: u64,
     /// bind() and listen() calls that failed with EADDRINUSE and that the filters let through.
     pub no_bind: u64,

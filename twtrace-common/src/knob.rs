@@ -302,7 +302,7 @@ impl Filter {
         pad: [0; 3],
     };
 
-    /// The same, with [`Filter::any`] as the rest of it says.
+    /// Sets [`Filter::any`] by what the rest of the filters says.
     #[must_use]
     pub fn settled(self) -> Self {
         let lets_all = Self { kinds: self.kinds, causes: self.causes, any: self.any, ..Self::ALL };

@@ -45,7 +45,7 @@ pub mod cause {
     pub const DATA_RESET: u8 = 6;
     /// SOCK_DESTROY (`ss -K`) or bpf_sock_destroy (`tcp_abort`).
     pub const KILLED: u8 = 7;
-    /// Its network namespace went away (`inet_twsk_purge`).
+    /// The minisock's network namespace went away (`inet_twsk_purge`).
     pub const NETNS: u8 = 8;
     /// A TPROXY redirect of a SYN (`nf_tproxy_handle_time_wait4`, `..6`).
     pub const TPROXY: u8 = 9;
@@ -87,7 +87,7 @@ pub mod refusal {
 pub mod denial {
     /// Not a denial.
     pub const NONE: u8 = 0;
-    /// Its connection had no TCP timestamps.
+    /// The minisock's connection had no TCP timestamps.
     pub const NO_TIMESTAMPS: u8 = 1;
     /// tcp_tw_reuse would have it, a little later.
     pub const TOO_YOUNG: u8 = 2;
@@ -149,7 +149,7 @@ pub mod flag {
     pub const PREEXISTING: u8 = 1 << 0;
     /// No birth of it is on record: it existed before, or the table of lives was full when it was born.
     pub const UNKNOWN_BIRTH: u8 = 1 << 1;
-    /// It belongs to the namespace of the start-up self-test; no counter moved.
+    /// The life belongs to the namespace of the start-up self-test; no counter moved.
     pub const SELF_TEST: u8 = 1 << 2;
     /// Seen only after the fact, at the next event of the minisock's timer (tracepoint backend).
     pub const LATE: u8 = 1 << 3;
@@ -176,7 +176,7 @@ pub struct Life {
     /// Stable for the life of the minisock, unique since the programs were attached, below 2^53; 0 if it is not in the
     /// table of lives.
     pub id: u64,
-    /// That task's cgroup v2 id.
+    /// The closer's cgroup v2 id.
     pub cgroup_id: u64,
     /// Local address.
     pub laddr: [u8; 16],
@@ -201,7 +201,7 @@ pub struct Life {
     /// The task that ran the transition into FIN_WAIT1 (of MPTCP: that closed the MPTCP socket), or called connect(), bind()
     /// or listen(): thread group id.
     pub closer_pid: u32,
-    /// Its command name.
+    /// The closer's command name.
     pub closer_comm: [u8; COMM_LEN],
     /// Zero.
     pub pad: [u8; 4],
@@ -235,7 +235,7 @@ pub struct Birth {
     pub limit: u32,
     /// The task that called connect(): thread group id.
     pub opener_pid: u32,
-    /// Its command name.
+    /// The opener's command name.
     pub opener_comm: [u8; COMM_LEN],
     /// 1 if the peers exchanged TCP timestamps.
     pub timestamps: u8,
@@ -273,7 +273,7 @@ pub struct Death {
     pub life_ns: u64,
     /// The task whose connect() took the tuple: thread group id.
     pub taker_pid: u32,
-    /// Its command name.
+    /// The taker's command name.
     pub taker_comm: [u8; COMM_LEN],
     /// One of [`cause`].
     pub cause: u8,

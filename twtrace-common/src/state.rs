@@ -55,7 +55,7 @@ pub struct Alive {
     pub cgroup_id: u64,
     /// Who closed the connection.
     pub closer_pid: u32,
-    /// Its command name.
+    /// The closer's command name.
     pub closer_comm: [u8; COMM_LEN],
     /// `tw_substate` when last seen.
     pub substate: u8,
@@ -76,7 +76,7 @@ pub mod met {
     /// With the id of the entry: the kernel has ended this life, no program saw it, and it has been counted. The entry stays in
     /// its place until the address is born again: kernels before 5.12 have no way to take it away only if it is still the same.
     pub const OVER: u64 = 1 << 63;
-    /// That look entered it.
+    /// The present look entered it.
     pub const NEW: u64 = 1 << 62;
     /// The number of the look: all bits below.
     pub const LOOK: u64 = NEW - 1;
@@ -100,7 +100,7 @@ pub struct LifeSlot {
     pub keys: u64,
     /// Address of the minisock; 0: none.
     pub key: u64,
-    /// Its entry.
+    /// The key's entry.
     pub value: Alive,
 }
 
@@ -150,11 +150,11 @@ pub struct Denied {
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Owner {
-    /// Its cgroup v2 id.
+    /// The task's cgroup v2 id.
     pub cgroup_id: u64,
-    /// Its thread group id.
+    /// Thread group id.
     pub pid: u32,
-    /// Its command name.
+    /// The task's command name.
     pub comm: [u8; COMM_LEN],
     /// 1 if it was in one of the cgroups of map `CGROUPS`, or below.
     pub under: u8,

@@ -47,7 +47,7 @@ const FRESH: u64 = 256;
 pub enum Done {
     /// The first program has acted, or nobody can say and it must not be done twice.
     Yes,
-    /// It has not.
+    /// The first program has not.
     No,
     /// Nobody can say, and it may be done twice.
     Perhaps,
@@ -90,7 +90,7 @@ pub fn told(hook: usize, [object, change]: Token) {
 /// What stands in the slot of an event.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Left {
-    /// Its token, which was taken away.
+    /// The event's token, which was taken away.
     Token,
     /// Not its token, and there was room for it.
     Nothing,

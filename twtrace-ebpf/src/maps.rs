@@ -20,7 +20,7 @@ use crate::{
 
 /// `bpf_map_update_elem`: only if there is no such entry.
 pub const BPF_NOEXIST: u64 = 1;
-/// As above: only if there is one.
+/// `bpf_map_update_elem`: only if there is one.
 pub const BPF_EXIST: u64 = 2;
 
 /// Records on their way to user space, from all CPUs in order. User space sets the sizes of all maps.

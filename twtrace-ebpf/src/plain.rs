@@ -62,7 +62,7 @@ pub fn copy<T: Plain>(to: &mut T, from: &T) {
     }
 }
 
-/// The same value, of which the verifier then knows nothing. Each constant that it knows is a case of its own to it, for all
+/// A value, of which the verifier then knows nothing. Each constant that it knows is a case of its own to it, for all
 /// that follows.
 #[inline(always)]
 pub fn forget(value: u64) -> u64 {

@@ -142,7 +142,7 @@ impl Buckets {
     }
 }
 
-/// Those of the socket's namespace.
+/// The buckets of the socket's namespace.
 #[inline(always)]
 fn buckets(sk: impl Object) -> Buckets {
     if let Some(row) = kernel::death_row(sk)

@@ -41,7 +41,7 @@ pub struct Table<V: 'static> {
     pub slots: &'static Array<Slot<V>>,
     /// What finds its slot taken.
     pub rest: &'static HashMap<u64, V>,
-    /// Their number less one.
+    /// The number of slots, less one.
     pub mask: fn() -> u32,
     /// Bits of a key that tell nothing: the size of the object whose address it is. Objects that lie side by side, as those
     /// that are made one after the other do, have slots that lie side by side: a mixed key would find every slot cold.

@@ -40,7 +40,7 @@ pub struct Found {
     pub unseen_ends: u64,
     /// Minisocks that a look entered and then found to be dead already, since the start: they are counted as seeded.
     pub withdrawn: u64,
-    /// Those of them that the first look entered.
+    /// Dead ones among those that the first look entered.
     pub withdrawn_first: u64,
     /// When the last whole look ended, nanoseconds of `CLOCK_MONOTONIC`; `None`: there was none.
     pub ended_ns: Option<u64>,

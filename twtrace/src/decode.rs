@@ -20,7 +20,7 @@ pub enum DecodeError {
     Length {
         /// The kind that it claims.
         kind: u8,
-        /// Its length.
+        /// Length of the record.
         got: usize,
         /// The right length.
         want: usize,

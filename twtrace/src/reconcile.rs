@@ -17,7 +17,7 @@ use crate::{
 
 /// Tries to find a moment of rest.
 const ATTEMPTS: usize = 60;
-/// The same in the middle of a run, where events wait meanwhile.
+/// Tries in the middle of a run, where events wait meanwhile.
 const BRIEFLY: usize = 3;
 /// Between two readings that must agree: longer than an event needs from the kernel's counter to the programs'.
 const GAP: Duration = Duration::from_millis(3);

@@ -56,12 +56,12 @@ pub struct Tracer {
     /// Minisocks that were there before, all namespaces; the error if they could not be listed. A few more may be counted: those
     /// that were found to be dead when they had been entered.
     pub seeded: Result<u64, String>,
-    /// Those of them that the filters let through, if [`Settings::keep_seeds`] asked for them. A minisock is told here or
+    /// Seeded minisocks that the filters let through, if [`Settings::keep_seeds`] asked for them. A minisock is told here or
     /// by its birth, never by both.
     pub seeds: Vec<Life>,
     /// Network namespaces whose sockets could not be listed, at most: counted by process or name.
     pub namespaces_missed: usize,
-    /// Those whose sockets were listed, by inode number, and when that was done, nanoseconds of `CLOCK_MONOTONIC`.
+    /// Namespaces whose sockets were listed, by inode number, and when that was done, nanoseconds of `CLOCK_MONOTONIC`.
     listed: (BTreeSet<u32>, u64),
     /// Events that came while the self-test ran.
     pub early: Vec<Event>,
@@ -212,7 +212,7 @@ impl Tracer {
         self.attached.passive()
     }
 
-    /// Those among all of them whose counts the kernel evicted before [`Tracer::passive`] could read them.
+    /// Passive closes whose counts the kernel evicted before [`Tracer::passive`] could read them.
     #[must_use]
     pub fn passive_evicted(&self) -> u64 {
         self.attached.passive_evicted()
@@ -252,7 +252,7 @@ impl Tracer {
         }
     }
 
-    /// The same at once, in these namespaces and in all that can be found. Whoever asks goes on emptying the ring until
+    /// Asks for a look at once, in these namespaces and in all that can be found. Whoever asks goes on emptying the ring until
     /// [`Tracer::is_looking`] says no.
     pub fn look_now(&self, more: &[&Netns]) {
         if let Some(auditor) = &self.auditor {

@@ -205,6 +205,29 @@ fn no_file_is_too_long_to_read() {
     assert!(long.is_empty(), "{}", long.join("\n"));
 }
 
+/// Words that stand for something said before: nothing is, before a first sentence.
+const HANGING: [&str; 9] = ["It", "Its", "They", "Their", "Those", "These", "One that", "As above", "The same"];
+
+#[test]
+fn first_sentences_stand_alone() {
+    let mut hanging = Vec::new();
+    for member in ["twtrace", "twtrace-common", "twtrace-ebpf", "xtask"] {
+        for file in sources(&root().join(member)) {
+            let text = fs::read_to_string(&file).unwrap();
+            let comment = |line: &str| line.trim_start().strip_prefix("///").map(|said| said.trim_start().to_owned());
+            for (number, pair) in [""].into_iter().chain(text.lines()).zip(text.lines()).enumerate() {
+                let (before, Some(said)) = (comment(pair.0), comment(pair.1)) else { continue };
+                let hangs =
+                    |word: &&str| said.strip_prefix(*word).is_some_and(|rest| !rest.starts_with(char::is_alphanumeric));
+                if before.is_none() && HANGING.iter().any(|word| hangs(word)) {
+                    hanging.push(format!("{}:{}: {said}", file.display(), number + 1));
+                }
+            }
+        }
+    }
+    assert!(hanging.is_empty(), "say what it is about, for nothing stands before it:\n{}", hanging.join("\n"));
+}
+
 /// The test itself sees an arrow in each of the ways in which one can be drawn, and none where there is none.
 #[test]
 fn arrows_are_found_however_they_are_drawn() {

@@ -276,9 +276,9 @@ pub fn build_static(args: &[&str]) -> Result<impl Fn(&str, &str) -> Result<PathB
 pub struct Ran {
     /// `uname -r`
     pub release: String,
-    /// Its processors were emulated.
+    /// The guest's processors were emulated.
     pub emulated: bool,
-    /// Its console.
+    /// The guest's console.
     pub console: String,
 }
 

@@ -10,7 +10,7 @@ use crate::maps::{self, HEAD_WORDS, Reader, bump};
 
 /// A kernel object whose fields can be read at offsets from BTF.
 pub trait Object: Copy {
-    /// Its address.
+    /// The object's address.
     fn address(self) -> u64;
 
     /// The field at `offset`, `plus` bytes into it; `None` if this kernel has no such field or it could not be read.

@@ -38,7 +38,7 @@ mod plain {
         unsafe { word.write_volatile(value) };
     }
 
-    /// That a word was loaded.
+    /// Proof that a word was loaded.
     pub type Seen = ();
 
     /// Loads a word of a map.
@@ -48,7 +48,7 @@ mod plain {
         (unsafe { word.read_volatile() }, ())
     }
 
-    /// The same pointer: what is loaded through it is loaded after that word.
+    /// A pointer: what is loaded through it is loaded after that word.
     #[inline(always)]
     pub fn after<T>(pointer: *mut T, (): Seen) -> *mut T {
         pointer

@@ -17,7 +17,7 @@ pub trait Place {
     type Value;
     /// Where a key's value is.
     type Entry;
-    /// That the slot's key was read.
+    /// Proof that the slot's key was read.
     type Seen;
 
     /// Whose the slot is; 0: nobody's. Whoever reads its own key here finds in [`Place::entry`] what was written before

@@ -25,7 +25,7 @@ struct Report<'a> {
     #[serde(rename = "type")]
     kind: &'static str,
     kernel: String,
-    /// It is PREEMPT_RT.
+    /// The kernel is PREEMPT_RT.
     realtime: bool,
     version: &'static str,
     capabilities: &'a std::collections::BTreeMap<String, CapabilityReport>,

@@ -45,7 +45,7 @@ pub(super) fn has_proc(host: &Host) -> Result<(), Exit> {
     })
 }
 
-/// The same where the descriptors cannot be enough for tracing. Little memory is only warned of: the kernel would kill
+/// An error where the descriptors cannot be enough for tracing. Little memory is only warned of: the kernel would kill
 /// twtrace without a word.
 pub(super) fn has_room(host: &Host) -> Result<(), Exit> {
     let limits = Limits::read(host);

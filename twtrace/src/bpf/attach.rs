@@ -57,9 +57,9 @@ pub struct Tables {
 pub struct Settings {
     /// The filters.
     pub filter: Filter,
-    /// Their port sets: local, remote, either.
+    /// The filters' port sets: local, remote, either.
     pub ports: Box<[PortSet; 3]>,
-    /// Their cgroups whose whole subtree is wanted: directories of the cgroup v2 tree, as many as
+    /// The filters' cgroups whose whole subtree is wanted: directories of the cgroup v2 tree, as many as
     /// [`Filter::cgroup_trees`] says.
     pub trees: Vec<PathBuf>,
     /// Sizes.

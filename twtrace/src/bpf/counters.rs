@@ -23,11 +23,11 @@ const ATTEMPTS: usize = 16;
 /// Events that the kernel did not run a program for, because it was running already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Skips {
-    /// Its name.
+    /// Name of the program.
     pub program: &'static str,
     /// How many; `None` if this kernel does not count them.
     pub skipped: Option<u64>,
-    /// Those among them that its second program found; 0 if it has none.
+    /// Skipped events that its second program found; 0 if it has none.
     pub met: u64,
 }
 

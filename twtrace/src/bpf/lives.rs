@@ -110,7 +110,7 @@ impl Suspects {
         self.before.get(&address) == Some(&id)
     }
 
-    /// It is dead at this look.
+    /// Enters a life that is dead at this look.
     pub(super) fn enter(&mut self, address: u64, id: u64) {
         if self.now.len() < MOST {
             self.now.insert(address, id);

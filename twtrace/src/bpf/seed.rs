@@ -62,7 +62,7 @@ pub struct Looker {
 pub struct Ends {
     /// Lives whose end no program told, by this look and the one before.
     pub unseen: u64,
-    /// Those of them that the filters let through.
+    /// Entered minisocks that the filters let through.
     pub lives: Vec<Life>,
     /// Minisocks that this look had entered, and that were dead already: no lives.
     pub withdrawn: u64,
@@ -136,7 +136,7 @@ impl Looker {
         namespace.run(|| walks(link, each))
     }
 
-    /// The same in the calling thread, which belongs into another namespace: see [`Netns::visit`].
+    /// Looks in the calling thread, which belongs into another namespace: see [`Netns::visit`].
     ///
     /// # Errors
     /// As above.

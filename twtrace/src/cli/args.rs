@@ -45,7 +45,10 @@ Examples:
   twtrace run --cause reset,data_reset             TIME_WAITs that a RST ended
   twtrace run --events none --duration 1m          no events, only the final summary
   twtrace run --events none --by dest              who runs out of ports, every 5 s
-  twtrace run --demo --duration 10s                with demo traffic";
+  twtrace run --also json:events.jsonl             the live view, and JSON in a file
+  twtrace run --demo --duration 10s                with demo traffic
+
+docs/glossary.md says what minisock, turn, headroom and other words mean.";
 
 const PROBE_EXAMPLES: &str = "\
 Examples:
@@ -140,7 +143,7 @@ pub(super) struct ProbeArgs {
     /// Output format
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub format: Format,
-    /// The same as --format json
+    /// Short for --format json
     #[arg(short, long, conflicts_with = "format")]
     pub json: bool,
     #[command(flatten)]
@@ -152,7 +155,7 @@ pub(super) struct DoctorArgs {
     /// Output format
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub format: Format,
-    /// The same as --format json
+    /// Short for --format json
     #[arg(short, long, conflicts_with = "format")]
     pub json: bool,
     /// Judge only this network namespace: self, an inode number, or a file such as /run/netns/blue
@@ -184,7 +187,7 @@ pub(super) struct LabArgs {
     /// Output format
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub format: Format,
-    /// The same as --format json
+    /// Short for --format json
     #[arg(short, long, conflicts_with = "format")]
     pub json: bool,
     /// List the scenarios, and run none
@@ -211,7 +214,7 @@ pub(super) struct RunArgs {
     /// Output format [default: tui on a terminal, else text]
     #[arg(long, value_name = "FORMAT", value_enum, help_heading = "Output")]
     pub format: Option<RunFormat>,
-    /// The same as --format json
+    /// Short for --format json
     #[arg(short, long, conflicts_with = "format", help_heading = "Output")]
     pub json: bool,
     /// Write the run to a file too, beside what is shown; repeat the option for several: json:events.jsonl, text:events.log.

@@ -165,7 +165,7 @@ impl Resolved {
 /// A cgroup with all that is below it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tree {
-    /// Its directory.
+    /// Directory of the cgroup.
     pub path: PathBuf,
     /// The ids of all cgroups that were in it when it was looked up, its own among them.
     pub ids: Vec<u64>,

@@ -184,7 +184,7 @@ impl Resolver {
         Ok(Tree { path, ids })
     }
 
-    /// That each process of the filter is there: no event comes from one that is not.
+    /// Checks that each process of the filter is there: no event comes from one that is not.
     ///
     /// # Errors
     ///

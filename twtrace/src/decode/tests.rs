@@ -189,7 +189,7 @@ proptest! {
         let _ = seeds(&bytes);
     }
 
-    /// The same behind a header that is right, so that the fields are reached.
+    /// Random bytes behind a header that is right, so that the fields are reached.
     #[test]
     fn any_fields_are_an_event(kind in 1u8..9, body in prop::collection::vec(any::<u8>(), 200)) {
         let length = match kind {

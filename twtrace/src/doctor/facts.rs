@@ -123,14 +123,14 @@ impl Machine {
 /// A process that has a socket: `nginx (4711)`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Owner<'a> {
-    /// Its name.
+    /// Name of the process.
     pub comm: &'a str,
-    /// Its id.
+    /// Process id.
     pub pid: u32,
 }
 
 impl Owner<'_> {
-    /// It as evidence; `what` says of what it is the owner.
+    /// The owner as evidence; `what` says of what it is the owner.
     #[must_use]
     pub fn shown(self, what: &str) -> Evidence {
         Evidence::new(what, self.to_string(), "", "/proc/PID/fd")
@@ -146,7 +146,7 @@ impl fmt::Display for Owner<'_> {
 /// One network namespace, looked at twice.
 #[derive(Clone, Debug)]
 pub struct Namespace {
-    /// Its inode number.
+    /// Inode number.
     pub inum: u32,
     /// How a command gets there.
     pub place: Place,
@@ -168,7 +168,7 @@ pub struct Namespace {
     pub after: Snmp,
     /// `/proc/net/sockstat`.
     pub sockstat: Option<Sockstat>,
-    /// Its sockets, between the looks.
+    /// The namespace's sockets, between the looks.
     pub sockets: Sockets,
     /// Processes that were seen to open short connections, by the service that these go to.
     pub openers: HashMap<Remote, u32>,
@@ -186,7 +186,7 @@ pub struct Namespace {
     pub hash_slots: Option<u64>,
     /// Connection tracking, if it is there, at the second look.
     pub conntrack: Option<Conntrack>,
-    /// Its counts at the first look.
+    /// Conntrack's counts at the first look.
     pub tracked_before: Option<Stats>,
     /// The ports that source NAT has given out, if any was ever refused here and the table can be read.
     pub nat: Option<Ports>,
@@ -228,7 +228,7 @@ impl Namespace {
         self.sysctls.iter().find(|(path, _)| path.strip_prefix("net/") == Some(name)).and_then(|(_, value)| *value)
     }
 
-    /// The same as evidence.
+    /// A sysctl's value as evidence.
     #[must_use]
     pub fn set(&self, name: &str) -> Evidence {
         let short = name.rsplit('/').next().unwrap_or(name);
@@ -273,7 +273,7 @@ impl Namespace {
         Some(self.after.get(group, name)?.saturating_sub(self.before.get(group, name)?))
     }
 
-    /// The same per second.
+    /// How far a counter moved per second.
     #[must_use]
     pub fn per_s(&self, group: &str, name: &str) -> Option<f64> {
         let seconds = self.window.as_secs_f64();

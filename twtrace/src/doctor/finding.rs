@@ -157,7 +157,7 @@ pub struct Finding {
     pub severity: Severity,
     /// The network namespace, by its inode number; null if it is about the machine.
     pub netns: Option<u32>,
-    /// It, in one sentence.
+    /// The step, in one sentence.
     pub sentence: String,
     /// The numbers that say so.
     pub evidence: Vec<Evidence>,
@@ -227,7 +227,7 @@ pub struct Verdict {
     pub id: String,
     /// The network namespace that it is about, by its inode number; null if it is about the machine.
     pub netns: Option<u32>,
-    /// Its sentence.
+    /// Sentence of the finding.
     pub sentence: String,
     /// The one next step that does no harm; null if nothing has to be done.
     pub next: Option<String>,

@@ -176,7 +176,7 @@ fn first(host: &Host, places: &[Netns]) -> io::Result<HashMap<u32, Last>> {
     Ok(first)
 }
 
-/// Those of the calling thread's namespace.
+/// The counters of the calling thread's namespace.
 fn counters(host: &Host) -> io::Result<Snmp> {
     Snmp::read(host).map_err(io::Error::other)
 }

@@ -64,13 +64,13 @@ impl fmt::Display for Container {
 pub struct Place {
     /// How to get there.
     pub reach: Reach,
-    /// Its name below /run/netns.
+    /// Name below /run/netns.
     pub name: Option<String>,
     /// A process in it that is not twtrace: its id and its name.
     pub process: Option<(u32, String)>,
     /// The container that it belongs to.
     pub container: Option<Container>,
-    /// It is the initial namespace, the only one that shows `net.ipv4.tcp_max_orphans`; `None`: not looked.
+    /// True of the initial namespace, the only one that shows `net.ipv4.tcp_max_orphans`; `None`: not looked.
     pub initial: Option<bool>,
     /// The reader is not in the initial namespace: what is the machine's has to be set elsewhere.
     pub host_is_elsewhere: bool,
@@ -207,7 +207,7 @@ pub fn container(cgroup: &str) -> Option<Container> {
     cgroup.lines().filter_map(|line| line.splitn(3, ':').nth(2)).find_map(of_path)
 }
 
-/// The same, of one path. The innermost container counts.
+/// The container of one cgroup path. The innermost container counts.
 fn of_path(path: &str) -> Option<Container> {
     let parts: Vec<&str> = path.split('/').collect();
     let in_pod = parts.iter().any(|part| part.starts_with("kubepods"));

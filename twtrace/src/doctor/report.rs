@@ -53,13 +53,13 @@ pub struct Report {
 /// A network namespace, as somebody finds it who reads the report where it was made.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Located {
-    /// Its inode number.
+    /// Inode number.
     pub netns: u32,
-    /// Its name below /run/netns; null if it has none.
+    /// Name below /run/netns; null if it has none.
     pub name: Option<String>,
     /// The process in it with the lowest id, twtrace aside; null if there is none, or it may not be looked at.
     pub pid: Option<u32>,
-    /// That process's name.
+    /// Name of that process.
     pub comm: Option<String>,
     /// The runtime (docker, podman, containerd, kubernetes) and the first 12 digits of the id of the container that it
     /// belongs to, by that process's cgroup; null if it is none's.
@@ -128,7 +128,7 @@ impl Report {
         place.map_or_else(|| netns.to_string(), Located::called)
     }
 
-    /// Its line, without the end.
+    /// The report's line, without the end.
     ///
     /// # Errors
     /// Never: all of it can be written as JSON.

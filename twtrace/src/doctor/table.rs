@@ -52,16 +52,16 @@ pub struct Row {
 /// A process that holds sockets.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Holder {
-    /// Its id.
+    /// Process id.
     pub pid: u32,
-    /// Its name.
+    /// Name of the process.
     pub comm: String,
     /// Sockets that it holds in this state; at least so many where there are more than were looked at one by one.
     pub sockets: u64,
 }
 
 impl Table {
-    /// That of each namespace.
+    /// The table of each namespace.
     #[must_use]
     pub fn all(facts: &Facts) -> Vec<Self> {
         facts.namespaces.iter().map(|namespace| Self::of(facts, namespace)).collect()
@@ -123,7 +123,7 @@ fn row(facts: &Facts, namespace: &Namespace, state: u8, name: &str, minisocks: u
     }
 }
 
-/// It for people, with what each namespace is called; empty where there are no sockets.
+/// The tables for people, with what each namespace is called; empty where there are no sockets.
 #[must_use]
 pub fn text(tables: &[Table], called: impl Fn(u32) -> String) -> String {
     let mut out = String::new();

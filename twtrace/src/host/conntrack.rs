@@ -60,7 +60,7 @@ pub struct Stats {
     pub invalid: u64,
     /// Lookups that began anew, for the table changed meanwhile.
     pub search_restart: Option<u64>,
-    /// Those of `insert_failed` whose bucket was too long. Told since Linux 5.15.
+    /// Failures of `insert_failed` whose bucket was too long. Told since Linux 5.15.
     pub chain_too_long: Option<u64>,
     /// Ports that NAT tried and found taken (nf_conntrack_tuple_taken). Before Linux 4.9 also every packet whose connection
     /// was found.

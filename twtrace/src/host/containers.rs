@@ -26,11 +26,11 @@ pub struct Group {
     /// Below the root of the cgroup v2 tree, as in /proc/PID/cgroup; what is below it belongs to it. `None`: it is in a tree
     /// of version 1 alone, or outside of what twtrace's own cgroup namespace shows.
     pub cgroup: Option<String>,
-    /// Its processes, the oldest first as far as their ids tell.
+    /// The container's processes, the oldest first as far as their ids tell.
     pub pids: Vec<u32>,
     /// Network namespaces of its processes, that of the first process first; those that may not be read are missing.
     pub netns: Vec<u32>,
-    /// Its processes have one network namespace, and no other process is in it.
+    /// The container's processes have one network namespace, and no other process is in it.
     pub has_own_netns: bool,
 }
 

@@ -75,7 +75,7 @@ impl Snmp {
 pub struct Sockstat {
     /// IPv4 sockets of the namespace that listen or have a peer; no minisocks.
     pub inuse: u64,
-    /// The same of IPv6; `None` without IPv6.
+    /// TCP sockets in use of IPv6; `None` without IPv6.
     pub inuse6: Option<u64>,
     /// Sockets that no process holds any more and that are not closed yet. Of the whole machine.
     pub orphan: u64,

@@ -67,9 +67,9 @@ pub enum Detail {
 pub struct Entry {
     /// The connection, from its side; v4-mapped addresses are IPv4. Of a listener the remote end is zero.
     pub tuple: Tuple,
-    /// Its state, a number of include/net/tcp_states.h: of a minisock, the substate; of a request, SYN_RECV.
+    /// The socket's state, a number of include/net/tcp_states.h: of a minisock, the substate; of a request, SYN_RECV.
     pub state: u8,
-    /// It is a minisock: in TIME_WAIT or, as one, in FIN_WAIT2.
+    /// True of a minisock: in TIME_WAIT or, as one, in FIN_WAIT2.
     pub minisock: bool,
     /// AF_INET or AF_INET6: a socket of the latter can have v4-mapped addresses.
     pub family: u8,
@@ -148,7 +148,7 @@ pub struct Families {
     pub v6: bool,
 }
 
-/// The same of some families: for each the kernel goes through the sockets of all namespaces and both families.
+/// Sockets of some families: for each the kernel goes through the sockets of all namespaces and both families.
 ///
 /// # Errors
 /// As [`dump`].
@@ -305,7 +305,7 @@ fn receive(socket: &Socket, buffer: &mut Vec<u8>) -> io::Result<()> {
 enum Packet {
     /// There is another.
     More,
-    /// It was the last.
+    /// This message was the last.
     Done,
     /// What was told so far may be wrong.
     Interrupted,

@@ -197,7 +197,7 @@ impl Paced {
     }
 }
 
-/// The same holder a little later.
+/// A holder a little later.
 fn later(holder: Holder, by: Duration) -> Holder {
     let ms = u64::try_from(by.as_millis()).unwrap_or(u64::MAX);
     Holder {

@@ -63,7 +63,7 @@ impl Netns {
         self.inum
     }
 
-    /// The same namespace with a descriptor of its own.
+    /// This namespace with a descriptor of its own.
     ///
     /// # Errors
     /// If there is no descriptor left.
@@ -200,7 +200,7 @@ pub fn places(host: &Host) -> BTreeMap<u32, PathBuf> {
     found
 }
 
-/// Those that have a name under /run/netns, by inode number: `ip netns add blue` makes /run/netns/blue.
+/// Namespaces that have a name under /run/netns, by inode number: `ip netns add blue` makes /run/netns/blue.
 #[must_use]
 pub fn named(host: &Host) -> BTreeMap<u32, PathBuf> {
     let mut found = BTreeMap::new();
@@ -217,7 +217,7 @@ pub fn named(host: &Host) -> BTreeMap<u32, PathBuf> {
 /// What is in a network namespace, or leads to it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Holders {
-    /// Its names below /run/netns, in alphabetical order.
+    /// The namespace's names below /run/netns, in alphabetical order.
     pub names: Vec<String>,
     /// Ids of the processes in it, ascending.
     pub pids: Vec<u32>,
@@ -258,12 +258,12 @@ fn number(path: &Path) -> io::Result<u32> {
     u32::try_from(fs::metadata(path)?.ino()).map_err(io::Error::other)
 }
 
-/// The same, if it can be had.
+/// The inode number of a file, if it can be had.
 fn inum_of(path: &Path) -> Option<u32> {
     number(path).ok()
 }
 
-/// Those that this process holds open itself, such as the demo's: no process is in them as its main thread.
+/// Namespaces that this process holds open itself, such as the demo's: no process is in them as its main thread.
 #[must_use]
 pub fn held(host: &Host) -> BTreeMap<u32, PathBuf> {
     let descriptors = fs::read_dir(host.path("proc/self/fd")).into_iter().flatten();

@@ -47,9 +47,9 @@ const WORKERS: usize = 4096;
 pub struct Nginx {
     /// The master's process id.
     pub master: u32,
-    /// Its processes: workers, and what else it started; itself, if it works alone.
+    /// The master's processes: workers, and what else it started; itself, if it works alone.
     pub workers: BTreeSet<u32>,
-    /// Its network namespace, by inode number.
+    /// Network namespace, by inode number.
     pub netns: Option<u32>,
     /// The configuration file, as the process names it.
     pub file: String,
@@ -195,7 +195,7 @@ struct Compiled {
 }
 
 impl Default for Compiled {
-    /// Those of auto/options.
+    /// The paths of auto/options.
     fn default() -> Self {
         Self { prefix: "/usr/local/nginx".into(), file: "conf/nginx.conf".into(), version: None }
     }

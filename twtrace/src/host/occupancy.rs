@@ -40,7 +40,7 @@ const LONGEST: Duration = Duration::from_millis(1500);
 #[derive(Debug, Default)]
 pub struct Places {
     found: BTreeMap<u32, Place>,
-    /// Those that were named, and not found.
+    /// Namespaces that were named, and not found.
     absent: BTreeSet<u32>,
     searched: Option<Instant>,
     wanted: Wanted,
@@ -57,7 +57,7 @@ impl Places {
         Self { wanted, ..Self::default() }
     }
 
-    /// The same for a thread that does nothing else, and that may be moved into each namespace for a while.
+    /// A look for a thread that does nothing else, and that may be moved into each namespace for a while.
     #[must_use]
     pub fn moving(self) -> Self {
         Self { home: Netns::current().ok(), ..self }

@@ -152,7 +152,7 @@ struct Seen {
     known: HashSet<(IpAddr, u16, Remote)>,
     /// New connections by service: how many, and in how many looks all of them together were open.
     came: HashMap<Remote, (u64, u64)>,
-    /// Those of the first look.
+    /// Sockets of the first look.
     old: HashSet<(IpAddr, u16, Remote)>,
     /// Inodes of new connections.
     inodes: HashMap<u32, Remote>,
@@ -214,7 +214,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Those whose sockets come and go.
+/// Processes whose sockets come and go.
 fn changing(host: &Host, processes: &[Process], budget: Duration) -> Vec<u32> {
     let until = Instant::now() + budget;
     let few = |process: &&Process| process.sockets > 0 && process.whole && process.descriptors <= DESCRIPTORS;

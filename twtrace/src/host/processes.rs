@@ -29,15 +29,15 @@ const COMMAND: u64 = 16 << 10;
 /// A process that holds a descriptor.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Process {
-    /// Its id, in the pid namespace of /proc.
+    /// Process id, in the pid namespace of /proc.
     pub pid: u32,
-    /// Its main thread's name; `?` if it was gone by then.
+    /// The main thread's name; `?` if it was gone by then.
     pub comm: String,
-    /// Its effective user.
+    /// Effective user.
     pub uid: u32,
     /// Descriptors that it holds; before Linux 6.2 at least so many, if it is not `whole`.
     pub descriptors: u64,
-    /// Those that are sockets, as far as they were looked at.
+    /// Descriptors that are sockets, as far as they were looked at.
     pub sockets: u64,
     /// All of its descriptors were looked at.
     pub whole: bool,
@@ -59,7 +59,7 @@ pub enum Limit {
 /// Open files of the whole machine (/proc/sys/fs/file-nr).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SystemFiles {
-    /// Those that there are.
+    /// Files that there are.
     pub allocated: u64,
     /// The most, `fs.file-max`. Who has CAP_SYS_ADMIN may open more.
     pub limit: u64,
@@ -153,7 +153,7 @@ struct Walk<'a> {
     wanted: &'a HashSet<u32>,
     started: Instant,
     budget: Duration,
-    /// It is the kernel's own /proc, no recorded one.
+    /// The kernel's own /proc, no recorded one.
     is_proc: bool,
     entries: Box<[MaybeUninit<u8>; ENTRIES]>,
     census: Census,
@@ -255,7 +255,7 @@ impl Walk<'_> {
         }
     }
 
-    /// Their number as the kernel tells it, since Linux 6.2, to anybody (proc_readfd_count of fs/proc/fd.c).
+    /// The number of descriptors as the kernel tells it, since Linux 6.2, to anybody (proc_readfd_count of fs/proc/fd.c).
     fn told(&self, path: &Path) -> Option<u64> {
         let size = fs::metadata(path).ok()?.size();
         (self.is_proc && size > 0).then_some(size)

@@ -80,9 +80,9 @@ pub struct Sockets {
 pub struct Sample {
     /// The connection, from its side.
     pub tuple: Tuple,
-    /// Its state, a number of include/net/tcp_states.h.
+    /// The socket's state, a number of include/net/tcp_states.h.
     pub state: u8,
-    /// It was accepted here, as far as that can be known: see [`Sockets::accepted`].
+    /// The socket was accepted here, as far as that can be known: see [`Sockets::accepted`].
     pub accepted: bool,
     /// Of its file; 0 if no process has it.
     pub inode: u32,
@@ -122,9 +122,9 @@ pub struct Ends {
     pub young: u64,
     /// Minisocks in TIME_WAIT that began within the last 100 ms.
     pub fresh: u64,
-    /// Those on ports of the range.
+    /// Sockets on ports of the range.
     pub in_range: u64,
-    /// Those on ports of the range that have not the parity of its first one. A socket with IP_BIND_ADDRESS_NO_PORT is not
+    /// Sockets on ports of the range that have not the parity of its first one. A socket with IP_BIND_ADDRESS_NO_PORT is not
     /// counted: its port was chosen by connect().
     pub second_half: u64,
     /// Of those: the full ones, and TIME_WAITs that began within the last second. Older ones may be left of a burst.
@@ -260,7 +260,7 @@ impl Listener {
         self.queue > self.limit
     }
 
-    /// It as one of the full sockets.
+    /// The listener as one of the full sockets.
     #[must_use]
     pub fn sample(&self) -> Sample {
         let tuple = Tuple { laddr: self.address, lport: self.port, raddr: self.address, rport: 0 };

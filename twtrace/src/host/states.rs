@@ -58,13 +58,13 @@ impl States {
         pairs.for_each(|(count, more)| *count = count.saturating_add(*more));
     }
 
-    /// Those in a state that a process has.
+    /// Sockets in a state that a process has.
     #[must_use]
     pub fn held(&self, state: u8) -> u64 {
         self.held.get(usize::from(state)).copied().unwrap_or_default().into()
     }
 
-    /// Those in a state that no process has.
+    /// Sockets in a state that no process has.
     #[must_use]
     pub fn unheld(&self, state: u8) -> u64 {
         self.unheld.get(usize::from(state)).copied().unwrap_or_default().into()

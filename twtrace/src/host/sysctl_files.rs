@@ -44,7 +44,7 @@ pub struct Setting {
 }
 
 impl Setting {
-    /// It is about all sysctls that match.
+    /// True of a line about all sysctls that match.
     #[must_use]
     pub fn is_pattern(&self) -> bool {
         self.key.bytes().any(|byte| matches!(byte, b'*' | b'?' | b'['))
@@ -82,7 +82,7 @@ pub fn read(host: &Host) -> SysctlFiles {
 struct Found {
     /// Where it is.
     path: PathBuf,
-    /// The same on the machine.
+    /// The file's path on the machine.
     name: PathBuf,
     /// Of what it leads to.
     metadata: Metadata,
@@ -100,7 +100,7 @@ impl Found {
         (self.metadata.dev(), self.metadata.ino())
     }
 
-    /// It is /dev/null, which stands for an empty file.
+    /// True of /dev/null, which stands for an empty file.
     fn is_null(&self) -> bool {
         self.metadata.file_type().is_char_device() && self.metadata.rdev() == libc::makedev(1, 3)
     }

@@ -79,7 +79,7 @@ pub struct Verdict {
     pub checks: usize,
     /// How many lives, refusals, failed calls and words of the sockets themselves there were to look at.
     pub subjects: usize,
-    /// Those that differ, the first few.
+    /// Lives that differ, the first few.
     pub differences: Vec<Difference>,
     /// How many differ.
     pub differ: usize,

@@ -69,13 +69,13 @@ pub struct Asked<'a> {
 /// What came of a scenario.
 #[derive(Clone, Debug)]
 pub enum Ruling {
-    /// It was made and judged.
+    /// The scenario was made and judged.
     Judged(Verdict),
     /// The tracer's backend cannot know what it shows; why.
     NotOffered(String),
     /// This kernel cannot do it; its own words.
     NotHere(String),
-    /// It could not be made.
+    /// The scenario could not be made.
     Failed(String),
 }
 

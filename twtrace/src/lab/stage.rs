@@ -100,7 +100,7 @@ impl First {
 /// A connection, and when it came to be.
 #[derive(Debug)]
 pub struct Link {
-    /// Its two ends.
+    /// The connection's two ends.
     pub pair: Pair,
     /// Before connect() was called, nanoseconds of `CLOCK_MONOTONIC`.
     before_ns: u64,
@@ -121,7 +121,7 @@ pub struct Older {
 
 /// What a scenario acts on.
 pub struct Stage<'a> {
-    /// Its namespace; the calling thread is in it.
+    /// The scenario's namespace; the calling thread is in it.
     pub netns: &'a Netns,
     /// A second namespace, if the scenario asked for one.
     pub twin: Option<Netns>,

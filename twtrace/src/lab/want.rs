@@ -69,18 +69,18 @@ pub fn own_cgroup() -> Is<u64> {
 /// What comes of a FIN_WAIT2 minisock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Turn {
-    /// It stays what it is.
+    /// The minisock stays what it is.
     Never,
-    /// Its peer's FIN comes: if it was born as FIN_WAIT2, it turns, once.
+    /// The peer's FIN comes: if it was born as FIN_WAIT2, it turns, once.
     IfFinWait2,
 }
 
 /// How a life ends.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum End {
-    /// It does not, while the scenario looks.
+    /// The life does not, while the scenario looks.
     Alive,
-    /// It dies.
+    /// The life ends.
     Died {
         /// Why.
         cause: Cause,
@@ -110,9 +110,9 @@ impl End {
 pub struct Want {
     /// Inode number of its network namespace.
     pub netns: u32,
-    /// Its connection, from its own side.
+    /// The minisock's connection, from its own side.
     pub tuple: Tuple,
-    /// It was there before the tracer: no birth is told, and its death is marked.
+    /// The minisock was there before the tracer: no birth is told, and its death is marked.
     pub preexisting: bool,
     /// Who opened the connection.
     pub role: Is<Role>,
@@ -155,7 +155,7 @@ pub struct WantRefused {
     pub reason: Refusal,
     /// Minisocks of the namespace then.
     pub used: u32,
-    /// Their limit.
+    /// The buckets' limit.
     pub limit: u32,
     /// Who closed the connection.
     pub closer: Is<Who>,

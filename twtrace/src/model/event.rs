@@ -42,7 +42,7 @@ pub struct Task {
 pub struct Closer {
     /// The task.
     pub task: Task,
-    /// Its cgroup v2 id: the inode number of the cgroup's directory.
+    /// The task's cgroup v2 id: the inode number of the cgroup's directory.
     pub cgroup_id: u64,
 }
 
@@ -61,7 +61,7 @@ pub struct Life {
     pub role: Option<Role>,
     /// Who closed it; of a failed connect(), bind() or listen(), who called it.
     pub closer: Option<Closer>,
-    /// It was there before twtrace; `None` if that cannot be told.
+    /// The minisock was there before twtrace; `None` if that cannot be told.
     pub preexisting: Option<bool>,
 }
 
@@ -189,7 +189,7 @@ pub struct Event {
     pub life: Life,
     /// What.
     pub detail: Detail,
-    /// It belongs to the start-up self-test: for nobody's eyes.
+    /// The event belongs to the start-up self-test: for nobody's eyes.
     pub self_test: bool,
 }
 

@@ -36,7 +36,7 @@ pub struct Holder {
 /// A socket that may be the holder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Candidate {
-    /// Its ends; of what is no connection, the remote one is zero.
+    /// The socket's ends; of what is no connection, the remote one is zero.
     pub tuple: Tuple,
     /// What it is.
     pub by: HeldBy,

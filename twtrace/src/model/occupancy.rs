@@ -14,9 +14,9 @@ pub struct Occupancy {
     pub at_ns: u64,
     /// How long it took, nanoseconds.
     pub took_ns: u64,
-    /// Those that were looked into, by inode number.
+    /// Namespaces that were looked into, by inode number.
     pub namespaces: BTreeMap<u32, Namespace>,
-    /// The others that there are: what the look before has shown of them stands.
+    /// Namespaces that were not looked into: what the look before has shown of them stands.
     pub others: BTreeSet<u32>,
     /// Open connections that were left out, by inode number of those namespaces that have too many destinations.
     pub left_out: BTreeMap<u32, u64>,
@@ -122,7 +122,7 @@ pub enum Service {
     },
     /// This host accepted them, whoever the clients were.
     Accepted {
-        /// Their local port.
+        /// The connections' local port.
         port: u16,
     },
 }

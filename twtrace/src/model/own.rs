@@ -5,7 +5,7 @@ use std::borrow::Cow;
 /// What a program has cost since it was loaded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Runs {
-    /// Its name.
+    /// Name of the program.
     pub name: Cow<'static, str>,
     /// How often it ran while runs were timed.
     pub runs: u64,
@@ -37,7 +37,7 @@ pub struct Reading {
 /// What twtrace costs, of the time since the reading before.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Own {
-    /// That time, nanoseconds.
+    /// Length of the interval, nanoseconds.
     pub interval_ns: u64,
     /// Events found.
     pub events: u64,

@@ -55,7 +55,7 @@ pub fn reconcile(start: &Look, end: &Look, tw_counts: Option<TwCounts>, refusal:
 pub struct Bracket {
     /// The kernel's counters just before the programs stopped.
     pub before: KernelCounters,
-    /// The same just after.
+    /// The kernel's counters just after.
     pub after: KernelCounters,
     /// twtrace's, which did not move any more.
     pub own: Own,

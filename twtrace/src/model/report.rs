@@ -68,7 +68,7 @@ pub struct Totals {
     pub refused: Option<Vec<(Refusal, u64)>>,
     /// connect() calls that failed with EADDRNOTAVAIL; `None` if not watched.
     pub no_port: Option<u64>,
-    /// Those among them whose port was bound before; `None` if not watched.
+    /// Failed connect() calls whose port was bound before; `None` if not watched.
     pub no_port_bound: Option<u64>,
     /// Denials by reason, one a connect() and reason; `None` if not watched.
     pub reuse_denied: Option<Vec<(Denial, u64)>>,
@@ -168,7 +168,7 @@ pub struct Summary {
 pub enum Exactness {
     /// Nothing was lost, and every counter agrees.
     Exact,
-    /// The same, but the kernel does not count all that it skips.
+    /// Nothing was lost, and every counter agrees, but the kernel does not count all that it skips.
     AsKnown,
     /// Something was lost, or a counter differs.
     NotExact,

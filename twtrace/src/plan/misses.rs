@@ -12,7 +12,7 @@ use super::{Attach, Plan};
 pub struct Misses {
     /// Trampolines and tracepoints skip a program that is running: `bpf_prog.active` is there.
     pub guarded: bool,
-    /// They count it: `bpf_prog_stats.misses` is there.
+    /// The kernel counts what it skips: `bpf_prog_stats.misses` is there.
     pub counted: bool,
     /// Skipped kprobe programs are counted there too: `bpf_link_info.perf_event.kprobe.missed` is there.
     pub kprobes_counted: bool,

@@ -21,7 +21,7 @@ pub enum Reason {
     NoField(&'static str),
     /// This backend has no hook at the place.
     NoHook(&'static str),
-    /// It needs another capability on another backend.
+    /// The capability needs another capability on another backend.
     Needs(&'static str),
     /// The kernel refused to load or attach.
     Refused {

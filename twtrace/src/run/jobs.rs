@@ -11,7 +11,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 pub(super) enum Job {
     /// To be suspended.
     Suspend,
-    /// It has gone on after it was stopped.
+    /// The process has gone on after it was stopped.
     GoneOn,
 }
 
@@ -19,7 +19,7 @@ pub(super) enum Job {
 pub(super) struct Jobs(Option<(Signal, Signal)>);
 
 impl Jobs {
-    /// Those of a live view; none for all else.
+    /// The signals of a live view; none for all else.
     pub fn of(is_live: bool) -> io::Result<Self> {
         if !is_live {
             return Ok(Self(None));

@@ -27,14 +27,14 @@ pub struct Outlet {
 }
 
 impl Outlet {
-    /// These lines, with these events among them, into this writer.
+    /// An outlet for these lines, with these events among them, into this writer.
     #[must_use]
     pub fn new(name: impl Into<String>, lines: Box<dyn Lines>, shown: Shown, writer: Writer) -> Self {
         let name = name.into();
         Self { name, lines, writer, waiting: None, shown, remarks: false, told: 0, given_up: false }
     }
 
-    /// The same, whose remarks go to standard error.
+    /// An outlet whose remarks go to standard error.
     #[must_use]
     pub fn remarking(self) -> Self {
         Self { remarks: true, ..self }

@@ -22,7 +22,7 @@ pub enum Side {
 /// One column of a table.
 #[derive(Debug)]
 pub struct Column<R> {
-    /// Its heading, and its name for whoever sorts by it.
+    /// Heading, and name for whoever sorts by it.
     pub title: &'static str,
     /// Characters that it takes at least.
     pub width: u16,
@@ -42,7 +42,7 @@ pub struct Column<R> {
 pub trait Row: Sized + 'static {
     /// What the table is called.
     const NAME: &'static str;
-    /// Its columns.
+    /// Columns of the table.
     const COLUMNS: &'static [Column<Self>];
     /// The column that it is sorted by, the largest first, until somebody asks for another.
     const SORTED_BY: usize;

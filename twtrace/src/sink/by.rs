@@ -108,7 +108,7 @@ impl Reporter {
         }
     }
 
-    /// The same for the eye, under a line of totals.
+    /// The tables for the eye, under a line of totals.
     pub(super) fn text(&self, at: &dyn Display, tick: &Tick, all: &Aggregates) -> String {
         let By { ports, destinations, connections_left_out, processes, cgroups } = self.report(all);
         let rate = |rate: Option<f64>| Known(rate.map(|rate| format!("{rate:.1}"))).to_string();

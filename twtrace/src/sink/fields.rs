@@ -35,7 +35,7 @@ pub enum Shape {
 /// One field.
 #[derive(Clone, Copy, Debug)]
 pub struct Field {
-    /// Its key.
+    /// Key of the field.
     pub name: &'static str,
     /// What its value looks like.
     pub shape: Shape,
@@ -54,9 +54,9 @@ pub struct Line {
     pub kind: &'static str,
     /// When there is such a line.
     pub when: &'static str,
-    /// It is about one minisock, or about a connect() or bind() that failed: the fields of [`SOCKET`] stand between those of [`HEAD`] and its own.
+    /// Such a line is about one minisock, or about a connect() or bind() that failed: the fields of [`SOCKET`] stand between those of [`HEAD`] and its own.
     pub socket: bool,
-    /// Its own fields, in tables that lines share.
+    /// The line's own fields, in tables that lines share.
     pub own: &'static [&'static [Field]],
 }
 

@@ -77,7 +77,7 @@ impl TextSink {
         Self { by: Some(by), ..Self::new(clock, zone) }
     }
 
-    /// The same for a file that is read later: the start, losses and the summary stand among its lines.
+    /// A sink for a file that is read later: the start, losses and the summary stand among its lines.
     #[must_use]
     pub fn whole(self) -> Self {
         Self { is_whole: true, ..self }

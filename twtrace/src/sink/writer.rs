@@ -103,7 +103,7 @@ pub enum End {
     Flushed,
     /// Whoever read has gone away (`| head`): a reason to end, not an error.
     Closed,
-    /// It could not be written.
+    /// The output could not be written.
     Failed(io::Error),
     /// Whoever reads did not read on in time; what was under way counts as dropped.
     Stuck,

@@ -31,7 +31,7 @@ const ROOM: u64 = 4096;
 
 /// The demo, running in threads of its own.
 pub struct Demo {
-    /// Its namespace.
+    /// The demo's namespace.
     pub netns: Arc<Netns>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<io::Result<()>>>,

@@ -28,9 +28,9 @@ pub fn kill(tuple: &Tuple) -> io::Result<()> {
 pub struct Listed {
     /// The connection, from its side.
     pub tuple: Tuple,
-    /// Its state: of a minisock, the substate.
+    /// The socket's state: of a minisock, the substate.
     pub state: Substate,
-    /// It is a minisock; else a full socket in FIN_WAIT2.
+    /// True of a minisock; else a full socket in FIN_WAIT2.
     pub minisock: bool,
 }
 

@@ -3,9 +3,9 @@
 /// A key that was pressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Key {
-    /// One that writes something.
+    /// A key that writes something.
     Char(char),
-    /// One that writes something, with Control held.
+    /// A key that writes something, with Control held.
     Control(char),
     /// Arrow up.
     Up,
@@ -94,7 +94,7 @@ pub enum Action {
 pub struct Binding {
     /// The keys.
     pub keys: &'static [Key],
-    /// Their name.
+    /// Name of the keys.
     pub name: &'static str,
     /// What they ask for.
     pub action: Action,

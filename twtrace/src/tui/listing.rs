@@ -10,7 +10,7 @@ use crate::{
 /// A column as the screen needs it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Head {
-    /// Its heading.
+    /// Heading.
     pub title: &'static str,
     /// Characters that it takes at least.
     pub width: u16,
@@ -26,7 +26,7 @@ pub struct Head {
 pub trait Listing: Send {
     /// What the table is called.
     fn name(&self) -> &'static str;
-    /// Its columns.
+    /// Columns of the table.
     fn heads(&self) -> Vec<Head>;
     /// How many rows it has.
     fn len(&self) -> usize;
@@ -36,7 +36,7 @@ pub trait Listing: Send {
     }
     /// What a column shows of a row; empty beyond the table.
     fn text(&self, row: usize, column: usize) -> String;
-    /// The same as a share, for a bar.
+    /// A cell as a share, for a bar.
     fn share(&self, row: usize, column: usize) -> Option<f64>;
     /// What tells a row from all others.
     fn id(&self, row: usize) -> Option<Id>;
@@ -73,7 +73,7 @@ impl Identity for OwnerRow<ProcessName> {
     }
 }
 
-/// That of its row.
+/// The identity of its row.
 impl Identity for Process {
     fn id(&self) -> Id {
         process(self.pid, &self.comm.name())

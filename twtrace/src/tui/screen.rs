@@ -68,7 +68,7 @@ pub struct Screen {
     bytes: Bytes,
     /// What is drawn differs from the state.
     stale: bool,
-    /// The same, but only by events that scroll by.
+    /// What is drawn differs from the state, but only by events that scroll by.
     scrolled: bool,
     drawn: Option<Instant>,
     notes: String,

@@ -55,7 +55,7 @@ impl Tab {
         }
     }
 
-    /// Its place in [`Tab::ALL`].
+    /// The tab's place in [`Tab::ALL`].
     #[must_use]
     pub fn index(self) -> usize {
         Self::ALL.iter().position(|&tab| tab == self).unwrap_or(0)
@@ -76,7 +76,7 @@ pub enum Grouping {
 pub struct Place {
     /// The selected row; with nothing to select, the first line shown.
     pub selected: usize,
-    /// Its identity: rows move when they are sorted anew.
+    /// The selected row's identity: rows move when they are sorted anew.
     pub id: Option<Id>,
     /// The column it is sorted by; `None`: as the table has it.
     pub sort: Option<usize>,
@@ -261,7 +261,7 @@ impl State {
         &self.places[self.tab.index()]
     }
 
-    /// The same, to be changed.
+    /// Where somebody is in the present tab, to be changed.
     pub fn place_mut(&mut self) -> &mut Place {
         &mut self.places[self.tab.index()]
     }

@@ -29,7 +29,7 @@ pub const MOST: u32 = 4;
 /// How many runs again one machine has, over all cases. The guests of five kernels, on emulated processors, needed 0 to 6 of
 /// about 230 cases, most where tasks preempt programs (7.2).
 pub const BUDGET: usize = 10;
-/// The same on PREEMPT_RT, where softirqs are preempted as well.
+/// Attempts on PREEMPT_RT, where softirqs are preempted as well.
 pub const BUDGET_REALTIME: usize = 30;
 
 /// Every run again of this process, in words.
@@ -59,7 +59,7 @@ pub enum Next {
     /// A skip with this reason: each try failed, and each said that the kernel had skipped events. With PREEMPT_RT, that is all
     /// that can be asked.
     Skip(String),
-    /// It is one.
+    /// The outcome is a failure.
     Fail,
 }
 
@@ -101,9 +101,9 @@ pub fn note_others(missed: &str) {
 pub enum Ended {
     /// All was as it should be.
     Good,
-    /// It was not: [`Next::Skip`].
+    /// The test was not passed: [`Next::Skip`].
     Skipped(String),
-    /// It was not: [`Next::Fail`].
+    /// The test was not passed: [`Next::Fail`].
     Failed(String),
 }
 

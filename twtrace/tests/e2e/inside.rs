@@ -60,7 +60,7 @@ impl Resident {
         Ok(Self { child, _line: line })
     }
 
-    /// Its process id.
+    /// The child's process id.
     pub fn pid(&self) -> u32 {
         self.child.id()
     }

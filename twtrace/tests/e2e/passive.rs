@@ -126,7 +126,7 @@ fn evictions(tracer: &mut Tracer, netns: &Netns) -> Outcome {
     Ok(())
 }
 
-/// The same while entries are read: a walk meets entries that are evicted and used again under it.
+/// Evictions while entries are read: a walk meets entries that are evicted and used again under it.
 fn evictions_beside_reads(tracer: &mut Tracer, netns: &Netns) -> Outcome {
     let (mut all, before) = (Closes::new(), tracer.passive_evicted());
     let flood = |net: u8| {
@@ -187,7 +187,7 @@ fn connections(to: SocketAddr, first: First, count: usize) -> io::Result<()> {
     (0..count).try_for_each(|_| first.closes(lives::connect(&listener, None)?))
 }
 
-/// One that the client closes by shutdown() when the server has.
+/// A connection that the client closes by shutdown() when the server has.
 fn shut_down(to: SocketAddr) -> io::Result<()> {
     let Pair { mut client, server } = lives::connect(&lives::listen(to)?, None)?;
     drop(server);

@@ -19,7 +19,7 @@ pub struct Tally {
     pub passed: usize,
     /// Not so.
     pub failed: usize,
-    /// They did not run, or compared nothing.
+    /// Tests that did not run, or compared nothing.
     pub skipped: usize,
     /// What was asked for.
     pub arguments: Arguments,

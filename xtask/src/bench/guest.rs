@@ -38,7 +38,7 @@ const MARK: &str = "@cost ";
 pub struct OfGuest {
     /// `uname -r`
     pub release: String,
-    /// Its processors were emulated.
+    /// The guest's processors were emulated.
     pub emulated: bool,
     /// Births alone: tcplife first, then twtrace by backend.
     pub costs: Vec<Cost>,

@@ -57,9 +57,9 @@ pub struct Count {
 /// What an eBPF program has cost so far.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Program {
-    /// Its id.
+    /// Id of the program.
     pub id: u64,
-    /// Its name, as far as the kernel keeps it.
+    /// Name of the program, as far as the kernel keeps it.
     pub name: String,
     /// Nanoseconds that it ran.
     pub run_ns: u64,

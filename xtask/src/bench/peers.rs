@@ -33,7 +33,7 @@ pub struct Peer {
     /// What the tables call it.
     pub name: String,
     how: How,
-    /// It is ready if its programs have been the same for so long.
+    /// The peer is ready if its programs have been the same for so long.
     settled: Duration,
 }
 
@@ -52,7 +52,7 @@ enum How {
 
 /// Whom there is to measure, and whom not, with the reason.
 pub struct Peers {
-    /// Those that there are: nothing first, then twtrace, then the others.
+    /// Peers that there are: nothing first, then twtrace, then the others.
     pub all: Vec<Peer>,
     /// Names and reasons.
     pub missing: Vec<(String, String)>,

@@ -16,7 +16,7 @@ const COLOURS: [&str; 4] = ["#0072b2", "#d55e00", "#009e73", "#cc79a7"];
 pub struct Series {
     /// What it shows.
     pub name: &'static str,
-    /// Its points, the first number greater than 0.
+    /// The curve's points, the first number greater than 0.
     pub points: Vec<(f64, f64)>,
 }
 

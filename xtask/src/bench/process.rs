@@ -25,7 +25,7 @@ impl Process {
         fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))
     }
 
-    /// Its first child.
+    /// The process's first child.
     pub fn child(self) -> Option<Self> {
         let children = self.read(&format!("task/{}/children", self.0)).ok()?;
         children.split_whitespace().next()?.parse().ok().map(Self)

@@ -75,9 +75,9 @@ fn qemu(accel: Accel, vmlinuz: &Path, append: &str) -> Command {
 pub struct Boot<'a> {
     /// The kernel's series.
     pub series: &'a str,
-    /// Its image.
+    /// Image of the kernel.
     pub vmlinuz: &'a Path,
-    /// Its file system.
+    /// File system.
     pub initramfs: &'a Path,
     /// What it runs on.
     pub accel: Accel,
@@ -123,11 +123,11 @@ pub fn tail(log: &Path) -> Vec<String> {
 /// How QEMU came to its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Ended {
-    /// It exited.
+    /// The guest exited.
     Itself,
-    /// It exited with an error.
+    /// The guest exited with an error.
     Error,
-    /// It was killed when the time was up.
+    /// The guest was killed when the time was up.
     TimedOut,
 }
 

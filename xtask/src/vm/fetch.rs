@@ -78,7 +78,7 @@ impl Role {
         }
     }
 
-    /// Its name on the command line.
+    /// The suite's name on the command line.
     pub fn name(&self) -> &str {
         match self {
             Self::Oldest => "oldest",
@@ -108,15 +108,15 @@ enum Choice {
 /// A kernel to boot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Kernel {
-    /// Its series: `6.1`.
+    /// Series: `6.1`.
     pub series: String,
-    /// Its packages.
+    /// Packages.
     pub packages: Vec<PathBuf>,
 }
 
 /// What came of looking for kernels.
 pub struct Fetched {
-    /// Those that are here, oldest first, each once; and those that could not be fetched, with the reason.
+    /// Kernels that are here, oldest first, each once; and those that could not be fetched, with the reason.
     pub kernels: Vec<(String, Result<Kernel>)>,
     /// What is neither cached nor on the mirror, in a sentence each.
     pub missing: Vec<String>,

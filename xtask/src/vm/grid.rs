@@ -10,11 +10,11 @@ pub const BACKENDS: [&str; 3] = ["fentry", "kprobe", "tracepoint"];
 /// What became of a test on a kernel and backend.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Mark {
-    /// It passed, at this attempt.
+    /// The test passed, at this attempt.
     Passed(u32),
-    /// It failed, or the guest did before it could say.
+    /// The test failed, or the guest did before it could say.
     Failed,
-    /// It was skipped, and why.
+    /// The test was skipped, and why.
     Skipped(String),
     /// Nothing was said of it.
     Absent,

@@ -25,7 +25,7 @@ const COMPRESSIONS: [(&str, &str, &str); 3] =
 pub struct Bootable {
     /// The image.
     pub vmlinuz: PathBuf,
-    /// Its modules, in the order to load them: (name, file).
+    /// Modules, in the order to load them: (name, file).
     pub modules: Vec<(String, PathBuf)>,
 }
 

@@ -16,7 +16,7 @@ pub enum Outcome {
     Passed,
     /// Not as it should.
     Failed,
-    /// It did not run, for a reason.
+    /// The test did not run, for a reason.
     Skipped,
 }
 
@@ -69,7 +69,7 @@ pub enum Line {
     Verified(Verified),
     /// `@done {...}`
     Done(Done),
-    /// It was meant to be one of them.
+    /// The line was meant to be a verdict.
     Garbled,
 }
 

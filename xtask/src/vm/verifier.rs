@@ -24,7 +24,7 @@ const DEEPEST: u32 = 480;
 pub struct Verified {
     /// The backend that it was set up for.
     pub backend: String,
-    /// Its name.
+    /// Name of the program.
     pub program: String,
     /// What it took.
     #[serde(flatten)]

@@ -59,7 +59,7 @@ pub const BUCKETS: Story = Story {
     sources: &["net/ipv4/inet_timewait_sock.c: inet_twsk_alloc", "net/ipv4/proc.c: sockstat_seq_show"],
 };
 
-/// They take memory that counts.
+/// TIME_WAITs take memory that counts.
 pub const MEMORY: Story = Story {
     id: "cost.memory",
     title: "Minisocks take a part of the memory that counts",
@@ -91,7 +91,7 @@ pub const FIN_WAIT2: Story = Story {
     sources: &["net/ipv4/tcp.c: __tcp_close", "net/ipv4/tcp_input.c: tcp_rcv_state_process, case TCP_FIN_WAIT1"],
 };
 
-/// They do no harm.
+/// TIME_WAITs do no harm.
 pub const HARMLESS: Story = Story {
     id: "cost.harmless",
     title: "These TIME_WAITs are harmless",

@@ -115,7 +115,7 @@ fn home(facts: &Facts, pid: u32) -> Option<&Namespace> {
     facts.namespaces.iter().find(|namespace| namespace.inhabitants.contains(&pid))
 }
 
-/// Those whose limit is known and meant seriously, the nearest to it first.
+/// Processes whose limit is known and meant seriously, the nearest to it first.
 fn nearest(facts: &Facts) -> Vec<(&Process, u64)> {
     let limited = |process| Some((process, limit(&facts.machine.census, process)?));
     let mut processes: Vec<(&Process, u64)> =

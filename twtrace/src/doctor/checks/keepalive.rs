@@ -72,8 +72,8 @@ fn is_stuck(namespace: &Namespace, stream: &Stream<'_>) -> bool {
     })
 }
 
-/// Its connections carry so much that a handshake more or less is nothing: they are used again already, or what is sent
-/// is large. Those that are open now are rather the long ones, so what the whole namespace sends has to agree. A trace tells
+/// True of a stream whose connections carry so much that a handshake more or less is nothing: they are used again already, or
+/// what is sent is large. Those that are open now are rather the long ones, so what the whole namespace sends has to agree. A trace tells
 /// of the very connections that ended.
 fn carries_much(facts: &Facts, namespace: &Namespace, stream: &Stream<'_>) -> bool {
     let much = |bytes: Option<f64>| bytes.is_some_and(|bytes| bytes >= MUCH_BYTES);
@@ -97,7 +97,7 @@ fn crowd(namespace: &Namespace, stream: &Stream<'_>) -> Option<Peers> {
     is_crowd.then_some(peers)
 }
 
-/// The same rate is as bad, whoever closes: what its TIME_WAITs would take of the buckets, and of the ports if a client is
+/// How bad a rate is, whoever closes: what its TIME_WAITs would take of the buckets, and of the ports if a client is
 /// here.
 fn severity(namespace: &Namespace, per_s: f64, is_opened: bool) -> Severity {
     let ports = if is_opened { namespace.available() as f64 } else { f64::INFINITY };

@@ -54,7 +54,7 @@ pub fn check(facts: &Facts, namespace: &Namespace) -> Vec<Finding> {
     findings
 }
 
-/// Those whose queue is the nearest to its limit first.
+/// Listeners whose queue is the nearest to its limit first.
 fn fullest(namespace: &Namespace) -> Vec<&Listener> {
     let mut listeners: Vec<&Listener> = namespace.sockets.listeners.iter().collect();
     let share = |it: &Listener| f64::from(it.queue) / (f64::from(it.limit) + 1.0);
@@ -69,7 +69,7 @@ fn place(listener: &Listener) -> SocketAddr {
     (listener.address, listener.port).into()
 }
 
-/// Its name, and whose it is.
+/// The listener's name, and whose it is.
 fn name(facts: &Facts, listener: &Listener) -> String {
     match facts.machine.owner(listener.inode) {
         Some(owner) => format!("{} of {owner}", place(listener)),

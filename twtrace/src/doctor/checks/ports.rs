@@ -282,7 +282,7 @@ fn range(namespace: &Namespace) -> String {
     format!("{} {}", namespace.range.start(), namespace.range.end())
 }
 
-/// The same as evidence.
+/// The range as evidence.
 fn range_set(namespace: &Namespace) -> Evidence {
     Evidence::new("ip_local_port_range", range(namespace), "", "/proc/sys/net/ipv4/ip_local_port_range")
 }

@@ -12,7 +12,7 @@ use crate::{
 /// From this share of births without timestamps on it is a warning.
 const MANY: f64 = 0.1;
 
-/// It would help and is off.
+/// Reuse would help and is off.
 pub const WOULD_HELP: Story = Story {
     id: "reuse.would-help",
     title: "tcp_tw_reuse would free ports here, and is off for them",

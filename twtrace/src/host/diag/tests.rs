@@ -140,7 +140,7 @@ proptest! {
         let _ = read(&bytes);
     }
 
-    /// The same behind headers that are right, one behind the other, the last cut short.
+    /// Random bytes behind headers that are right, one behind the other, the last cut short.
     #[test]
     fn any_messages_are_read(
         kinds in prop::collection::vec((prop::sample::select(vec![2u16, 3, 20, 21]), 0u16..64), 1..5),

@@ -57,9 +57,9 @@ impl Module {
 /// An `upstream` block.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Upstream {
-    /// Its name.
+    /// Name of the upstream.
     pub name: String,
-    /// Its servers' addresses, as they are written.
+    /// The servers' addresses, as they are written.
     pub servers: Vec<String>,
     /// `keepalive`: idle connections that each worker keeps.
     pub keepalive: Option<u64>,
@@ -78,7 +78,7 @@ pub struct Pass {
     pub module: Module,
     /// To what: the name of an upstream, or `HOST:PORT`; as it is written, without scheme and path.
     pub to: String,
-    /// Its place: `location /api`, or `server` in stream.
+    /// Place of the pass: `location /api`, or `server` in stream.
     pub place: String,
     /// `proxy_http_version`.
     pub http_version: Option<String>,
@@ -104,16 +104,16 @@ pub struct Config {
     pub upstreams: Vec<Upstream>,
     /// Places that pass requests on.
     pub passes: Vec<Pass>,
-    /// The other direction.
+    /// What is accepted.
     pub accepting: Accepting,
 }
 
 /// How sure it is that a place passes to a destination.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Fit {
-    /// Its port fits, and its host is a name that was not resolved.
+    /// The port fits, and its host is a name that was not resolved.
     Port,
-    /// Its address is that of the destination.
+    /// The address is that of the destination.
     Address,
 }
 

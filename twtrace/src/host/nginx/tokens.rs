@@ -11,7 +11,7 @@ const MOST: usize = 1 << 16;
 /// A directive with its block, if it has one.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Directive {
-    /// Its name.
+    /// Name of the directive.
     pub name: String,
     /// The words behind the name.
     pub arguments: Vec<String>,

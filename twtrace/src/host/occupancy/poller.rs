@@ -17,7 +17,7 @@ use crate::model::{occupancy::Occupancy, wanted::Wanted};
 const REST: u32 = 50;
 /// After how long a look ends, and the next goes on with the next namespace: what was found is shown, the thread rests.
 const BUDGET: Duration = Duration::from_millis(20);
-/// The same for the first look, for which the run waits: see `Feed::begin`.
+/// How long the thread is waited for at the first look, for which the run waits: see `Feed::begin`.
 const FIRST: Duration = Duration::from_secs(1);
 /// The most ids that wait for an answer.
 const MOST: usize = 4096;
@@ -71,7 +71,7 @@ impl Poller {
         Self::spawn_for(host, Wanted::default())
     }
 
-    /// The same for a run with filters.
+    /// A poller for a run with filters.
     ///
     /// # Errors
     /// If there can be no thread.

@@ -18,7 +18,7 @@ use crate::host::{
 pub struct Fresh {
     /// How many: a sample, for those that live shorter than a look takes are missed.
     pub sockets: u64,
-    /// It holds a socket that listens too, so they may be connections that it accepted.
+    /// The process holds a socket that listens too, so they may be connections that it accepted.
     pub listens: bool,
 }
 
@@ -66,7 +66,7 @@ mod tests {
     use super::*;
     use crate::host::netns::Netns;
 
-    /// Its own process is the one that gets new sockets, here and in no other namespace.
+    /// This test's own process is the one that gets new sockets, here and in no other namespace.
     #[test]
     fn who_gets_new_sockets_is_seen() {
         let host = Host::default();

@@ -65,7 +65,7 @@ impl Noted {
         port.held = true;
     }
 
-    /// It is a service's.
+    /// Forgets a port that is a service's.
     pub(super) fn forget(&mut self, port: u16) {
         if let Some(taken) = self.0.get_mut(usize::from(port)) {
             *taken = Taken::default();

@@ -13,7 +13,7 @@ const LONGEST: usize = 4096;
 /// What becomes of a line at boot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fate {
-    /// It sets.
+    /// The line sets.
     Sets,
     /// A later line sets the same again, or a line without a pattern does.
     Overruled,

@@ -36,7 +36,7 @@ pub struct Scenario {
     pub needs: &'static [Capability],
     /// How many helper processes it needs.
     pub hands: usize,
-    /// It needs a second namespace. All are made before the first scenario begins: the number of one that is gone may be
+    /// The scenario needs a second namespace. All are made before the first scenario begins: the number of one that is gone may be
     /// given to the next that is made.
     pub twin: bool,
     /// What it makes before the tracer is attached.
@@ -63,7 +63,7 @@ const fn quick(
     Scenario { name, shows, slow: false, needs, hands: 0, twin: false, before: None, play: Play::Beside(play) }
 }
 
-/// One that needs another process.
+/// A scenario that needs another process.
 const fn with_hand(name: &'static str, shows: &'static str, play: fn(&mut Stage<'_>) -> Outcome) -> Scenario {
     Scenario { hands: 1, ..quick(name, shows, OWNED, play) }
 }

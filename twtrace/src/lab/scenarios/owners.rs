@@ -101,7 +101,7 @@ fn elsewhere(netns: &Netns, work: impl FnOnce(&mut Stage<'_>) -> io::Result<()> 
     })
 }
 
-/// The same connection in two namespaces: two lives, and the end of one is not the other's.
+/// One connection in two namespaces: two lives, and the end of one is not the other's.
 pub fn two_namespaces(stage: &mut Stage<'_>) -> Outcome {
     let make = |stage: &mut Stage<'_>, ends: bool| -> io::Result<()> {
         let listener = lives::listen(([127, 0, 0, 1], 7000).into())?;

@@ -164,7 +164,7 @@ pub(super) fn recycled(stage: &mut Stage<'_>, listener: &TcpListener, family: Fa
     Ok(())
 }
 
-/// The same when nobody listens any more: the minisock answers the SYN with an ACK, and the peer's RST ends it.
+/// A SYN when nobody listens any more: the minisock answers the SYN with an ACK, and the peer's RST ends it.
 pub fn recycle_no_listener(stage: &mut Stage<'_>) -> Outcome {
     lives::sysctl("tcp_rfc1337", "0")?;
     let listener = stage.listen(Family::V4)?;

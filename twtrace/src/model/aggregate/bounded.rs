@@ -30,7 +30,7 @@ impl<K: Hash + Eq, V> Bounded<K, V> {
         Self { rows: IndexMap::default(), most: most.max(1), hand: 0, evicted: 0 }
     }
 
-    /// The same with the addresses for all rows taken at once: the kernel gives a page of it when a row comes there. A large
+    /// An empty table with the addresses for all rows taken at once: the kernel gives a page of it when a row comes there. A large
     /// table that grows by copying leaves half of itself behind in the heap.
     #[must_use]
     pub fn reserved(most: usize) -> Self {

@@ -111,9 +111,9 @@ impl Destination {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reuse {
-    /// It is on for it, and the peer negotiates timestamps.
+    /// Reuse is on for it, and the peer negotiates timestamps.
     On,
-    /// It is off for it, and would help.
+    /// Reuse is off for it, and would help.
     Off,
     /// The peer does not negotiate timestamps: it cannot.
     NoTimestamps,
@@ -166,7 +166,7 @@ pub struct DestinationRow {
     /// Seconds until no port is left, at the present rate: 0 if none is left, null in JSON for never and for not known, which
     /// `forecast` tells apart.
     pub exhausted_in_s: Option<Forecast>,
-    /// The same in a word: `full`, `filling` or `steady`; `None` if not known.
+    /// The forecast in a word: `full`, `filling` or `steady`; `None` if not known.
     pub forecast: Option<&'static str>,
     /// Births refused.
     pub refused: u64,

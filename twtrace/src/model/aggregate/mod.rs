@@ -137,7 +137,7 @@ impl Aggregates {
         Self::new(Limits { ports: 0, destinations: 0, owners: 0 })
     }
 
-    /// The same for a run with filters. Events have passed them; what looks at sockets show has to as well.
+    /// The tables of a run with filters. Events have passed them; what looks at sockets show has to as well.
     #[must_use]
     pub fn wanting(self, wanted: Wanted) -> Self {
         Self { wanted, ..self }

@@ -13,7 +13,7 @@ const TARGETS: usize = 32;
 /// A process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Process {
-    /// Its id in the initial pid namespace.
+    /// Process id in the initial pid namespace.
     pub pid: u32,
     /// The name of the thread that closed.
     pub comm: Comm,
@@ -93,7 +93,7 @@ pub struct OwnerRow<W> {
 /// A process in a row.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ProcessName {
-    /// Its id in the initial pid namespace.
+    /// Process id in the initial pid namespace.
     pub pid: u32,
     /// The name of the thread that closed.
     pub comm: String,

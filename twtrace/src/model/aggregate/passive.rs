@@ -44,7 +44,7 @@ mod tests {
     const LOCAL: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1));
     const PEER: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 2));
 
-    /// One that this side closed first.
+    /// A connection that this side closed first.
     fn born() -> Event {
         let life = Life {
             id: Some(1),

@@ -48,7 +48,7 @@ pub struct Port {
     pub refused: u64,
     /// Connections of known role that this side closed first, and those that the peer did.
     pub first: (u64, u64),
-    /// Those that the peer closed first are counted.
+    /// Connections that the peer closed first are counted.
     counts_passive: bool,
     /// Lives by cause, at [`place`].
     pub lives: [Times; CAUSES],
@@ -172,7 +172,7 @@ impl Died {
         self.0.iter().sum()
     }
 
-    /// Those of these causes.
+    /// Ends of these causes.
     #[must_use]
     pub fn of(&self, causes: &[Cause]) -> u64 {
         causes.iter().map(|&cause| self.0[place(cause)]).sum()

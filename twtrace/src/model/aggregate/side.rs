@@ -7,9 +7,9 @@ use crate::model::event::Role;
 /// Which side of a connection this host is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Side {
-    /// It called connect().
+    /// This host called connect().
     Client,
-    /// It accepted.
+    /// This host accepted.
     Server,
 }
 

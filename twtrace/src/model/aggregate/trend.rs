@@ -44,9 +44,9 @@ pub struct Trend {
 /// What comes of a destination's ports at the present rate.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Forecast {
-    /// They do not run out.
+    /// Ports do not run out.
     Steady,
-    /// They run out in so many seconds.
+    /// Ports run out in so many seconds.
     In(f64),
     /// None is left.
     Exhausted,

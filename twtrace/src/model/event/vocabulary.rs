@@ -21,7 +21,7 @@ vocabulary! {
         DataReset = raw::cause::DATA_RESET, "data_reset";
         /// SOCK_DESTROY (`ss -K`) or bpf_sock_destroy.
         Killed = raw::cause::KILLED, "killed";
-        /// Its network namespace went away.
+        /// The minisock's network namespace went away.
         Netns = raw::cause::NETNS, "netns";
         /// A TPROXY redirect of a SYN.
         Tproxy = raw::cause::TPROXY, "tproxy";
@@ -70,7 +70,7 @@ vocabulary! {
 vocabulary! {
     /// Why a connect() could not take over a minisock.
     Denial {
-        /// Its connection had no TCP timestamps.
+        /// The minisock's connection had no TCP timestamps.
         NoTimestamps = raw::denial::NO_TIMESTAMPS, "no_timestamps";
         /// tcp_tw_reuse would have it, a little later.
         TooYoung = raw::denial::TOO_YOUNG, "too_young";

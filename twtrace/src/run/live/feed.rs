@@ -90,7 +90,7 @@ impl Feed {
         Ok(())
     }
 
-    /// The same, if the last time is a while ago: intervals may be long, and entries are evicted meanwhile.
+    /// Tells passive closes, if the last time is a while ago: intervals may be long, and entries are evicted meanwhile.
     pub(super) fn passive_if_due(&mut self, hub: &mut Hub, tracer: &mut Tracer) -> Result<(), BpfError> {
         if self.passive_read.elapsed() < PASSIVE_EVERY { Ok(()) } else { self.passive(hub, tracer) }
     }

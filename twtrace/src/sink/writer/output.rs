@@ -132,7 +132,7 @@ impl Descriptor {
     }
 }
 
-/// The same pipe or terminal, opened once more, so that no write waits, even if somebody else takes the room first. Setting
+/// A pipe or terminal, opened once more, so that no write waits, even if somebody else takes the room first. Setting
 /// O_NONBLOCK on the descriptor itself would change it for all who share it: the shell, and whoever else writes there.
 fn opened_again(file: &File) -> io::Result<File> {
     let flags = OFlags::NONBLOCK | OFlags::NOCTTY;

@@ -66,19 +66,19 @@ pub struct Fact {
 pub enum What {
     /// A minisock was born.
     Born { substate: Substate, known: Known, timeout_ms: RangeInclusive<u32> },
-    /// It became a TIME_WAIT; `stamped`: by a FIN with a timestamp.
+    /// The minisock became a TIME_WAIT; `stamped`: by a FIN with a timestamp.
     Turned { stamped: bool },
-    /// Its timer was armed anew; not `sure`: it was armed so shortly before that sock_diag shows no difference.
+    /// The timer was armed anew; not `sure`: it was armed so shortly before that sock_diag shows no difference.
     Rearmed { sure: bool },
-    /// It ended.
+    /// The minisock ended.
     Died {
         cause: Cause,
         /// When its timer was due, nanoseconds of `CLOCK_MONOTONIC`: from then on nobody outside can know which came first.
         due_ns: u64,
     },
-    /// It was not made: the kernel counted an overflow.
+    /// The minisock was not made: the kernel counted an overflow.
     Refused,
-    /// It was not made, for the connection was aborted when its FIN was acknowledged: data after close().
+    /// The minisock was not made, for the connection was aborted when its FIN was acknowledged: data after close().
     Aborted,
 }
 

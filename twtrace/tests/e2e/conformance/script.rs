@@ -186,7 +186,7 @@ impl Script {
         Self { climate, family, side, how, stamps: true, before: vec![Step::Close, FIN], after: Vec::new() }
     }
 
-    /// The same with one step or one oddity less: what a failure is made smaller with.
+    /// This script with one step or one oddity less: what a failure is made smaller with.
     pub fn smaller(&self) -> Vec<Self> {
         let mut found = Vec::new();
         for index in 0..self.before.len() {

@@ -147,7 +147,7 @@ pub struct Packet {
     pub window: u16,
     /// Timestamp, and the echo of one.
     pub stamp: Option<(u32, u32)>,
-    /// It has the signature of RFC 2385. One that is read is not checked.
+    /// The segment has the signature of RFC 2385. One that is read is not checked.
     pub signed: bool,
     /// Bytes of payload.
     pub data: u16,

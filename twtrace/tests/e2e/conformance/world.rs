@@ -66,7 +66,7 @@ pub struct Life {
     old: Vec<TcpStream>,
     last: Look,
     known: Known,
-    /// Its connection took over a minisock.
+    /// The connection took over a minisock.
     heir: bool,
 }
 

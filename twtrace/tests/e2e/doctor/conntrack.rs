@@ -109,7 +109,7 @@ mod nf {
 const BATCH: u64 = 64;
 
 impl Table {
-    /// That of the calling thread's namespace.
+    /// The table of the calling thread's namespace.
     fn open() -> io::Result<Self> {
         let protocol = Protocol::from(libc::NETLINK_NETFILTER);
         let socket = Socket::new(Domain::from(libc::AF_NETLINK), Type::RAW, Some(protocol))?;

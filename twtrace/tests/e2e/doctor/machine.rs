@@ -174,7 +174,7 @@ impl Holder {
 }
 
 impl Holder {
-    /// Its id.
+    /// The process's id.
     pub fn pid(&self) -> u32 {
         self.child.id()
     }

@@ -89,7 +89,7 @@ pub fn doctor_nginx() -> Outcome {
     well.finding(&netns).map_or(Ok(()), |finding| Err(format!("it is still found: {finding}")))
 }
 
-/// It keeps connections already, and closes each after ten requests: that limit is named, and none of the lines that are
+/// An nginx that keeps connections already, and closes each after ten requests: that limit is named, and none of the lines that are
 /// there.
 pub fn doctor_nginx_limits() -> Outcome {
     let netns = new()?;

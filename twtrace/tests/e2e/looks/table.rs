@@ -57,7 +57,7 @@ impl Lives {
         Ok(all)
     }
 
-    /// Those that the filters let through: of the test's namespace, whatever else goes on.
+    /// Lives that the filters let through: of the test's namespace, whatever else goes on.
     pub(super) fn ours(&self) -> Result<Vec<(u64, Alive)>, String> {
         Ok(self.all()?.into_iter().filter(|(_, life)| life.state & alive::MATCHED != 0).collect())
     }

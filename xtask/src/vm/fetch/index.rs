@@ -10,7 +10,7 @@ const REALTIME: &str = "-rt";
 
 /// What a package's name begins with that has, or may have, the image in it.
 pub const IMAGES: [&str; 2] = ["linux-image-", "linux-binary-"];
-/// The same of all packages of a kernel. Some have all in one, some the image apart, some the modules as well.
+/// Names of all packages of a kernel. Some have all in one, some the image apart, some the modules as well.
 pub const PREFIXES: [&str; 3] = ["linux-image-", "linux-binary-", "linux-modules-"];
 
 /// The packages that there are.

@@ -2,7 +2,7 @@
 
 use crate::doctor::{finding::Story, severity::rule};
 
-/// It is full.
+/// The table is full.
 pub const FULL: Story = Story {
     id: "conntrack.full",
     title: "The table of tracked connections is full: new connections are dropped",
@@ -31,7 +31,7 @@ pub const FULL: Story = Story {
     ],
 };
 
-/// It becomes full.
+/// The table becomes full.
 pub const FILLING: Story = Story {
     id: "conntrack.filling",
     title: "The table of tracked connections is nearly full",

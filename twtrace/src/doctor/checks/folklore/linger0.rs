@@ -138,7 +138,7 @@ fn one(machine: &Machine, namespace: &Namespace) -> Option<Finding> {
     Some(shown(finding))
 }
 
-/// Those who were seen to open connections, the busiest first. New sockets of who listens are taken for accepted ones, but
+/// Processes that were seen to open connections, the busiest first. New sockets of who listens are taken for accepted ones, but
 /// for proxies.
 fn openers<'a>(machine: &'a Machine, namespace: &Namespace) -> Vec<(Owner<'a>, u64)> {
     let opener = |(pid, fresh): (&u32, &Fresh)| {

@@ -34,7 +34,7 @@ impl Line<'_> {
         format!("{}:{}", self.setting.file.display(), self.setting.line)
     }
 
-    /// It decides what is set at boot.
+    /// True of the line that decides what is set at boot.
     pub fn sets(&self) -> bool {
         self.fate == Fate::Sets
     }
@@ -56,7 +56,7 @@ impl Line<'_> {
         by + but
     }
 
-    /// It as it stands in its file.
+    /// The line as it stands in its file.
     pub fn evidence(&self) -> Evidence {
         Evidence::new(cut(&self.setting.key), cut(self.written()), "", self.place() + &self.but())
     }
@@ -133,7 +133,7 @@ impl<'a> Rule<'a> {
         format!("ipv4/{}", self.name)
     }
 
-    /// Its value in a namespace, if that is judged and bad.
+    /// The sysctl's value in a namespace, if that is judged and bad.
     fn bad(&self, namespace: &Namespace, is_bad: &impl Fn(Option<&Namespace>, i64) -> bool) -> Option<i64> {
         let value = i64::try_from(namespace.sysctl(&self.path())?).ok()?;
         (self.lives && is_bad(Some(namespace), value)).then_some(value)

@@ -13,7 +13,7 @@ fn only(fixture: Fixture) -> Finding {
     findings.into_iter().next().unwrap()
 }
 
-/// Its id, how bad it is, and what it says.
+/// The finding's id, how bad it is, and what it says.
 fn told(fixture: Fixture) -> (String, Severity, String) {
     let Finding { id, severity, sentence, .. } = only(fixture);
     (id, severity, sentence)

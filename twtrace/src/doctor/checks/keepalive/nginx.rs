@@ -198,7 +198,7 @@ fn of(case: &Case<'_>, nginx: &Nginx, pass: &Pass) -> Vec<String> {
     steps
 }
 
-/// It keeps connections, and closes them by itself: which limits are there.
+/// What to do where nginx keeps connections, and closes them by itself: which limits are there.
 fn limits(case: &Case<'_>, nginx: &Nginx, upstream: &Upstream, kept: u64, steps: &mut Vec<String>) {
     let Upstream { name, requests, time, timeout, .. } = upstream;
     if kept < case.pool {

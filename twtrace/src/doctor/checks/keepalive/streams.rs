@@ -101,7 +101,7 @@ impl Stream<'_> {
     }
 }
 
-/// Those with the highest rate first. The two ends of a connection within this namespace are one stream.
+/// Streams, those with the highest rate first. The two ends of a connection within this namespace are one stream.
 pub(super) fn streams(namespace: &Namespace) -> Vec<Stream<'_>> {
     let sockets = &namespace.sockets;
     let opens = namespace.opens_per_s();

@@ -32,7 +32,7 @@ pub enum Unset {
     Of(&'static [u32]),
     /// net.core.somaxconn, read when it begins to listen.
     Somaxconn,
-    /// That of another setting of its own.
+    /// The default of another setting of its own.
     Setting(&'static str),
 }
 

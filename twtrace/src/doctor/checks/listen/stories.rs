@@ -125,7 +125,7 @@ pub const LOW_BACKLOG: Story = Story {
     sources: &["net/socket.c: __sys_listen", "net/ipv4/af_inet.c: inet_listen"],
 };
 
-/// They keep up.
+/// Listeners keep up.
 pub const ROOM: Story = Story {
     id: "listen.room",
     title: "The listeners keep up",

@@ -30,7 +30,7 @@ pub const EXHAUSTED: Story = Story {
     sources: &["net/ipv4/inet_hashtables.c: __inet_hash_connect, __inet_check_established", "RFC 6056"],
 };
 
-/// They become few.
+/// Ports become few.
 pub const FILLING: Story = Story {
     id: "ports.filling",
     title: "More than half of the ports towards a destination are held",

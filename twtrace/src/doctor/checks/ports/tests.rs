@@ -15,7 +15,7 @@ fn waiting(held: u64, young: u64) -> Ends {
     Ends { time_wait: held, in_range: held, young, recent: young, last_left_ms: 60_000, ..Ends::default() }
 }
 
-/// The same place on loopback.
+/// A destination on loopback.
 fn loopback() -> Destination {
     Destination { laddr: [127, 0, 0, 1].into(), raddr: [127, 0, 0, 1].into(), rport: 443 }
 }
