@@ -41,6 +41,7 @@ macro_rules! for_each_field {
             NET_INUM, 4, required, "net.ns.inum";
             NET_LIVE, 4, optional, "net.ns.__ns_ref|net.ns.count|net.count";
             NET_TW_REUSE, 0, optional, "net.ipv4.sysctl_tcp_tw_reuse";
+            NET_FIN_TIMEOUT, 4, optional, "net.ipv4.sysctl_tcp_fin_timeout";
             NET_DEATH_ROW, 0, optional, "net.ipv4.tcp_death_row";
             SK_PROTOCOL, 2, required, "sock.sk_protocol";
             SK_MARK, 4, optional, "sock.sk_mark";

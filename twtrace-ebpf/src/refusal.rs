@@ -30,6 +30,8 @@ use crate::{
 
 /// In place of a state of include/net/tcp_states.h, which end at 13: the socket got no minisock.
 const REFUSED: u8 = u8::MAX;
+/// TCP_TIMEWAIT_LEN of include/net/tcp.h, seconds.
+const TIME_WAIT_S: i64 = 60;
 
 /// `struct inet_timewait_sock *inet_twsk_alloc(const struct sock *sk, struct inet_timewait_death_row *dr, const int
 /// state)`; the result follows the arguments.
@@ -106,7 +108,10 @@ pub fn at_close(ctx: &impl EbpfContext, sk: Typed, was_closing: bool, born: bool
             Close::Either if buckets(sk).are_full() && !never_lingers(sk) => {
                 refused(sk, substate::FIN_WAIT2);
             }
-            Close::Either | Close::Other => {}
+            Close::Timer if buckets(sk).are_full() && outlasts_time_wait(sk) => {
+                refused(sk, substate::FIN_WAIT2);
+            }
+            Close::Either | Close::Timer | Close::Other => {}
         },
         _ => {}
     }
@@ -117,6 +122,21 @@ pub fn at_close(ctx: &impl EbpfContext, sk: Typed, was_closing: bool, born: bool
 #[inline(always)]
 fn never_lingers(sk: Typed) -> bool {
     Raw(sk.address()).get::<i32>(&knobs::TP_LINGER2).unwrap_or(0) < 0
+}
+
+/// True of a socket in FIN_WAIT2 whose timer, when it runs out, makes a minisock for the rest of its time. One that is to
+/// wait no longer than a TIME_WAIT is aborted instead. Such a socket became no minisock when its FIN was acknowledged, because
+/// the same segment carried a FIN, which then did not count, or a system call had the socket (`tcp_rcv_state_process`,
+/// net/ipv4/tcp_input.c; `tcp_keepalive_timer`, net/ipv4/tcp_timer.c). A retransmission timeout above 17 s would lengthen the
+/// wait (`tcp_fin_time`); there is none where the FIN was just acknowledged.
+#[inline(always)]
+fn outlasts_time_wait(sk: Typed) -> bool {
+    let linger2 = Raw(sk.address()).get::<i32>(&knobs::TP_LINGER2).unwrap_or(0);
+    let wait = match linger2 {
+        0 => sk.behind::<i32>(&knobs::SKC_NET, &knobs::NET_FIN_TIMEOUT).unwrap_or(0),
+        own => own,
+    };
+    i64::from(wait) > TIME_WAIT_S * i64::from(knobs::HZ.load())
 }
 
 /// Minisocks of a namespace and their limit. No Option: verifiers before 6.5 refuse the copies of undefined registers that

@@ -87,6 +87,8 @@ pub enum Close {
     TimeWait(u8),
     /// `tcp_time_wait` or an abort: the function above `tcp_done` calls both ways.
     Either,
+    /// `tcp_time_wait` or an abort, by the timer of a socket that nobody has open.
+    Timer,
     /// An abort, a RST, a timeout.
     Other,
 }
@@ -114,7 +116,7 @@ pub fn close_of_socket(ctx: &impl EbpfContext, was_closing: bool) -> Close {
     } else if holds(knob!(FUNCTIONS.rcv_state_process), caller) {
         if was_closing { Close::TimeWait(substate::TIME_WAIT) } else { Close::Either }
     } else if holds(knob!(FUNCTIONS.keepalive), caller) {
-        Close::Either
+        Close::Timer
     } else {
         Close::Other
     }

@@ -219,7 +219,7 @@ fn first_sentences_stand_alone() {
                 let (before, Some(said)) = (comment(pair.0), comment(pair.1)) else { continue };
                 let hangs =
                     |word: &&str| said.strip_prefix(*word).is_some_and(|rest| !rest.starts_with(char::is_alphanumeric));
-                if before.is_none() && HANGING.iter().any(|word| hangs(word)) {
+                if before.is_none() && HANGING.iter().any(hangs) {
                     hanging.push(format!("{}:{}: {said}", file.display(), number + 1));
                 }
             }
