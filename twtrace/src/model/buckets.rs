@@ -1,10 +1,10 @@
 //! How full `tcp_max_tw_buckets` is, and where: each network namespace has a limit and a count of its own. Pure;
 //! `host::buckets` looks.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// The namespace whose buckets are the fullest: the JSON field `buckets` of `tick`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Buckets {
     /// Inode number of the network namespace.
     pub netns: u32,

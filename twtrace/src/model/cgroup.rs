@@ -1,7 +1,9 @@
 //! What the path of a cgroup tells of who lives in it.
 
+use serde::{Deserialize, Serialize};
+
 /// Where a cgroup is, and what its container is called.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Named {
     /// Below the root of the cgroup tree, as in /proc/PID/cgroup.
     pub path: String,

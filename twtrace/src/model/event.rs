@@ -6,14 +6,25 @@ mod vocabulary;
 
 use std::{borrow::Cow, fmt, net::IpAddr};
 
+use serde::{Deserialize, Serialize};
+
 use super::{holder::Holder, name};
 pub use vocabulary::{Call, Cause, Denial, Kind, Refusal, Role, Substate};
 
 /// A task's command name: bytes up to the first NUL, as the kernel keeps them.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Comm(pub [u8; twtrace_common::COMM_LEN]);
 
 impl Comm {
+    /// The name of a task as a text has it, at most 15 bytes; `None`: it is too long.
+    #[must_use]
+    pub fn named(text: &str) -> Option<Self> {
+        let mut bytes = [0; twtrace_common::COMM_LEN];
+        // The last byte of a name is always NUL.
+        bytes[..twtrace_common::COMM_LEN - 1].get_mut(..text.len())?.copy_from_slice(text.as_bytes());
+        Some(Self(bytes))
+    }
+
     /// The name as [`name::text`], which may hold what steers a terminal: not for the eye.
     #[must_use]
     pub fn name(&self) -> Cow<'_, str> {
@@ -28,7 +39,7 @@ impl fmt::Debug for Comm {
 }
 
 /// A task, as it was when it acted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Task {
     /// Thread group id, in the initial pid namespace.
     pub pid: u32,
@@ -38,7 +49,7 @@ pub struct Task {
 
 /// The task that ran the transition into FIN_WAIT1, the author of a TIME_WAIT; or the caller of a connect(), bind() or
 /// listen() that failed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Closer {
     /// The task.
     pub task: Task,
@@ -47,7 +58,7 @@ pub struct Closer {
 }
 
 /// Which minisock, and whose.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Life {
     /// Stable for that minisock within a run; `None` if its birth was not seen and it was not seeded.
     pub id: Option<u64>,
@@ -66,7 +77,7 @@ pub struct Life {
 }
 
 /// A connection's two ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Tuple {
     /// Local address.
     pub laddr: IpAddr,
@@ -93,7 +104,7 @@ impl Tuple {
 }
 
 /// What a birth or a refusal tells of the connection before it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Connection {
     /// Who called connect(); `None` for accepted connections and those opened before twtrace.
     pub opener: Option<Task>,
@@ -115,7 +126,7 @@ pub struct Connection {
 }
 
 /// What the event adds to the life.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Detail {
     /// A minisock was born.
     Born {
@@ -181,7 +192,7 @@ pub enum Detail {
 }
 
 /// One thing that happened to one minisock.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Event {
     /// When, nanoseconds of `CLOCK_MONOTONIC`.
     pub mono_ns: u64,

@@ -1,6 +1,8 @@
 //! All that a run can tell. Whoever shows, keeps or adds up a run listens to these and to nothing else, so that one that was
 //! written down can be told again.
 
+use serde::{Deserialize, Serialize};
+
 use super::{
     buckets::Buckets,
     cgroup::Named,
@@ -12,7 +14,7 @@ use super::{
 };
 
 /// One thing that a run tells. Times are nanoseconds of `CLOCK_MONOTONIC`.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[expect(
     clippy::large_enum_variant,
     reason = "events come by the million: a box for each would cost more than it saves"
@@ -71,7 +73,7 @@ pub enum Happening {
 }
 
 /// How things stand in the middle of a run.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Tick {
     /// The counters since the start.
     pub totals: Totals,
@@ -104,7 +106,7 @@ words! {
 }
 
 /// What was lost.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lost {
     /// Where.
     pub place: Loss,

@@ -2,6 +2,8 @@
 
 use std::{fmt, net::IpAddr};
 
+use serde::{Deserialize, Serialize};
+
 use super::{
     event::{Task, Tuple},
     name::is_hidden,
@@ -21,7 +23,7 @@ vocabulary! {
 }
 
 /// Who has a port, as it was a moment after the call failed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Holder {
     /// What it is.
     pub by: HeldBy,

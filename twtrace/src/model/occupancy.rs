@@ -7,8 +7,10 @@ use std::{
     ops::RangeInclusive,
 };
 
+use serde::{Deserialize, Serialize};
+
 /// One look at the sockets of some network namespaces: with many of them, each look is at a few.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Occupancy {
     /// When it began, nanoseconds of `CLOCK_MONOTONIC`.
     pub at_ns: u64,
@@ -37,7 +39,7 @@ impl Occupancy {
 }
 
 /// One network namespace: its limits, and who holds what of its ports.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Namespace {
     /// `net.ipv4.ip_local_port_range`, in which connect() looks for a port. `IP_LOCAL_PORT_RANGE` of a single socket
     /// lies within it.
@@ -51,12 +53,13 @@ pub struct Namespace {
     /// Ports that somebody listens on, in the range or not.
     pub listeners: BTreeSet<u16>,
     /// Ports of the range that are held by this host's own connections.
+    #[serde(with = "pairs")]
     pub held: HashMap<Destination, Held>,
 }
 
 /// Towards what a port is taken: the kernel gives the same port out again for another remote end or local address.
 /// v4-mapped addresses are IPv4 here.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Destination {
     /// Local address.
     pub laddr: IpAddr,
@@ -67,7 +70,7 @@ pub struct Destination {
 }
 
 /// Ports held towards one destination by full sockets. Minisocks are not among them: events tell of those.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Held {
     /// By connections in ESTABLISHED.
     pub established: u32,
@@ -102,7 +105,7 @@ pub fn choosable(range: &RangeInclusive<u16>, reserved: &[RangeInclusive<u16>], 
 }
 
 /// Connections whose remote end closed first, so that this host has no TIME_WAIT of them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Passive {
     /// Which connections.
     pub service: Service,
@@ -111,7 +114,7 @@ pub struct Passive {
 }
 
 /// What connections are for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Service {
     /// This host opened them.
     Opened {
@@ -125,6 +128,28 @@ pub enum Service {
         /// The connections' local port.
         port: u16,
     },
+}
+
+/// A map as a list of its entries, in order: keys of JSON objects can only be strings.
+mod pairs {
+    use std::{collections::HashMap, hash::Hash};
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub fn serialize<K: Serialize + Ord, V: Serialize, S: Serializer>(
+        map: &HashMap<K, V>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        let mut entries: Vec<(&K, &V)> = map.iter().collect();
+        entries.sort_unstable_by(|a, b| a.0.cmp(b.0));
+        serializer.collect_seq(entries)
+    }
+
+    pub fn deserialize<'de, K: Deserialize<'de> + Eq + Hash, V: Deserialize<'de>, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<HashMap<K, V>, D::Error> {
+        Ok(Vec::<(K, V)>::deserialize(deserializer)?.into_iter().collect())
+    }
 }
 
 #[cfg(test)]

@@ -2,8 +2,10 @@
 
 use std::borrow::Cow;
 
+use serde::{Deserialize, Serialize};
+
 /// What a program has cost since it was loaded.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Runs {
     /// Name of the program.
     pub name: Cow<'static, str>,
@@ -35,7 +37,7 @@ pub struct Reading {
 }
 
 /// What twtrace costs, of the time since the reading before.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Own {
     /// Length of the interval, nanoseconds.
     pub interval_ns: u64,

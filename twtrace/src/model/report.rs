@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, collections::BTreeMap};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{
     event::{Cause, Denial, Refusal},
@@ -13,7 +13,7 @@ use super::{
 };
 
 /// What one capability got.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CapabilityReport {
     /// What serves it; `None` if it is not offered.
     pub backend: Option<Backend>,
@@ -22,7 +22,7 @@ pub struct CapabilityReport {
 }
 
 /// The first thing said.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Start {
     /// `uname -r`, for the reader; nothing is decided by it.
     pub kernel: String,
@@ -43,7 +43,7 @@ pub struct Start {
 }
 
 /// Events that the kernel ran no program for, because it was running on that CPU, and that no second program made up for.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Missed {
     /// How many; `None`: this kernel does not count them for all programs.
     pub runs: Option<u64>,
@@ -52,7 +52,7 @@ pub struct Missed {
 }
 
 /// The counters of the eBPF programs, added up over all CPUs, after the filters.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Totals {
     /// TIME_WAIT minisocks born.
     pub born_time_wait: u64,
@@ -131,7 +131,7 @@ words! {
 }
 
 /// One of the kernel's own counters, compared with twtrace's.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reconciled {
     /// The kernel's name for it, e.g. `TcpExt.TW+TWKilled`.
     pub counter: Counter,
@@ -146,7 +146,7 @@ pub struct Reconciled {
 }
 
 /// The last thing said.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Summary {
     /// The counters.
     pub totals: Totals,

@@ -30,6 +30,16 @@ macro_rules! words {
     };
 }
 
+/// A value of [`vocabulary`] as it is written.
+#[derive(serde::Deserialize)]
+#[serde(untagged)]
+pub(super) enum Written {
+    /// What has no word.
+    Integer(u8),
+    /// The word.
+    Word(String),
+}
+
 /// Defines an enumeration of the boundary: its integers, its JSON words, and a home for integers that are not known.
 macro_rules! vocabulary {
     ($(#[$meta:meta])* $name:ident { $($(#[$vmeta:meta])* $variant:ident = $value:expr, $word:literal;)* }) => {
@@ -85,11 +95,23 @@ macro_rules! vocabulary {
             }
         }
 
+        /// The word, or the integer of what has none: so that nothing is lost on the way to a file and back.
         impl serde::Serialize for $name {
             fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
                 match self {
-                    Self::Unknown(_) => serializer.serialize_none(),
+                    Self::Unknown(value) => serializer.serialize_u8(*value),
                     known => serializer.serialize_str(known.word()),
+                }
+            }
+        }
+
+        impl<'de> serde::Deserialize<'de> for $name {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                match <$crate::model::words::Written as serde::Deserialize>::deserialize(deserializer)? {
+                    $crate::model::words::Written::Integer(value) => Ok(Self::from_raw(value)),
+                    $crate::model::words::Written::Word(word) => Self::from_word(&word).ok_or_else(|| {
+                        serde::de::Error::custom(format_args!("'{word}' is no word of {}", stringify!($name)))
+                    }),
                 }
             }
         }

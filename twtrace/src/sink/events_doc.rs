@@ -1,4 +1,4 @@
-//! docs/events.md, written from fields.rs.
+//! docs/events.md, written from the tables of fields.
 
 use std::fmt::Write;
 
@@ -12,7 +12,7 @@ use crate::show::trouble::NAMES;
 #[must_use]
 pub fn render() -> String {
     let mut doc = format!(
-        "<!-- Written by `cargo xtask docs` from twtrace/src/sink/fields.rs; change it there. -->\n\n\
+        "<!-- Written by `cargo xtask docs` from twtrace/src/model/fields; change it there. -->\n\n\
          # JSON lines\n\n\
          `twtrace run --format json` writes one object per line, each of version {VERSION}. The fields of a line are\n\
          always there, in this order. A field that was not read is `null`, never absent and never 0. Words in the column\n\
@@ -54,7 +54,7 @@ fn table<'a>(doc: &mut String, fields: impl Iterator<Item = &'a Field>) {
 
 /// A row for each field, and below it one for each field of the objects in it.
 fn rows<'a>(doc: &mut String, prefix: &str, fields: impl Iterator<Item = &'a Field>) {
-    for Field { name, shape, unit, meaning, null } in fields {
+    for Field { name, shape, unit, meaning, null, .. } in fields {
         let (shape, inner, suffix) = match shape {
             Shape::Integer => ("integer", None, ""),
             Shape::Number => ("number", None, ""),

@@ -1,8 +1,9 @@
-//! JSON lines: one object per line, every field always there, `null` where the kernel did not say. fields.rs describes
-//! each field; a test holds the two against each other.
+//! JSON lines: one object per line, every field always there, `null` where the kernel did not say. Events are written by the
+//! tables of [`fields`], which describe every line; a test holds the other lines against them.
 
-use std::{borrow::Cow, net::IpAddr};
+use std::borrow::Cow;
 
+use jiff::Timestamp;
 use serde::{Serialize, Serializer, ser::SerializeMap};
 
 use super::{
@@ -15,15 +16,13 @@ use crate::{
     model::{
         aggregate::{Aggregates, rate::thousandths},
         buckets::Buckets,
-        event::{
-            Call, Cause, Closer, Comm, Connection, Denial, Detail, Event, Kind, Life, Refusal, Role, Substate, Task,
-        },
+        event::{Cause, Denial, Event, Kind, Refusal},
+        fields,
         happening::{Lost, Tick},
-        holder::{HeldBy, Holder},
         report::{Reconciled, Start, Summary, Totals},
         trouble::Trouble,
     },
-    show::{Clock, clock::Stamp, escape, human::plain},
+    show::{Clock, clock::Stamp, escape},
 };
 
 /// Version of the lines: the field `v`. Adding a field keeps it; changing the meaning of one raises it.
@@ -58,9 +57,12 @@ impl JsonSink {
     }
 
     fn line(&mut self, kind: &'static str, mono_ns: u64, body: impl Serialize) {
-        let line = Line { v: VERSION, kind, ts: Stamp(self.clock.wall(mono_ns)), mono_ns, body };
+        self.put(&Line { v: VERSION, kind, ts: Stamp(self.clock.wall(mono_ns)), mono_ns, body });
+    }
+
+    fn put(&mut self, line: &impl Serialize) {
         let begin = self.lines.len();
-        match escape::to_writer(&mut self.lines, &line) {
+        match escape::to_writer(&mut self.lines, line) {
             Ok(()) => self.lines.push(b'\n'),
             // Memory takes whatever is written to it, and every key is a string, so this does not happen. Should it
             // ever, half a line is worse than none.
@@ -75,38 +77,8 @@ impl Observer for JsonSink {
     }
 
     fn event(&mut self, event: &Event) {
-        let Event { mono_ns, ref life, ref detail, .. } = *event;
-        let socket = Socket::of(life);
-        let kind = event.kind().word();
-        match *detail {
-            Detail::Born { timeout_ms, connection } => {
-                self.line(kind, mono_ns, Born { socket, birth: Birth::of(life, timeout_ms, connection) });
-            }
-            Detail::Turned { after_ns } => self.line(kind, mono_ns, Turned { socket, after_ns }),
-            Detail::Rearmed { timeout_ms } => self.line(kind, mono_ns, Rearmed { socket, timeout_ms }),
-            Detail::Died { cause, life_ns, taker } => {
-                let Life { substate, preexisting, .. } = *life;
-                let (taker, owner) = (Taker::of(taker), Owner::of(life));
-                self.line(kind, mono_ns, Died { socket, substate, cause, life_ns, preexisting, taker, owner });
-            }
-            Detail::Refused { reason, used, limit, connection } => {
-                let birth = Birth::of(life, None, connection);
-                self.line(kind, mono_ns, Refused { socket, birth, reason, used, limit });
-            }
-            Detail::NoPort { took_ns, holder } => {
-                let (owner, held) = (Owner::of(life), Held::of(holder));
-                self.line(kind, mono_ns, NoPort { socket, owner, took_ns, held });
-            }
-            Detail::ReuseDenied { reason, count, took_ns } => {
-                let owner = Owner::of(life);
-                self.line(kind, mono_ns, ReuseDenied { socket, owner, took_ns, reason, count });
-            }
-            Detail::NoBind { call, holder } => {
-                // There is no other end.
-                let socket = Socket { raddr: None, rport: None, ..socket };
-                let (owner, held) = (Owner::of(life), Held::of(holder));
-                self.line(kind, mono_ns, NoBind { socket, owner, call, held });
-            }
+        if let Some(table) = fields::Line::of(event.kind()) {
+            self.put(&EventLine { at: self.clock.wall(event.mono_ns), table, event });
         }
     }
 
@@ -163,203 +135,27 @@ pub(crate) struct Line<B> {
     pub body: B,
 }
 
-/// What every line about a minisock has.
-#[derive(Serialize)]
-struct Socket {
-    id: Option<u64>,
-    netns: Option<u32>,
-    family: Option<u8>,
-    laddr: Option<IpAddr>,
-    lport: Option<u16>,
-    raddr: Option<IpAddr>,
-    rport: Option<u16>,
+/// An event, as the table of its line has it.
+struct EventLine<'a> {
+    at: Timestamp,
+    table: &'static fields::Line,
+    event: &'a Event,
 }
 
-impl Socket {
-    fn of(life: &Life) -> Self {
-        let Life { id, netns, tuple, .. } = *life;
-        Self {
-            id,
-            netns,
-            family: tuple.map(|tuple| tuple.family()),
-            laddr: tuple.map(|tuple| tuple.laddr),
-            lport: tuple.and_then(|tuple| tuple.port()),
-            raddr: tuple.map(|tuple| tuple.raddr),
-            rport: tuple.map(|tuple| tuple.rport),
+impl Serialize for EventLine<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry("v", &VERSION)?;
+        map.serialize_entry("type", self.table.kind)?;
+        map.serialize_entry("ts", &Stamp(self.at))?;
+        map.serialize_entry("mono_ns", &self.event.mono_ns)?;
+        for field in self.table.fields() {
+            if let Some(access) = field.of {
+                map.serialize_entry(field.name, &(access.get)(self.event))?;
+            }
         }
+        map.end()
     }
-}
-
-/// Whose connection it was, or was to be.
-#[derive(Serialize)]
-struct Owner {
-    role: Option<Role>,
-    pid: Option<u32>,
-    comm: Option<Word>,
-    cgroup_id: Option<u64>,
-}
-
-impl Owner {
-    fn of(life: &Life) -> Self {
-        let Life { role, closer, .. } = *life;
-        let (pid, comm) = task(closer.map(|Closer { task, .. }| task));
-        Self { role, pid, comm, cgroup_id: closer.map(|closer| closer.cgroup_id) }
-    }
-}
-
-/// What births and refusals share.
-#[derive(Serialize)]
-struct Birth {
-    substate: Option<Substate>,
-    timeout_ms: Option<u32>,
-    #[serde(flatten)]
-    owner: Owner,
-    opener_pid: Option<u32>,
-    opener_comm: Option<Word>,
-    conn_ns: Option<u64>,
-    connect_ns: Option<u64>,
-    timestamps: Option<bool>,
-    bytes_in: Option<u64>,
-    bytes_out: Option<u64>,
-    srtt_us: Option<u32>,
-    mark: Option<u32>,
-}
-
-impl Birth {
-    fn of(life: &Life, timeout_ms: Option<u32>, connection: Connection) -> Self {
-        let Connection { opener, conn_ns, connect_ns, timestamps, bytes_in, bytes_out, srtt_us, mark } = connection;
-        let (opener_pid, opener_comm) = task(opener);
-        Self {
-            substate: life.substate,
-            timeout_ms,
-            owner: Owner::of(life),
-            opener_pid,
-            opener_comm,
-            conn_ns,
-            connect_ns,
-            timestamps,
-            bytes_in,
-            bytes_out,
-            srtt_us,
-            mark,
-        }
-    }
-}
-
-#[derive(Serialize)]
-struct Born {
-    #[serde(flatten)]
-    socket: Socket,
-    #[serde(flatten)]
-    birth: Birth,
-}
-
-#[derive(Serialize)]
-struct Turned {
-    #[serde(flatten)]
-    socket: Socket,
-    after_ns: Option<u64>,
-}
-
-#[derive(Serialize)]
-struct Rearmed {
-    #[serde(flatten)]
-    socket: Socket,
-    timeout_ms: Option<u32>,
-}
-
-#[derive(Serialize)]
-struct Died {
-    #[serde(flatten)]
-    socket: Socket,
-    substate: Option<Substate>,
-    cause: Cause,
-    life_ns: Option<u64>,
-    preexisting: Option<bool>,
-    #[serde(flatten)]
-    taker: Taker,
-    #[serde(flatten)]
-    owner: Owner,
-}
-
-#[derive(Serialize)]
-struct Taker {
-    taker_pid: Option<u32>,
-    taker_comm: Option<Word>,
-}
-
-impl Taker {
-    fn of(taker: Option<Task>) -> Self {
-        let (taker_pid, taker_comm) = task(taker);
-        Self { taker_pid, taker_comm }
-    }
-}
-
-#[derive(Serialize)]
-struct Refused {
-    #[serde(flatten)]
-    socket: Socket,
-    #[serde(flatten)]
-    birth: Birth,
-    reason: Refusal,
-    used: Option<u32>,
-    limit: Option<u32>,
-}
-
-#[derive(Serialize)]
-struct NoPort {
-    #[serde(flatten)]
-    socket: Socket,
-    #[serde(flatten)]
-    owner: Owner,
-    took_ns: Option<u64>,
-    #[serde(flatten)]
-    held: Held,
-}
-
-#[derive(Serialize)]
-struct NoBind {
-    #[serde(flatten)]
-    socket: Socket,
-    #[serde(flatten)]
-    owner: Owner,
-    call: Call,
-    #[serde(flatten)]
-    held: Held,
-}
-
-/// Who has the port.
-#[derive(Serialize)]
-struct Held {
-    held_by: Option<HeldBy>,
-    holder_pid: Option<u32>,
-    holder_comm: Option<Word>,
-    held_ms: Option<u64>,
-    expires_in_ms: Option<u64>,
-}
-
-impl Held {
-    fn of(holder: Option<Holder>) -> Self {
-        let (holder_pid, holder_comm) = task(holder.and_then(|holder| holder.task));
-        Self {
-            held_by: holder.map(|holder| holder.by),
-            holder_pid,
-            holder_comm,
-            held_ms: holder.and_then(|holder| holder.held_ms),
-            expires_in_ms: holder.and_then(|holder| holder.expires_in_ms),
-        }
-    }
-}
-
-#[derive(Serialize)]
-struct ReuseDenied {
-    #[serde(flatten)]
-    socket: Socket,
-    #[serde(flatten)]
-    owner: Owner,
-    took_ns: Option<u64>,
-    reason: Denial,
-    count: u32,
 }
 
 #[derive(Serialize)]
@@ -477,23 +273,7 @@ fn as_map<K: Serialize, S: Serializer>(counts: &[(K, u64)], serializer: S) -> Re
     serializer.collect_map(counts.iter().map(|(key, count)| (key, count)))
 }
 
-/// A command name, copied only if it is no UTF-8.
-struct Word(Comm);
-
-impl Serialize for Word {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match plain(&self.0) {
-            Some(name) => serializer.serialize_str(name),
-            None => serializer.serialize_str(&self.0.name()),
-        }
-    }
-}
-
-fn task(task: Option<Task>) -> (Option<u32>, Option<Word>) {
-    (task.map(|task| task.pid), task.map(|task| Word(task.comm)))
-}
-
-/// Every value of the field `type`, in the order of fields.rs.
+/// Every value of the field `type`, in the order of the tables.
 #[must_use]
 pub fn types() -> Vec<&'static str> {
     ["start"].into_iter().chain(Kind::ALL.iter().map(|kind| kind.word())).chain(["lost", "tick", "summary"]).collect()

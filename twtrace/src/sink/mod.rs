@@ -17,7 +17,6 @@ use crate::{
 
 pub mod by;
 pub mod events_doc;
-pub mod fields;
 pub mod format;
 pub mod json;
 pub mod notes;
@@ -26,6 +25,7 @@ pub mod remarks;
 pub mod text;
 pub mod writer;
 
+pub use crate::model::fields;
 pub use json::JsonSink;
 pub use text::TextSink;
 pub use writer::{Batch, Writer};

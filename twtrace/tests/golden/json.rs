@@ -14,7 +14,7 @@ use twtrace::model::{
 use twtrace::sink::{
     JsonSink, Lines as _, Observer as _,
     by::{Group, Reporter},
-    fields::{Field, LINES, Shape},
+    fields::{self, Field, LINES, Shape},
     json,
 };
 
@@ -148,6 +148,47 @@ fn lines_are_as_their_tables_say() {
             // It has no other end.
             let is_none = field.null == Some("always") || matches!(this, ("no_bind", "raddr" | "rport"));
             assert!(is_none || not_null.contains(&this), "{this:?} is always null");
+        }
+    }
+}
+
+/// What is read out of a line writes that line again.
+#[test]
+fn an_event_can_be_read_back() {
+    for text in events().iter().flat_map(|(_, lines)| lines.lines()) {
+        let line: Value = serde_json::from_str(text).unwrap();
+        let event = fields::read(&line).unwrap().unwrap();
+        assert_eq!(shown(|sink| sink.event(&event)).trim_end(), text);
+    }
+    for text in reports().lines().chain(tables().lines()) {
+        assert_eq!(fields::read(&serde_json::from_str(text).unwrap()), Ok(None), "{text}");
+    }
+}
+
+/// A line with a field of another type, without one, or with one too many is none.
+#[test]
+fn what_is_no_event_is_not_read() {
+    for text in events().iter().flat_map(|(_, lines)| lines.lines()) {
+        let line: Value = serde_json::from_str(text).unwrap();
+        let table = LINES.iter().find(|table| line["type"] == table.kind).unwrap();
+        for field in table.fields().filter(|field| field.of.is_some()) {
+            let mut without = line.clone();
+            without.as_object_mut().unwrap().remove(field.name);
+            assert!(fields::read(&without).is_err(), "{} is not missed: {text}", field.name);
+            for odd in [serde_json::json!([]), serde_json::json!(-1), serde_json::json!("no such word, and too long")] {
+                let mut changed = line.clone();
+                changed[field.name] = odd;
+                assert!(fields::read(&changed).is_err(), "{changed}");
+            }
+        }
+        let mut more = line.clone();
+        more["more"] = Value::Null;
+        assert!(fields::read(&more).is_err(), "{more}");
+        // Half of a task is none.
+        if line["pid"].is_u64() {
+            let mut half = line.clone();
+            half["comm"] = Value::Null;
+            assert!(fields::read(&half).is_err(), "{half}");
         }
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! After a wanted change: `INSTA_UPDATE=always cargo test -p twtrace --test golden`, then read the difference in git.
 
+mod again;
 mod cli;
 mod doctor;
 mod fixture;

@@ -12,7 +12,7 @@ use twtrace::{
         aggregate::Aggregates,
         cgroup::Named,
         event::Event,
-        happening::{Lost, Tick},
+        happening::{Happening, Lost, Tick},
         report::{Start, Summary},
     },
     show::Clock,
@@ -32,10 +32,10 @@ use twtrace::{
 use crate::{fixture, stream};
 
 /// A screen without a terminal: the state, fed as the real screen feeds it, and the tables that it shows.
-struct Rig(State, Aggregates);
+pub struct Rig(pub State, pub Aggregates);
 
 impl Rig {
-    fn new(size: (u16, u16)) -> Self {
+    pub fn new(size: (u16, u16)) -> Self {
         Self::with(size, |_| {})
     }
 
@@ -56,11 +56,16 @@ impl Rig {
         rig
     }
 
+    /// Tells the screen what happened; the tables have been told.
+    pub fn happening(&mut self, happening: &Happening, tables: &Aggregates) {
+        Told(&mut self.0).happening(happening, tables);
+    }
+
     fn play(&mut self, seconds: u64) {
         stream::play(&mut self.1, &mut Told(&mut self.0), seconds);
     }
 
-    fn press(&mut self, keys: &str) -> Vec<Effect> {
+    pub fn press(&mut self, keys: &str) -> Vec<Effect> {
         keys.chars().filter_map(|c| self.key(Key::Char(c))).collect()
     }
 
@@ -81,7 +86,7 @@ impl Rig {
     }
 
     /// The screen as lines.
-    fn screen(&self) -> String {
+    pub fn screen(&self) -> String {
         let buffer = self.buffer();
         let width = usize::from(buffer.area.width);
         let lines = buffer.content.chunks(width).map(|cells| {

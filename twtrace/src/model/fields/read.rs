@@ -1,0 +1,58 @@
+//! From a line back to its event.
+
+use serde_json::Value as Json;
+
+use super::Line;
+use crate::model::event::{Call, Cause, Connection, Denial, Detail, Event, Kind, Life, Refusal};
+
+/// Reads an event out of a line, which must have all fields of its type and no others. What it says must be all that the event
+/// says: half of a task or of a connection is none.
+///
+/// # Errors
+/// What is wrong with the line. One that is no event is `None`.
+pub fn read(line: &Json) -> Result<Option<Event>, String> {
+    let kind = line["type"].as_str().ok_or("a line without a type")?;
+    let Some(kind) = Kind::from_word(kind) else { return Ok(None) };
+    let table = Line::of(kind).ok_or("a type without a table")?;
+    let object = line.as_object().ok_or("not an object")?;
+    let fields = || table.fields().filter_map(|field| Some((field.name, field.of?)));
+    if let Some(field) = table.fields().find(|field| !object.contains_key(field.name)) {
+        return Err(format!("there is no {}", field.name));
+    }
+    if let Some(odd) = object.keys().find(|key| table.fields().all(|field| field.name != key.as_str())) {
+        return Err(format!("a {} has no {odd}", table.kind));
+    }
+    let mono_ns = line["mono_ns"].as_u64().ok_or("mono_ns is no number")?;
+    let mut event = empty(kind, mono_ns);
+    for (name, access) in fields() {
+        let value = &line[name];
+        if !value.is_null() && (access.set)(&mut event, value).is_none() {
+            return Err(format!("{name} cannot be {value}"));
+        }
+    }
+    // Each value has found its place if it comes back from there.
+    for (name, access) in fields() {
+        let known = serde_json::to_value((access.get)(&event)).map_err(|error| error.to_string())?;
+        if known != line[name] {
+            return Err(format!("{name} is {}, which the rest of the line does not fit", line[name]));
+        }
+    }
+    Ok(Some(event))
+}
+
+/// An event of which nothing is known.
+fn empty(kind: Kind, mono_ns: u64) -> Event {
+    let connection = Connection::default();
+    let detail = match kind {
+        Kind::Turned => Detail::Turned { after_ns: None },
+        Kind::Rearmed => Detail::Rearmed { timeout_ms: None },
+        Kind::Died => Detail::Died { cause: Cause::Unknown(0), life_ns: None, taker: None },
+        Kind::Refused => Detail::Refused { reason: Refusal::Unknown(0), used: None, limit: None, connection },
+        Kind::NoPort => Detail::NoPort { took_ns: None, holder: None },
+        Kind::ReuseDenied => Detail::ReuseDenied { reason: Denial::Unknown(0), count: 0, took_ns: None },
+        Kind::NoBind => Detail::NoBind { call: Call::Unknown(0), holder: None },
+        Kind::Born | Kind::Unknown(_) => Detail::Born { timeout_ms: None, connection },
+    };
+    let life = Life { id: None, netns: None, tuple: None, substate: None, role: None, closer: None, preexisting: None };
+    Event { mono_ns, life, detail, self_test: false }
+}
