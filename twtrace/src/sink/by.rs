@@ -6,7 +6,10 @@ use serde::Serialize;
 
 use crate::{
     model::{
-        aggregate::{Aggregates, CgroupName, DestinationRow, OwnerRow, PortRow, ProcessName},
+        aggregate::{
+            Aggregates, CgroupName, DestinationRow, OwnerRow, PortRow, ProcessName,
+            other::{OtherDestinations, OtherOwners, OtherPorts},
+        },
         buckets::Buckets,
         happening::Tick,
     },
@@ -56,39 +59,67 @@ pub struct Reporter {
 #[derive(Debug, Serialize)]
 pub struct By {
     /// By service port.
-    pub ports: Option<Part<PortRow>>,
+    pub ports: Option<Part<PortRow, OtherPorts>>,
     /// By destination.
-    pub destinations: Option<Part<DestinationRow>>,
+    pub destinations: Option<Part<DestinationRow, OtherDestinations>>,
     /// Open connections that are not in the destinations' rows.
     pub connections_left_out: Option<u64>,
     /// By process that closed.
-    pub processes: Option<Part<OwnerRow<ProcessName>>>,
+    pub processes: Option<Part<OwnerRow<ProcessName>, OtherOwners>>,
     /// By cgroup of it.
-    pub cgroups: Option<Part<OwnerRow<CgroupName>>>,
+    pub cgroups: Option<Part<OwnerRow<CgroupName>, OtherOwners>>,
 }
 
 /// The first rows of a table.
 #[derive(Debug, Serialize)]
-pub struct Part<R> {
+pub struct Part<R, O> {
     /// As they are sorted: the largest first.
     pub rows: Vec<R>,
     /// How many rows there are.
     pub total: usize,
     /// How many had to go, because the table was full.
     pub evicted: u64,
+    /// What those held.
+    pub other: Option<O>,
 }
 
-impl<R: Row> Part<R> {
-    fn of(mut rows: Vec<R>, top: usize, evicted: u64) -> Self {
+impl<R: Row, O: Held> Part<R, O> {
+    fn of(mut rows: Vec<R>, top: usize, evicted: u64, other: Option<O>) -> Self {
         let total = rows.len();
         R::sort(&mut rows, R::SORTED_BY, true);
         rows.truncate(top);
-        Self { rows, total, evicted }
+        Self { rows, total, evicted, other }
     }
 
     fn text(&self) -> String {
         let evicted = if self.evicted > 0 { format!(", {} evicted", self.evicted) } else { String::new() };
-        format!("{}: {} of {}{evicted}\n{}", R::NAME, self.rows.len(), self.total, table(&self.rows))
+        let other = self.other.as_ref().map_or_else(String::new, |other| format!("other: {}\n", other.said()));
+        format!("{}: {} of {}{evicted}\n{}{other}", R::NAME, self.rows.len(), self.total, table(&self.rows))
+    }
+}
+
+/// What evicted rows held, in words.
+pub trait Held {
+    /// The counts, in the order of their columns.
+    fn said(&self) -> String;
+}
+
+impl Held for OtherPorts {
+    fn said(&self) -> String {
+        format!("{} live, {} born, {} died, {} refused", self.live, self.born, self.died.all(), self.refused)
+    }
+}
+
+impl Held for OtherDestinations {
+    fn said(&self) -> String {
+        let Self { time_wait, born, refused, no_port, passive, .. } = self;
+        format!("{time_wait} live, {born} born, {refused} refused, {no_port} no port, {passive} passive")
+    }
+}
+
+impl Held for OtherOwners {
+    fn said(&self) -> String {
+        format!("{} live, {} born, {} refused, {} no port", self.live, self.born, self.refused, self.no_port)
     }
 }
 
@@ -96,15 +127,16 @@ impl Reporter {
     /// The tables as they are.
     #[must_use]
     pub fn report(&self, all: &Aggregates) -> By {
-        let (top, evicted) = (self.top, all.evicted());
+        let (top, evicted, others) = (self.top, all.evicted(), all.others());
         let wants = |group| self.groups.contains(&group);
         By {
-            ports: wants(Group::Port).then(|| Part::of(all.port_rows(), top, evicted.ports)),
+            ports: wants(Group::Port).then(|| Part::of(all.port_rows(), top, evicted.ports, others.ports)),
             destinations: wants(Group::Destination)
-                .then(|| Part::of(all.destination_rows(), top, evicted.destinations)),
+                .then(|| Part::of(all.destination_rows(), top, evicted.destinations, others.destinations)),
             connections_left_out: wants(Group::Destination).then(|| all.left_out()),
-            processes: wants(Group::Owner).then(|| Part::of(all.process_rows(), top, evicted.processes)),
-            cgroups: wants(Group::Owner).then(|| Part::of(all.cgroup_rows(), top, evicted.cgroups)),
+            processes: wants(Group::Owner)
+                .then(|| Part::of(all.process_rows(), top, evicted.processes, others.processes)),
+            cgroups: wants(Group::Owner).then(|| Part::of(all.cgroup_rows(), top, evicted.cgroups, others.cgroups)),
         }
     }
 

@@ -4,7 +4,7 @@ use insta::assert_snapshot;
 use jiff::tz::{Offset, TimeZone};
 use twtrace::{
     model::{
-        aggregate::Aggregates,
+        aggregate::{Aggregates, Limits},
         happening::{Loss, Lost, Tick},
         own::Own,
         report::Summary,
@@ -145,6 +145,21 @@ fn a_file_is_whole() {
     let text = shown(&mut sink);
     assert!(text.starts_with(&notes::start(&fixture::start())) && text.ends_with(&notes::summary(&summary)), "{text}");
     assert!(text.contains("twtrace: json:events.jsonl: 5 lines lost: the output was read too slowly"), "{text}");
+}
+
+/// What rows held that had to go stands below the table.
+#[test]
+fn evicted_rows_are_summed() {
+    let by = Reporter { groups: Group::ALL.to_vec(), top: 3 };
+    let mut sink = TextSink::with_tables(fixture::CLOCK, TimeZone::UTC, by);
+    let mut all = Aggregates::new(Limits { ports: 1, destinations: 1, owners: 1 });
+    stream::play(&mut all, &mut sink, 2);
+    let text = shown(&mut sink);
+    let others: Vec<_> = text.lines().filter(|line| line.starts_with("other: ")).collect();
+    assert!(
+        others.len() >= 4 && others.iter().all(|line| line.contains(" live, ") && line.contains(" born, ")),
+        "{text}"
+    );
 }
 
 #[test]

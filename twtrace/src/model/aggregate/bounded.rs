@@ -10,11 +10,25 @@ use indexmap::IndexMap;
 /// A hand goes round the rows and takes the first that was not touched since it last passed (the clock algorithm, second
 /// chance): an event touches one row, where a list in the order of touches would have it write to three.
 #[derive(Debug)]
-pub struct Bounded<K: Hash + Eq, V> {
+pub struct Bounded<K: Hash + Eq, V: Fold> {
     rows: IndexMap<K, Row<V>, RandomState>,
     most: usize,
     hand: usize,
     evicted: u64,
+    /// All that rows held when they had to go.
+    other: Option<Box<V>>,
+}
+
+/// Something whose counts can be added up.
+pub trait Fold: Default {
+    /// Adds all that a row counted that had to go.
+    fn fold(&mut self, gone: Self);
+}
+
+impl Fold for u64 {
+    fn fold(&mut self, gone: Self) {
+        *self += gone;
+    }
 }
 
 #[derive(Debug)]
@@ -23,11 +37,11 @@ struct Row<V> {
     touched: bool,
 }
 
-impl<K: Hash + Eq, V> Bounded<K, V> {
+impl<K: Hash + Eq, V: Fold> Bounded<K, V> {
     /// A table with room for `most` rows, at least one. Memory is taken as rows come.
     #[must_use]
     pub fn new(most: usize) -> Self {
-        Self { rows: IndexMap::default(), most: most.max(1), hand: 0, evicted: 0 }
+        Self { rows: IndexMap::default(), most: most.max(1), hand: 0, evicted: 0, other: None }
     }
 
     /// An empty table with the addresses for all rows taken at once: the kernel gives a page of it when a row comes there. A large
@@ -41,13 +55,18 @@ impl<K: Hash + Eq, V> Bounded<K, V> {
     /// The row of a key, made by `fresh` if it is not there, which is told whether a row had to go before: then this one
     /// may have been it.
     pub fn touch(&mut self, key: K, fresh: impl FnOnce(bool) -> V) -> &mut V {
+        self.touch_beside(key, fresh).0
+    }
+
+    /// As [`Bounded::touch`], and all that rows held when they had to go; `None`: none had to.
+    pub fn touch_beside(&mut self, key: K, fresh: impl FnOnce(bool) -> V) -> (&mut V, Option<&mut V>) {
         let place = match self.rows.get_index_of(&key) {
             Some(place) => place,
             None => self.enter(key, fresh),
         };
         let row = &mut self.rows[place];
         row.touched = true;
-        &mut row.value
+        (&mut row.value, self.other.as_deref_mut())
     }
 
     #[cold]
@@ -68,7 +87,9 @@ impl<K: Hash + Eq, V> Bounded<K, V> {
             self.hand = place + 1;
             let row = &mut self.rows[place];
             if !std::mem::take(&mut row.touched) {
-                self.rows.swap_remove_index(place);
+                if let Some((_, gone)) = self.rows.swap_remove_index(place) {
+                    self.other.get_or_insert_default().fold(gone.value);
+                }
                 self.evicted += 1;
                 return place;
             }
@@ -101,6 +122,12 @@ impl<K: Hash + Eq, V> Bounded<K, V> {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.rows.is_empty()
+    }
+
+    /// All that rows held when they had to go, so that sums over the table stay true; `None`: none had to.
+    #[must_use]
+    pub fn other(&self) -> Option<&V> {
+        self.other.as_deref()
     }
 
     /// How many rows had to go.
@@ -147,7 +174,10 @@ mod tests {
             let mut table = Bounded::new(most);
             let mut made = 0;
             for key in keys {
-                table.touch(key, |_| made += 1);
+                *table.touch(key, |_| {
+                    made += 1;
+                    0_u64
+                }) += 1;
                 prop_assert!(table.len() <= most.max(1));
             }
             prop_assert_eq!(table.len() as u64 + table.evicted(), made);

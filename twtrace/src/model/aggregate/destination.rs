@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use serde::Serialize;
 
 use super::{
+    bounded::Fold,
     rate::{Rate, thousandths},
     recent::{Recent, WINDOW_NS},
     trend::{Forecast, Ticks, Trend},
@@ -104,6 +105,20 @@ impl Destination {
     pub(super) fn is_idle(&self) -> bool {
         let failed = self.refused + self.no_port + u64::from(self.no_port_bound);
         self.in_use() == 0 && self.born.count == 0 && self.passive == 0 && failed == 0
+    }
+}
+
+impl Fold for Destination {
+    /// Ports that are held now, latencies and trends are of this row alone: they cannot be added.
+    fn fold(&mut self, gone: Self) {
+        let Self { minisocks, born, refused, passive, no_port, timestamps, no_port_bound, .. } = gone;
+        self.minisocks += minisocks;
+        self.born.fold(born);
+        self.refused += refused;
+        self.passive += passive;
+        self.no_port += no_port;
+        self.no_port_bound = self.no_port_bound.saturating_add(no_port_bound);
+        self.timestamps = (self.timestamps.0 + timestamps.0, self.timestamps.1 + timestamps.1);
     }
 }
 

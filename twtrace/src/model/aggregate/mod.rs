@@ -9,6 +9,7 @@ use serde::Serialize;
 mod bounded;
 pub mod destination;
 mod looks;
+pub mod other;
 pub mod owner;
 mod passive;
 pub mod port;
@@ -20,7 +21,7 @@ mod take;
 pub mod times;
 pub mod trend;
 
-pub use bounded::Bounded;
+pub use bounded::{Bounded, Fold};
 pub use destination::{Destination, DestinationKey, DestinationRow};
 use looks::Looks;
 pub use owner::{CgroupName, Owner, OwnerRow, Process, ProcessName, Target};
@@ -182,7 +183,9 @@ impl Aggregates {
     /// A minisock that ended unseen. Where it was is not known, so the rows of its port and destination keep it.
     pub fn over(&mut self, life: &Life) {
         self.count(life, -1);
-        self.owned(life, |owner| owner.live -= 1);
+        self.owned_beside(life, |owner, other| {
+            end(owner.partial, &mut owner.live, other.map(|other| &mut other.live));
+        });
     }
 
     /// Something happened.
@@ -219,12 +222,14 @@ impl Aggregates {
             }
             Detail::Rearmed { .. } => {}
             Detail::Died { cause, life_ns, .. } => {
-                self.count(life, -1);
-                self.owned(life, |owner| owner.live -= 1);
+                self.over(life);
                 let Some(place) = place else { return };
-                self.port(place.port).died(cause, life_ns);
-                if let Some(destination) = self.destination(place.destination) {
-                    destination.minisocks -= 1;
+                let (port, other) = self.ports.touch_beside(place.port, Port::new);
+                port.died(cause, life_ns);
+                end(port.partial, &mut port.live, other.map(|other| &mut other.live));
+                if let Some(key) = place.destination {
+                    let (row, other) = self.destinations.touch_beside(key, Destination::new);
+                    end(row.partial, &mut row.minisocks, other.map(|other| &mut other.minisocks));
                 }
             }
             Detail::Refused { ref connection, .. } => {
@@ -339,16 +344,23 @@ impl Aggregates {
 
     /// Tells the process and the cgroup that closed.
     fn owned(&mut self, life: &Life, mut tell: impl FnMut(&mut Owner)) {
+        self.owned_beside(life, |owner, _| tell(owner));
+    }
+
+    /// As [`Aggregates::owned`], with what evicted rows held.
+    fn owned_beside(&mut self, life: &Life, mut tell: impl FnMut(&mut Owner, Option<&mut Owner>)) {
         let Some(Closer { task, cgroup_id }) = life.closer else { return };
-        tell(self.processes.touch(Process { pid: task.pid, comm: task.comm }, Owner::new));
+        let (process, other) = self.processes.touch_beside(Process { pid: task.pid, comm: task.comm }, Owner::new);
+        tell(process, other);
         let new = &mut self.new_cgroups;
-        tell(self.cgroups.touch(cgroup_id, |partial| {
+        let (cgroup, other) = self.cgroups.touch_beside(cgroup_id, |partial| {
             // Without tables nobody asks.
             if cgroup_id != 0 && new.len() < NEW_CGROUPS {
                 new.push(cgroup_id);
             }
             Owner::new(partial)
-        }));
+        });
+        tell(cgroup, other);
     }
 
     /// Which rows a life belongs to.
@@ -362,6 +374,14 @@ impl Aggregates {
                 destination: Some(DestinationKey { netns, laddr, raddr, rport }),
             },
         })
+    }
+}
+
+/// Takes an ended minisock off what is alive in its row. Where it was born in a row that had to go, it is alive there.
+fn end(partial: bool, live: &mut i64, other: Option<&mut i64>) {
+    match other {
+        Some(other) if partial && *live <= 0 => *other -= 1,
+        _ => *live -= 1,
     }
 }
 

@@ -4,7 +4,12 @@ use std::net::IpAddr;
 
 use serde::Serialize;
 
-use super::{Place, bounded::Bounded, port::PortKey, rate::Rate};
+use super::{
+    Place,
+    bounded::{Bounded, Fold},
+    port::PortKey,
+    rate::Rate,
+};
 use crate::model::event::Comm;
 
 /// Destinations and ports that are kept of one owner.
@@ -67,6 +72,22 @@ impl Owner {
             no_port: self.no_port,
             partial: self.partial,
         }
+    }
+}
+
+impl Default for Owner {
+    fn default() -> Self {
+        Self::new(false)
+    }
+}
+
+impl Fold for Owner {
+    fn fold(&mut self, gone: Self) {
+        let Self { live, born, refused, no_port, targets: _, partial: _ } = gone;
+        self.live += live;
+        self.born.fold(born);
+        self.refused += refused;
+        self.no_port += no_port;
     }
 }
 

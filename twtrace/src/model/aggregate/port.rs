@@ -4,6 +4,7 @@ use serde::{Serialize, Serializer, ser::SerializeMap};
 
 use super::{
     Side,
+    bounded::Fold,
     rate::{Rate, thousandths},
     times::Times,
 };
@@ -81,8 +82,8 @@ impl Port {
         }
     }
 
+    /// An end; the caller takes it off what is alive.
     pub(super) fn died(&mut self, cause: Cause, life_ns: Option<u64>) {
-        self.live -= 1;
         self.died[place(cause)] += 1;
         if let Some(ns) = life_ns {
             self.lives[place(cause)].enter(ns);
@@ -127,6 +128,20 @@ impl Port {
         let mut reused = self.lives[place(Cause::Reused)].clone();
         reused.add(&self.lives[place(Cause::ReusedBound)]);
         reused
+    }
+}
+
+impl Fold for Port {
+    fn fold(&mut self, gone: Self) {
+        let Self { live, born, died, refused, first, counts_passive, lives, age, partial: _ } = gone;
+        self.live += live;
+        self.born.fold(born);
+        self.refused += refused;
+        self.first = (self.first.0 + first.0, self.first.1 + first.1);
+        self.counts_passive |= counts_passive;
+        self.died.iter_mut().zip(died).for_each(|(sum, count)| *sum += count);
+        self.lives.iter_mut().zip(&lives).for_each(|(all, times)| all.add(times));
+        self.age.add(&age);
     }
 }
 

@@ -22,6 +22,12 @@ impl Rate {
         self.count += 1;
     }
 
+    /// Adds the count of a row that had to go; its rate is gone with it.
+    pub fn fold(&mut self, gone: Self) {
+        self.count += gone.count;
+        self.at_tick += gone.count;
+    }
+
     /// A tick: `seconds` since the last one.
     pub fn tick(&mut self, seconds: f64) {
         if seconds > 0.0 {

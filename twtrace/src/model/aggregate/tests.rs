@@ -1,3 +1,5 @@
+mod random;
+
 use std::net::{IpAddr, Ipv4Addr};
 
 use proptest::prelude::*;
@@ -6,7 +8,7 @@ use twtrace_common::{
     record::role,
 };
 
-use super::*;
+use super::{other::Others, *};
 use crate::model::{
     event::{Call, Cause, Comm, Connection, Refusal, Role, Task},
     occupancy::{Destination as To, Held, Namespace, Passive, Service},
@@ -303,66 +305,6 @@ fn what_had_to_go_is_counted_and_its_return_is_marked() {
     assert_eq!(all.evicted(), Evicted { ports: 2, destinations: 2, processes: 0, cgroups: 0 });
     let row = &all.port_rows()[0];
     assert_eq!((row.port, row.live, row.partial), (443, 0, true));
-}
-
-/// Any event about few sockets, so that rows meet.
-fn any_event() -> impl Strategy<Value = Event> {
-    let role =
-        prop_oneof![Just(None), Just(Some(Role::Client)), Just(Some(Role::Server)), Just(Some(Role::Unknown(9)))];
-    let substate = prop_oneof![Just(None), Just(Some(Substate::TimeWait)), Just(Some(Substate::FinWait2))];
-    let detail = prop_oneof![
-        Just(Detail::Born { timeout_ms: Some(60_000), connection: connection() }),
-        any::<Option<u64>>().prop_map(|after_ns| Detail::Turned { after_ns }),
-        any::<Option<u32>>().prop_map(|timeout_ms| Detail::Rearmed { timeout_ms }),
-        (any::<u8>(), any::<Option<u64>>()).prop_map(|(cause, life_ns)| Detail::Died {
-            cause: Cause::from_raw(cause % 12),
-            life_ns,
-            taker: None
-        }),
-        Just(Detail::Refused { reason: Refusal::Buckets, used: None, limit: None, connection: connection() }),
-        Just(Detail::NoPort { took_ns: None, holder: None }),
-        Just(Detail::NoBind { call: Call::Bind, holder: None }),
-    ];
-    (role, substate, detail, 0..4_u16, 0..4_u16, any::<bool>(), any::<bool>()).prop_map(
-        |(role, substate, detail, lport, rport, has_tuple, has_closer)| {
-            let mut life = life(role, lport, rport);
-            life.substate = substate;
-            life.tuple = life.tuple.filter(|_| has_tuple);
-            life.closer = life.closer.filter(|_| has_closer);
-            event(life, detail)
-        },
-    )
-}
-
-proptest! {
-    #[test]
-    fn no_stream_breaks_the_tables(events in prop::collection::vec(any_event(), 0..200), most in 1..4_usize) {
-        let mut all = Aggregates::new(Limits { ports: most, destinations: most, owners: most });
-        for (n, event) in events.iter().enumerate() {
-            all.event(event);
-            if n % 7 == 0 {
-                all.tick(n as u64 * SECOND);
-            }
-        }
-        prop_assert!(all.port_rows().len() <= most);
-        prop_assert!(all.destination_rows().len() <= most);
-        prop_assert!(all.process_rows().len() <= most);
-        let shares = all.port_rows().into_iter().filter_map(|row| row.closes_first);
-        prop_assert!(shares.into_iter().all(|share| (0.0..=1.0).contains(&share)));
-    }
-
-    #[test]
-    fn with_room_for_all_the_rows_add_up(events in prop::collection::vec(any_event(), 0..200)) {
-        let mut all = Aggregates::default();
-        events.iter().for_each(|event| all.event(event));
-        let count = |wanted: fn(&Detail) -> bool| {
-            events.iter().filter(|event| event.life.tuple.is_some() && wanted(&event.detail)).count() as u64
-        };
-        let rows = all.port_rows();
-        prop_assert_eq!(rows.iter().map(|row| row.born).sum::<u64>(), count(|detail| matches!(detail, Detail::Born { .. })));
-        prop_assert_eq!(rows.iter().map(|row| row.died.all()).sum::<u64>(), count(|detail| matches!(detail, Detail::Died { .. })));
-        prop_assert_eq!(rows.iter().map(|row| row.refused).sum::<u64>(), count(|detail| matches!(detail, Detail::Refused { .. })));
-    }
 }
 
 #[test]

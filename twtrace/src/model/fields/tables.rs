@@ -44,21 +44,28 @@ pub(super) const BY: &[Field] = &[
     maybe("cgroups", Object(CGROUPS), "", "`--by owner`: the same by cgroup", NOT_ASKED),
 ];
 
-/// A table: its rows are `$fields`.
+/// A table: its rows are `$fields`, and what evicted ones held is `$other`.
 macro_rules! part {
-    ($fields:ident) => {
+    ($fields:ident, $other:ident) => {
         &[
             always("rows", ListOf($fields), "", "the first `--top` rows"),
             always("total", Integer, "", "how many rows there are"),
             always("evicted", Integer, "", "how many rows had to go, because the table was full"),
+            maybe(
+                "other",
+                Object($other),
+                "",
+                "what those rows held, summed: with it, sums over all rows are true",
+                "no row had to go",
+            ),
         ]
     };
 }
 
-const PORTS: &[Field] = part!(PORT);
-const DESTINATIONS: &[Field] = part!(DESTINATION);
-const PROCESSES: &[Field] = part!(PROCESS);
-const CGROUPS: &[Field] = part!(CGROUP);
+const PORTS: &[Field] = part!(PORT, OTHER_PORTS);
+const DESTINATIONS: &[Field] = part!(DESTINATION, OTHER_DESTINATIONS);
+const PROCESSES: &[Field] = part!(PROCESS, OTHER_OWNERS);
+const CGROUPS: &[Field] = part!(CGROUP, OTHER_OWNERS);
 
 const PARTIAL: Field = always(
     "partial",
@@ -205,3 +212,16 @@ const CGROUP: &[Field] = &[
     NO_PORTS,
     PARTIAL,
 ];
+
+const OTHER_PORTS: &[Field] = &[LIVE, BORN, always("died", Counts, CAUSES, "ends by cause; `?`: unknown"), REFUSED];
+
+const OTHER_DESTINATIONS: &[Field] = &[
+    always("time_wait", Integer, "ports", "held by minisocks now"),
+    BORN,
+    REFUSED,
+    NO_PORTS,
+    NO_PORTS_BOUND,
+    always("passive", Integer, "", "connections that the peer closed first"),
+];
+
+const OTHER_OWNERS: &[Field] = &[LIVE, BORN, REFUSED, NO_PORTS];
