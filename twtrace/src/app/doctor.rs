@@ -7,7 +7,9 @@ use std::{
     time::Duration,
 };
 
-use super::{internal, note};
+use anyhow::Context as _;
+
+use super::note;
 use crate::{
     cli::{
         Doctor as Asked, Format,
@@ -30,7 +32,7 @@ use crate::{
 /// The widest that text is wrapped at, and what is taken where nobody knows.
 const WIDEST: usize = 110;
 
-pub(super) fn doctor(host: &Host, asked: &Asked) -> Result<Exit, Exit> {
+pub(super) fn doctor(host: &Host, asked: &Asked) -> anyhow::Result<Exit> {
     // Whatever the trace says, it is read first: a wrong file is told at once.
     let trace = asked.with_trace.as_deref().map(read_trace).transpose()?;
     let place = match &asked.netns {
@@ -64,12 +66,12 @@ pub(super) fn doctor(host: &Host, asked: &Asked) -> Result<Exit, Exit> {
 }
 
 /// The report, and the exit code of its verdict.
-fn told(format: Format, facts: &Facts, findings: Vec<Finding>) -> Result<Exit, Exit> {
+fn told(format: Format, facts: &Facts, findings: Vec<Finding>) -> anyhow::Result<Exit> {
     let mono_ns = clock::monotonic_ns();
     let wall = Clock { offset_ns: clock::wall_offset_ns().into() }.wall(mono_ns);
     let report = Report::new(facts, findings, format!("{wall:.9}"), mono_ns);
     let mut exit = Exit::answer(match format {
-        Format::Json => report.json().map_err(|error| internal("the report", &error))? + "\n",
+        Format::Json => report.json().context("the report")? + "\n",
         Format::Text => report::text(&report, style()),
     });
     exit.code = match report.verdict.severity {

@@ -5,7 +5,8 @@ use std::{
     io::{self, IsTerminal as _},
 };
 
-use super::internal;
+use anyhow::Context as _;
+
 use crate::{
     cli::{
         Also, EbpfLog, Run, RunFormat,
@@ -41,7 +42,7 @@ pub(super) struct Front {
 
 impl Front {
     /// Opens what was asked for, for a run with these filters. `own_netns`: whose counters are compared.
-    pub fn open(asked: &Run, own_netns: u32, wanted: Wanted) -> Result<Self, Exit> {
+    pub fn open(asked: &Run, own_netns: u32, wanted: Wanted) -> anyhow::Result<Self> {
         let clock = Clock { offset_ns: clock::wall_offset_ns().into() };
         let zone = jiff::tz::TimeZone::system();
         let by = (!asked.by.is_empty()).then(|| Reporter { groups: asked.by.clone(), top: asked.top });
@@ -55,7 +56,7 @@ impl Front {
             }
             RunFormat::Lines(format) => ((format.open)(setting), None),
         };
-        let writer = Writer::stdout().map_err(|error| internal("standard output", &error))?;
+        let writer = Writer::stdout().context("standard output")?;
         let first = Outlet::new("standard output", lines, shown(asked), writer).remarking();
         let mut hub = Hub::new(std::iter::once(first).chain(others).collect());
         if has_tables(asked) {
@@ -66,7 +67,7 @@ impl Front {
 }
 
 /// One more output.
-fn other(asked: &Run, also: &Also, setting: &Setting) -> Result<Outlet, Exit> {
+fn other(asked: &Run, also: &Also, setting: &Setting) -> anyhow::Result<Outlet> {
     let what = format!("--also {}", also.name());
     let failed = |error: io::Error| {
         let remedy = "name a file in a directory that exists and that twtrace may write to";
@@ -82,16 +83,16 @@ fn shown(asked: &Run) -> Shown {
     Shown { kinds: asked.filter.kinds.clone(), causes: asked.filter.causes.clone() }
 }
 
-fn live_view(asked: &Run, setting: Setting, own_netns: u32) -> Result<(Box<dyn Lines>, Taken), Exit> {
+fn live_view(asked: &Run, setting: Setting, own_netns: u32) -> anyhow::Result<(Box<dyn Lines>, Taken)> {
     const REMEDY: &str = "run it on a terminal, or write --format text or --format json";
     let failed = |error: io::Error| Exit::error(Code::Usage, Complaint::new("--format tui", error.to_string(), REMEDY));
     if !io::stdout().is_terminal() {
-        return Err(failed(io::Error::other("standard output is not a terminal")));
+        return Err(failed(io::Error::other("standard output is not a terminal")).into());
     }
     if asked.ebpf_log != EbpfLog::Off && io::stderr().is_terminal() {
         let remedy = "redirect standard error to a file (2>log), or write --format text";
         let why = "the log of the programs would overwrite the live view";
-        return Err(Exit::error(Code::Usage, Complaint::new("--ebpf-log", why, remedy)));
+        return Err(Exit::error(Code::Usage, Complaint::new("--ebpf-log", why, remedy)).into());
     }
     let size = terminal::size().map_err(failed)?;
     let about = About {
@@ -106,8 +107,8 @@ fn live_view(asked: &Run, setting: Setting, own_netns: u32) -> Result<(Box<dyn L
     let mut state = State::new(about, setting.clock, setting.zone, asked.interval, size);
     state.shows_own = asked.self_stats;
     let terminal = Taken::take().map_err(failed)?;
-    let inputs = terminal::inputs().map_err(|error| internal("the keyboard", &error))?;
-    let screen = Screen::new(state, inputs).map_err(|error| internal("the screen", &error))?;
+    let inputs = terminal::inputs().context("the keyboard")?;
+    let screen = Screen::new(state, inputs).context("the screen")?;
     Ok((Box::new(screen), terminal))
 }
 

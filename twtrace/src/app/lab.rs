@@ -1,6 +1,8 @@
 //! `twtrace lab`: every scenario, held against the kernel.
 
-use super::{forced, internal, logs, no_tracer, trouble};
+use anyhow::Context as _;
+
+use super::{forced, logs, no_tracer, trouble};
 use crate::{
     cli::{
         Format, Lab as Asked,
@@ -34,12 +36,12 @@ pub(super) fn list(asked: &Asked) -> Exit {
     })
 }
 
-pub(super) fn lab(host: &Host, verbose: u8, asked: &Asked) -> Result<Exit, Exit> {
+pub(super) fn lab(host: &Host, verbose: u8, asked: &Asked) -> anyhow::Result<Exit> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| internal("tokio", &error))?;
+    let runtime = runtime.context("tokio")?;
     // Registering the ring needs the runtime's reactor; the lab waits in threads of its own.
     let _guard = runtime.enter();
-    let program = std::env::current_exe().map_err(|error| internal("twtrace's own file", &error))?;
+    let program = std::env::current_exe().context("twtrace's own file")?;
     let to_do = runner::Asked {
         host,
         btf: asked.hooks.btf.as_deref(),
@@ -67,7 +69,7 @@ pub(super) fn lab(host: &Host, verbose: u8, asked: &Asked) -> Result<Exit, Exit>
         }),
     })?;
     if let Some(exit) = unwritten {
-        return Err(exit);
+        return Err(exit.into());
     }
     let kernel = host.kernel_release();
     let mut exit = Exit::answer(match asked.format {

@@ -10,6 +10,8 @@ mod verifier;
 
 use std::process::ExitCode;
 
+use anyhow::Context as _;
+
 use crate::{
     bpf::BpfError,
     cli::{
@@ -41,9 +43,11 @@ pub fn main(cli: &Cli) -> ExitCode {
         Command::Lab(lab) if lab.list => Ok(lab::list(lab)),
         Command::Lab(lab) => privileged(&host).and_then(|()| lab::lab(&host, cli.verbose, lab)),
         Command::LabHand => lab_hand(),
-        Command::Doctor(asked) => trouble::has_proc(&host).and_then(|()| doctor::doctor(&host, asked)),
+        Command::Doctor(asked) => {
+            trouble::has_proc(&host).map_err(Into::into).and_then(|()| doctor::doctor(&host, asked))
+        }
         Command::Verifier(backend) => forced(*backend).map_or_else(
-            || Err(internal("__verifier", &std::io::Error::other("one backend has to be named"))),
+            || Err(anyhow::Error::msg("one backend has to be named").context("__verifier")),
             |backend| privileged(&host).and_then(|()| verifier::verifier(&host, cli.verbose, backend)),
         ),
         Command::Page(page) => Ok(Exit::answer(match page {
@@ -52,9 +56,16 @@ pub fn main(cli: &Cli) -> ExitCode {
             Page::DoctorSchema => report::schema(),
         })),
     };
-    match result {
-        Ok(exit) | Err(exit) => exit.report(),
-    }
+    result.unwrap_or_else(ended).report()
+}
+
+/// The end of a command that went wrong: as it was decided on, or an error that nobody expected.
+fn ended(error: anyhow::Error) -> Exit {
+    error.downcast::<Exit>().unwrap_or_else(|error| {
+        // What was being done, and what came of it.
+        let cause = error.source().unwrap_or(error.as_ref());
+        internal(&error.to_string(), cause)
+    })
 }
 
 /// What is worth knowing before the command begins.
@@ -63,13 +74,13 @@ fn note(said: &str) {
 }
 
 /// A helper process of the lab.
-fn lab_hand() -> Result<Exit, Exit> {
-    hand::serve().map_err(|error| internal("the lab's helper process", &error))?;
+fn lab_hand() -> anyhow::Result<Exit> {
+    hand::serve().context("the lab's helper process")?;
     Ok(Exit::answer(String::new()))
 }
 
 /// Tracing needs privileges: better one line about all of them than the first refusal of many.
-fn privileged(host: &Host) -> Result<(), Exit> {
+fn privileged(host: &Host) -> anyhow::Result<()> {
     trouble::has_proc(host)?;
     trouble::has_room(host)?;
     let missing = Privileges::read(host).missing();
@@ -77,7 +88,7 @@ fn privileged(host: &Host) -> Result<(), Exit> {
         return Ok(());
     }
     let why = format!("this process lacks {}", missing.join(", "));
-    Err(Exit::error(Code::Privilege, Complaint::new("privileges", why, "run it as root, e.g. with sudo")))
+    Err(Exit::error(Code::Privilege, Complaint::new("privileges", why, "run it as root, e.g. with sudo")).into())
 }
 
 /// The backend that the command line forces.
@@ -123,4 +134,29 @@ fn logs(failures: &[Failure]) -> String {
         text.push_str(&format!("{}: {}\n{said}\n", failure.backend, failure.reason));
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    #[test]
+    fn an_end_that_was_decided_on_is_carried_out_as_it_is() {
+        let exit = Exit::error(Code::Usage, Complaint::new("--x", "it is odd", "leave it out"));
+        assert_eq!(ended(anyhow::Error::from(exit.clone())), exit);
+    }
+
+    #[test]
+    fn what_nobody_expected_says_what_was_being_done() {
+        let odd: Result<(), _> = Err(io::Error::other("odd"));
+        let exit = ended(odd.context("the report").unwrap_err());
+        assert_eq!((exit.code, exit.stdout.as_str()), (Code::Internal, ""));
+        assert!(exit.stderr.starts_with("twtrace: the report: odd; run it again"), "{}", exit.stderr);
+        // What the machine refuses is said in its words, however deep it is.
+        let refused: Result<(), _> = Err(io::Error::from_raw_os_error(libc::EMFILE));
+        let exit = ended(refused.context("tokio").unwrap_err());
+        assert!(exit.stderr.contains("tokio") && !exit.stderr.contains("please report"), "{}", exit.stderr);
+    }
 }

@@ -4,7 +4,9 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 
-use super::{forced, internal, logs, no_tracer, run::capabilities};
+use anyhow::Context as _;
+
+use super::{forced, logs, no_tracer, run::capabilities};
 use crate::{
     bpf::{Settings, Tables},
     cli::{Format, Probe, exit::Exit},
@@ -40,9 +42,9 @@ struct Report<'a> {
     unknown_fields: &'a [&'static str],
 }
 
-pub(super) fn probe(host: &Host, verbose: u8, asked: &Probe) -> Result<Exit, Exit> {
+pub(super) fn probe(host: &Host, verbose: u8, asked: &Probe) -> anyhow::Result<Exit> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| internal("tokio", &error))?;
+    let runtime = runtime.context("tokio")?;
     // Registering the ring needs the runtime's reactor; nothing is waited for.
     let _guard = runtime.enter();
     let settings = Settings::all(TABLES, Netns::current().map_or(0, |netns| netns.inum()));
@@ -51,7 +53,7 @@ pub(super) fn probe(host: &Host, verbose: u8, asked: &Probe) -> Result<Exit, Exi
     let mut failures = Vec::new();
     let tracer = match Tracer::start(&attempt, &mut failures) {
         Ok(tracer) => tracer,
-        Err(error) => return Err(no_tracer(&error, &failures, verbose)),
+        Err(error) => return Err(no_tracer(&error, &failures, verbose).into()),
     };
     let capabilities = capabilities(&tracer.plan);
     let report = Report {

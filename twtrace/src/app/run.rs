@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use anyhow::Context as _;
 use tokio::io::{Interest, unix::AsyncFd};
 use twtrace_common::knob::{Filter, Linger};
 
@@ -38,13 +39,13 @@ const LEAST_LIVES: u32 = 1 << 14;
 /// Connections followed if nobody says (some 160 bytes each).
 const CONNS: u32 = 1 << 16;
 
-pub(super) fn run(host: &Host, verbose: u8, asked: &Run) -> Result<Exit, Exit> {
+pub(super) fn run(host: &Host, verbose: u8, asked: &Run) -> anyhow::Result<Exit> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| internal("tokio", &error))?;
+    let runtime = runtime.context("tokio")?;
     runtime.block_on(trace(host, verbose, asked))
 }
 
-async fn trace(host: &Host, verbose: u8, asked: &Run) -> Result<Exit, Exit> {
+async fn trace(host: &Host, verbose: u8, asked: &Run) -> anyhow::Result<Exit> {
     let mut demo = if asked.demo {
         let failed = |error: std::io::Error| {
             let remedy = "the demo needs CONFIG_NET_NS and CAP_SYS_ADMIN; leave --demo out to trace this machine";
@@ -56,7 +57,7 @@ async fn trace(host: &Host, verbose: u8, asked: &Run) -> Result<Exit, Exit> {
         None
     };
     // Before anything takes its time: whoever asks for the end gets one, with a summary.
-    let mut signals = Signals::new().map_err(|error| internal("signals", &error))?;
+    let mut signals = Signals::new().context("signals")?;
     let scope = demo.as_ref().map_or_else(|| Scope::own(host), |demo| Scope::other(host, Arc::clone(&demo.netns)));
     let settings = settings(host, asked, &scope)?;
     let attempt =
@@ -64,7 +65,7 @@ async fn trace(host: &Host, verbose: u8, asked: &Run) -> Result<Exit, Exit> {
     let mut failures = Vec::new();
     let mut tracer = match Tracer::start(&attempt, &mut failures) {
         Ok(tracer) => tracer,
-        Err(error) => return Err(no_tracer(&error, &failures, verbose)),
+        Err(error) => return Err(no_tracer(&error, &failures, verbose).into()),
     };
     if verbose > 0 {
         remark(&super::logs(&failures));
@@ -75,13 +76,13 @@ async fn trace(host: &Host, verbose: u8, asked: &Run) -> Result<Exit, Exit> {
     let wanted = Wanted::new(settings.filter, settings.ports.clone());
     let feed = if front::has_tables(asked) {
         let feed = Feed::new(host, wanted.clone());
-        Some(feed.map_err(|error| internal("the thread that looks at sockets", &error))?)
+        Some(feed.context("the thread that looks at sockets")?)
     } else {
         None
     };
     let buckets = if front::has_buckets(asked) {
         let watch = Watch::spawn(host.clone(), wanted.clone());
-        Some(watch.map_err(|error| internal("the thread that looks at buckets", &error))?)
+        Some(watch.context("the thread that looks at buckets")?)
     } else {
         None
     };
@@ -130,8 +131,8 @@ fn undelivered(to: &str, lines: u64, waited: Duration) -> Exit {
     Exit::error(Code::Undelivered, Complaint::new(to, why, remedy))
 }
 
-fn settings(host: &Host, asked: &Run, scope: &Scope) -> Result<Settings, Exit> {
-    let own_netns = scope.inum().map_err(|error| internal("the network namespace", &error))?;
+fn settings(host: &Host, asked: &Run, scope: &Scope) -> anyhow::Result<Settings> {
+    let own_netns = scope.inum().context("the network namespace")?;
     let resolver = Resolver::default();
     let resolved = resolver.resolve(&asked.filter)?;
     let processes = resolver.processes(&asked.filter)?;
@@ -166,14 +167,14 @@ fn settings(host: &Host, asked: &Run, scope: &Scope) -> Result<Settings, Exit> {
 }
 
 /// Shows what the programs log, on standard error.
-fn log_programs(tracer: &mut Tracer, level: EbpfLog) -> Result<(), Exit> {
+fn log_programs(tracer: &mut Tracer, level: EbpfLog) -> anyhow::Result<()> {
     if log::set_logger(&ToStderr).is_ok() {
         log::set_max_level(level.level());
     }
-    let logger = tracer.logger().map_err(|error| internal("--ebpf-log", &error))?;
+    let logger = tracer.logger().context("--ebpf-log")?;
     // SAFETY: the logger owns its ring's descriptor, keeps it for life, and always returns the same one.
     let registered = unsafe { AsyncFd::register_with_interest(logger, Interest::READABLE) };
-    let mut ring = registered.map_err(|error| internal("--ebpf-log", &error))?;
+    let mut ring = registered.context("--ebpf-log")?;
     tokio::spawn(async move {
         while let Ok(mut guard) = ring.readable_mut().await {
             guard.get_inner_mut().flush();

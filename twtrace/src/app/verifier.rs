@@ -21,7 +21,7 @@ struct Line {
     figures: Figures,
 }
 
-pub(super) fn verifier(host: &Host, verbose: u8, backend: Backend) -> Result<Exit, Exit> {
+pub(super) fn verifier(host: &Host, verbose: u8, backend: Backend) -> anyhow::Result<Exit> {
     let wrong = |error: TracerError| no_tracer(&error, &[], verbose);
     let kernel = bpf::gather(host, None).map_err(|error| wrong(error.into()))?;
     let plan = choose(&kernel.facts, &Asked::of(backend), &[]).map_err(|error| wrong(error.into()))?;

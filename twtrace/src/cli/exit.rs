@@ -138,6 +138,15 @@ fn deliver(out: &mut impl Write, text: &str) -> Result<Reader, Exit> {
     }
 }
 
+impl fmt::Display for Exit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.stderr.trim_end())
+    }
+}
+
+/// So that a command can end with it from any depth: see [`crate::app::main`].
+impl std::error::Error for Exit {}
+
 impl From<Complaint> for Exit {
     /// A complaint about the command line; what is found out later names its own code with [`Exit::error`].
     fn from(complaint: Complaint) -> Self {

@@ -21,6 +21,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
 use output::Opaque;
 use tokio::sync::watch;
 use worker::Worker;
@@ -41,10 +42,10 @@ const REMARKS: usize = 16 * 1024;
 /// How long the thread is waited for once the output is given up: it is done at once, unless a write holds it.
 const PARTING: Duration = Duration::from_millis(500);
 
-/// Whole lines.
+/// Whole lines, or a frame. A copy shares the bytes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Batch {
-    bytes: Vec<u8>,
+    bytes: Bytes,
     lines: u64,
 }
 
@@ -77,7 +78,7 @@ impl Batch {
 impl From<Vec<u8>> for Batch {
     fn from(bytes: Vec<u8>) -> Self {
         let lines = newlines(&bytes);
-        Self { bytes, lines }
+        Self { bytes: bytes.into(), lines }
     }
 }
 

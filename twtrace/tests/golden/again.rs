@@ -17,9 +17,9 @@ use twtrace::{
 use crate::{fixture, stream, tui};
 
 /// What was written, read back.
-fn copy(happening: &Happening) -> Happening {
-    let text = serde_json::to_string(happening).unwrap();
-    serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
+fn copies(run: &[Happening]) -> Vec<Happening> {
+    let copy = |happening| serde_json::from_str(&serde_json::to_string(happening)?);
+    run.iter().map(copy).collect::<serde_json::Result<_>>().unwrap_or_else(|error| unreachable!("{error}"))
 }
 
 /// All that observers make of a run: JSON with tables, and every tab of the screen.
@@ -51,7 +51,7 @@ fn a_recorded_run_is_told_again_as_it_was() {
     for summary in [fixture::exact(), fixture::inexact(), fixture::uncompared()] {
         run.push(Happening::Summary { mono_ns: 10, summary: Box::new(summary) });
     }
-    let copies: Vec<Happening> = run.iter().map(copy).collect();
+    let copies = copies(&run);
     assert_eq!(copies, run);
     let first = observed(&run, Limits::default());
     assert!(first.0.lines().count() > 100 && first.1.iter().all(|screen| screen.contains("twtrace")));
@@ -94,7 +94,7 @@ proptest! {
                 run.push(Happening::Tick { mono_ns: number as u64 * 1_000_000_000, tick: Box::default() });
             }
         }
-        let copies: Vec<Happening> = run.iter().map(copy).collect();
+        let copies = copies(&run);
         prop_assert_eq!(&copies, &run);
         let limits = || Limits { ports: most, destinations: most, owners: most };
         let first = observed(&run, limits());

@@ -47,7 +47,7 @@ pub struct OtherOwners {
     pub no_port: u64,
 }
 
-/// The same of all tables; `None`: no row had to go.
+/// What evicted rows held, of each table; `None`: no row had to go.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Others {
     /// Service ports.

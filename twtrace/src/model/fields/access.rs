@@ -71,7 +71,7 @@ pub(super) fn before_mut(event: &mut Event) -> Option<&mut Connection> {
 }
 
 /// The word of what has one.
-pub(super) fn known(word: &'static str) -> Option<&'static str> {
+fn known(word: &'static str) -> Option<&'static str> {
     (word != "?").then_some(word)
 }
 

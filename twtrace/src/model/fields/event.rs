@@ -7,8 +7,8 @@ use super::{
     Shape::{Bool, Integer, Text},
     Value,
     access::{
-        address, before, before_mut, closer, flag, holder, holder_mut, known, name, nowhere, number, put, remote, set,
-        task, unsigned, word,
+        address, before, before_mut, closer, flag, holder, holder_mut, name, nowhere, number, put, remote, set, task,
+        unsigned, word,
     },
     maybe,
 };
@@ -152,7 +152,7 @@ pub(super) const BINDER: &[Field] = &[
     )),
     maybe("call", Text, "bind listen", "system call that failed", "not known").of(
         |event| match event.detail {
-            Detail::NoBind { call, .. } => word(known(call.word())),
+            Detail::NoBind { call, .. } => word(Some(call.word())),
             _ => Value::Null,
         },
         |event, value| match &mut event.detail {
@@ -172,7 +172,7 @@ pub(super) const HOLDER: &[Field] = &[
         NO_HOLDER,
     )
     .of(
-        |event| word(holder(event).and_then(|holder| known(holder.by.word()))),
+        |event| word(holder(event).map(|holder| holder.by.word())),
         |event, value| {
             let by = HeldBy::from_word(value.as_str()?)?;
             let holder = Holder { by, task: None, held_ms: None, expires_in_ms: None };
@@ -233,7 +233,7 @@ pub(super) const NO_TIMER: &[Field] =
 /// What the minisock stands for.
 pub(super) const STATE: &[Field] = &[maybe("substate", Text, "time_wait fin_wait2", "state of the minisock", NOT_READ)
     .of(
-        |event| word(event.life.substate.and_then(|substate| known(substate.word()))),
+        |event| word(event.life.substate.map(Substate::word)),
         |event, value| set(&mut event.life.substate, Substate::from_word(value.as_str()?)?),
     )];
 

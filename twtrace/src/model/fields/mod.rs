@@ -146,7 +146,7 @@ const fn maybe(
 }
 
 impl Field {
-    /// The same field, of an event.
+    /// A field that is read from an event and entered into one.
     const fn of(
         self,
         get: for<'a> fn(&'a Event) -> Value<'a>,

@@ -24,7 +24,7 @@ pub(super) struct Worker<W> {
 impl<W: Output> Worker<W> {
     /// Writes a batch; after a failure, or once it is given up, counts it instead, so that the sums hold.
     pub(super) fn put(&mut self, batch: &Batch) {
-        let mut rest = batch.bytes.as_slice();
+        let mut rest = batch.bytes.as_ref();
         self.try_write(&mut rest);
         self.done(batch, rest);
     }
@@ -32,7 +32,7 @@ impl<W: Output> Worker<W> {
     /// Writes the last batch. If the reader is given up, and its pipe is full, the pipe is made wider: should it be read one
     /// day, the end is there.
     pub(super) fn put_last(&mut self, batch: &Batch) {
-        let mut rest = batch.bytes.as_slice();
+        let mut rest = batch.bytes.as_ref();
         self.try_write(&mut rest);
         let size = rest.len();
         if size > 0 && self.failure.is_none() && (self.out.room(size, Duration::ZERO) >= size || self.out.widen(size)) {
