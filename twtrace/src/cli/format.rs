@@ -5,7 +5,7 @@ use std::{path::PathBuf, sync::LazyLock};
 use clap::{ValueEnum, builder::PossibleValue};
 
 use super::exit::Complaint;
-use crate::sink::format::{FORMATS, LineFormat};
+use crate::sink::{FORMATS, LineFormat};
 
 /// How to show a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

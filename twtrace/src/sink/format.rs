@@ -1,8 +1,9 @@
-//! The formats of lines: what `--format` and `--also` offer. A new one is a file of this room and a row of [`FORMATS`].
+//! The formats of lines: what `--format` and `--also` offer. A new one is a file of this room, and a row of
+//! [`FORMATS`](super::FORMATS).
 
 use jiff::tz::TimeZone;
 
-use super::{Lines, by::Reporter, json, text};
+use super::{Lines, by::Reporter};
 use crate::show::Clock;
 
 /// One format of lines.
@@ -17,9 +18,6 @@ pub struct LineFormat {
     /// An observer that writes it.
     pub open: fn(Setting) -> Box<dyn Lines>,
 }
-
-/// Every format.
-pub static FORMATS: [&LineFormat; 2] = [&text::FORMAT, &json::FORMAT];
 
 /// What an observer needs to know beforehand.
 #[derive(Clone, Debug)]

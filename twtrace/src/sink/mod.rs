@@ -26,9 +26,13 @@ pub mod text;
 pub mod writer;
 
 pub use crate::model::fields;
+pub use format::LineFormat;
 pub use json::JsonSink;
 pub use text::TextSink;
 pub use writer::{Batch, Writer};
+
+/// Every format of lines.
+pub static FORMATS: [&LineFormat; 2] = [&text::FORMAT, &json::FORMAT];
 
 /// From this many pending bytes on, a batch is worth handing to the writer.
 pub const BATCH_BYTES: usize = 64 * 1024;
