@@ -109,6 +109,12 @@ impl Totals {
         self.died.iter().fold(0, |sum, (_, count)| sum.saturating_add(*count))
     }
 
+    /// Denials, whatever the reason; `None` if not watched.
+    #[must_use]
+    pub fn all_denied(&self) -> Option<u64> {
+        Some(self.reuse_denied.as_ref()?.iter().fold(0, |sum, (_, count)| sum.saturating_add(*count)))
+    }
+
     /// Births refused, whatever the reason; `None` if not watched.
     #[must_use]
     pub fn all_refused(&self) -> Option<u64> {

@@ -1,9 +1,9 @@
 //! The types of lines.
 
 use super::{
-    CAUSES, DENIALS, Field, Line, NOT_WATCHED,
-    Shape::{Bool, Counts, Integer, ListOf, MapOf, Number, Object, Text},
-    always, detail, event, maybe, own, tables,
+    Field, Line, NOT_WATCHED,
+    Shape::{Bool, Integer, ListOf, MapOf, Number, Object, Text},
+    always, counters, detail, event, maybe, own, tables,
 };
 
 const NO_TIME: &str = "no time has passed";
@@ -24,51 +24,6 @@ pub const HEAD: &[Field] = &[
         "ns",
         "when, by CLOCK_MONOTONIC, which nobody can set and which stands still while the machine sleeps",
     ),
-];
-
-const COUNTERS: &[Field] = &[
-    always("born_time_wait", Integer, "", "TIME_WAIT minisocks born, after the filters"),
-    always("born_fin_wait2", Integer, "", "FIN_WAIT2 minisocks born, after the filters"),
-    maybe("turned", Integer, "", "FIN_WAIT2 minisocks that became TIME_WAIT, after the filters", NOT_WATCHED),
-    maybe("rearmed", Integer, "", "timers armed anew, after the filters", NOT_WATCHED),
-    always("died", Counts, CAUSES, "ends by cause, after the filters; every cause is listed, `?`: unknown"),
-    maybe("refused", Integer, "", "births refused, after the filters", NOT_WATCHED),
-    maybe("refused_by", Counts, "buckets memory", "refused, by reason; `?`: unknown", NOT_WATCHED),
-    maybe("no_port", Integer, "", "connect() calls that failed with EADDRNOTAVAIL, after the filters", NOT_WATCHED),
-    maybe("no_port_bound", Integer, "", "`no_port` events whose port was bound before connect()", NOT_WATCHED),
-    maybe("reuse_denied", Integer, "", "`reuse_denied` events, after the filters", NOT_WATCHED),
-    maybe("reuse_denied_by", Counts, DENIALS, "reuse_denied, by reason; `?`: unknown", NOT_WATCHED),
-    maybe(
-        "no_bind",
-        Integer,
-        "",
-        "bind() and listen() calls that failed with EADDRINUSE, after the filters",
-        NOT_WATCHED,
-    ),
-    always("holders_unknown", Integer, "", "`no_port` and `no_bind` events whose port is taken by an unknown holder"),
-    maybe("live", Integer, "", "minisocks alive now, on the whole machine, without filters", "not known"),
-    maybe(
-        "looked_ms_ago",
-        Integer,
-        "ms",
-        "since the kernel's own minisocks were last looked through whole: as of then `unseen` and `unseen_ends` of `trouble` are \
-         complete",
-        "they could not be listed",
-    ),
-    always("seen", Integer, "", "events found in the kernel: emitted + filtered + lost"),
-    always("emitted", Integer, "", "events sent to twtrace"),
-    always("filtered", Integer, "", "events that the filters excluded"),
-    always("lost", Integer, "", "events dropped because the ring was full"),
-    always("ticks_skipped", Integer, "", "ticks that were due but not written, because the output was read too slowly"),
-    maybe(
-        "missed_runs",
-        Integer,
-        "",
-        "events for which the kernel ran no program, because a program was running on that CPU",
-        "this kernel does not count them: see `misses` of `twtrace probe`",
-    ),
-    always("missed_runs_by", Counts, "", "the same by program, as far as they are counted; zero counts are omitted"),
-    always("trouble", Counts, "", "other losses and unknowns, by name, see below; zero counts are omitted"),
 ];
 
 const REALTIME: &str =
@@ -179,7 +134,7 @@ pub const LINES: &[Line] = &[
         when: "Every interval: the counters since the start.",
         socket: false,
         own: &[
-            COUNTERS,
+            counters::COUNTERS,
             &[
                 maybe("born_per_s", Number, "1/s", "births since the last tick, or since the start", NO_TIME),
                 maybe("died_per_s", Number, "1/s", "ends since the last tick, or since the start", NO_TIME),
@@ -212,7 +167,7 @@ pub const LINES: &[Line] = &[
         when: "Last, once: the counters, and the comparison with the kernel's own.",
         socket: false,
         own: &[
-            COUNTERS,
+            counters::COUNTERS,
             &[
                 always(
                     "reconcile",

@@ -2,6 +2,7 @@
 //! entered into one. The lines are written by these tables, docs/events.md is too, and [`read()`] reads lines by them.
 
 mod access;
+mod counters;
 mod detail;
 mod event;
 mod lab;
@@ -14,12 +15,16 @@ use std::net::IpAddr;
 
 use serde::{Serialize, Serializer};
 
+pub use counters::{Sum, Sums};
 pub use event::SOCKET;
 pub use lab::LAB;
 pub use lines::{HEAD, LINES};
 pub use read::read;
 
-use super::event::{Comm, Event, Kind};
+use super::{
+    event::{Comm, Event, Kind},
+    report::Totals,
+};
 
 /// What a value looks like.
 #[derive(Clone, Copy, Debug)]
@@ -83,6 +88,28 @@ pub struct Access {
     set: fn(&mut Event, &serde_json::Value) -> Option<()>,
 }
 
+/// Where the value of a field is.
+#[derive(Clone, Copy, Debug)]
+pub enum Of {
+    /// In whatever makes the line.
+    Line,
+    /// In an event.
+    Event(Access),
+    /// In the totals.
+    Totals(for<'a> fn(&'a Totals) -> Sum<'a>),
+}
+
+impl Of {
+    /// How the field is read from an event, if it is of one.
+    #[must_use]
+    pub fn event(self) -> Option<Access> {
+        match self {
+            Self::Event(access) => Some(access),
+            Self::Line | Self::Totals(_) => None,
+        }
+    }
+}
+
 /// One field.
 #[derive(Clone, Copy, Debug)]
 pub struct Field {
@@ -96,8 +123,8 @@ pub struct Field {
     pub meaning: &'static str,
     /// What `null` means; `None` if it is never null.
     pub null: Option<&'static str>,
-    /// Where it is in an event; `None` of fields that are of no event.
-    pub of: Option<Access>,
+    /// Where its value is.
+    pub of: Of,
 }
 
 /// One type of line.
@@ -131,7 +158,7 @@ impl Line {
 
 /// A field that is never null.
 const fn always(name: &'static str, shape: Shape, unit: &'static str, meaning: &'static str) -> Field {
-    Field { name, shape, unit, meaning, null: None, of: None }
+    Field { name, shape, unit, meaning, null: None, of: Of::Line }
 }
 
 /// A field that may be null.
@@ -142,7 +169,7 @@ const fn maybe(
     meaning: &'static str,
     null: &'static str,
 ) -> Field {
-    Field { name, shape, unit, meaning, null: Some(null), of: None }
+    Field { name, shape, unit, meaning, null: Some(null), of: Of::Line }
 }
 
 impl Field {
@@ -152,7 +179,12 @@ impl Field {
         get: for<'a> fn(&'a Event) -> Value<'a>,
         set: fn(&mut Event, &serde_json::Value) -> Option<()>,
     ) -> Self {
-        Self { of: Some(Access { get, set }), ..self }
+        Self { of: Of::Event(Access { get, set }), ..self }
+    }
+
+    /// A counter of the totals.
+    const fn sum(self, get: for<'a> fn(&'a Totals) -> Sum<'a>) -> Self {
+        Self { of: Of::Totals(get), ..self }
     }
 }
 

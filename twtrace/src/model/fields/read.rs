@@ -15,7 +15,7 @@ pub fn read(line: &Json) -> Result<Option<Event>, String> {
     let Some(kind) = Kind::from_word(kind) else { return Ok(None) };
     let table = Line::of(kind).ok_or("a type without a table")?;
     let object = line.as_object().ok_or("not an object")?;
-    let fields = || table.fields().filter_map(|field| Some((field.name, field.of?)));
+    let fields = || table.fields().filter_map(|field| Some((field.name, field.of.event()?)));
     if let Some(field) = table.fields().find(|field| !object.contains_key(field.name)) {
         return Err(format!("there is no {}", field.name));
     }
