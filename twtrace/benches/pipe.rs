@@ -2,7 +2,7 @@
 //! loss grows past that, and what an event costs as tables grow. The records are real, the sockets are not: an eBPF
 //! program makes them, run by BPF_PROG_RUN.
 //!
-//! `cargo bench -p twtrace --features extra --bench pipe -- [full] [loss] [growth] [--rounds=N] [--seconds=S]` prints JSON lines, which
+//! `cargo bench -p twtrace --features extra --bench pipe -- [full] [loss] [growth] [hub] [--rounds=N] [--seconds=S]` prints JSON lines, which
 //! `cargo xtask bench` makes tables of. It fails if a counter is not exact.
 
 use std::{
@@ -25,10 +25,14 @@ use twtrace::{
     bpf::{self, AttachError, Attached, Lives, Settings, Tables},
     decode::decode,
     host::{Host, clock, netns::Netns},
-    model::aggregate::Aggregates,
+    model::{aggregate::Aggregates, event::Kind, happening::Happening},
     plan::Plan,
+    run::{Hub, Outlet, Shown},
     show::Clock,
-    sink::{BATCH_BYTES, JsonSink, Lines as _, Observer as _},
+    sink::{
+        BATCH_BYTES, JsonSink, Lines as _, Observer as _,
+        writer::{Descriptor, QUEUE_BATCHES, Writer},
+    },
     source::{Ring, Source as _},
 };
 
@@ -67,6 +71,8 @@ enum To {
     Nothing,
     Aggregates,
     Json,
+    /// JSON again, by way of a run's hub and its writer.
+    Hub,
 }
 
 /// The end of the pipe.
@@ -74,6 +80,7 @@ struct End {
     to: To,
     aggregates: Aggregates,
     json: JsonSink,
+    hub: Hub,
     null: File,
     records: u64,
 }
@@ -82,22 +89,28 @@ impl End {
     fn new(to: To) -> io::Result<Self> {
         let json = JsonSink::new(Clock { offset_ns: clock::wall_offset_ns().into() });
         let null = File::options().write(true).open("/dev/null")?;
-        Ok(Self { to, aggregates: Aggregates::default(), json, null, records: 0 })
+        let writer = Writer::with_output(Descriptor::new(null.try_clone()?), QUEUE_BATCHES)?;
+        let shown = Shown { kinds: Kind::ALL.to_vec(), causes: Vec::new() };
+        let lines = Box::new(JsonSink::new(Clock { offset_ns: clock::wall_offset_ns().into() }));
+        let hub = Hub::new(vec![Outlet::new("bench", lines, shown, writer)]);
+        Ok(Self { to, aggregates: Aggregates::default(), json, hub, null, records: 0 })
     }
 
     /// Takes what waits, and says how much that was.
     fn drain(&mut self, ring: &mut Ring) -> io::Result<usize> {
-        let Self { to, aggregates, json, .. } = self;
+        let Self { to, aggregates, json, hub, .. } = self;
         let mut garbage = 0;
         let count = ring.drain(AT_ONCE, &mut |bytes| match (decode(bytes), &to) {
             (Err(_), _) => garbage += 1,
             (Ok(event), To::Nothing) => drop(std::hint::black_box(event)),
             (Ok(event), To::Aggregates) => aggregates.event(&event),
             (Ok(event), To::Json) => json.event(&event),
+            (Ok(event), To::Hub) => hub.happened(&Happening::Event(event)),
         });
         if garbage > 0 {
             return Err(io::Error::other(format!("{garbage} records could not be decoded")));
         }
+        self.hub.flush();
         if self.json.pending() > BATCH_BYTES {
             self.null.write_all(self.json.take(&self.aggregates).bytes())?;
         }
@@ -308,6 +321,10 @@ fn round(runtime: &Runtime, parts: &[&str], lasts: Duration) -> io::Result<()> {
     pin(0)?;
     if wants("full") {
         [To::Nothing, To::Aggregates, To::Json].into_iter().try_for_each(|to| full(to, lasts))?;
+    }
+    // Only when asked for: it tells what the hub costs beside the JSON alone.
+    if parts.contains(&"hub") {
+        [To::Json, To::Hub].into_iter().try_for_each(|to| full(to, lasts))?;
     }
     if wants("loss") {
         pin(1)?;
