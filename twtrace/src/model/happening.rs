@@ -100,7 +100,7 @@ words! {
         Ring = "ring";
         /// A record could not be decoded: events.
         Decode = "decode";
-        /// Whoever reads an output was too slow: lines.
+        /// Whoever reads an output was too slow, or it could not be written: lines.
         Output = "output";
     }
 }

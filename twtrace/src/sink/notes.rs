@@ -82,7 +82,9 @@ pub fn lost(lost: &Lost) -> String {
     let (noun, why, remedy) = match lost.place {
         Loss::Ring => ("event", "the ring was full", "use a larger --ring-size, or filters"),
         Loss::Decode => ("event", "the record could not be decoded", "please report it"),
-        Loss::Output => ("line", "the output was read too slowly", "write to a file, or use filters"),
+        Loss::Output => {
+            ("line", "the output is read too slowly, or cannot be written", "write to a file with room, or use filters")
+        }
     };
     let whose = lost.observer.as_ref().map_or_else(String::new, |name| format!("{}: ", Plain(name)));
     format!("twtrace: {whose}{} lost: {why}; {remedy}\n", Many(lost.count, noun))

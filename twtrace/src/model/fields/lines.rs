@@ -118,7 +118,7 @@ pub const LINES: &[Line] = &[
                 "where",
                 Text,
                 "ring decode output",
-                "the ring was full, a record could not be decoded, an output was read too slowly",
+                "the ring was full, a record could not be decoded, an output is read too slowly or cannot be written",
             ),
             maybe(
                 "observer",
