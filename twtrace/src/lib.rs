@@ -9,6 +9,7 @@ pub mod bpf;
 pub mod cli;
 pub mod decode;
 pub mod doctor;
+pub mod filter;
 pub mod host;
 pub mod lab;
 pub mod model;

@@ -134,7 +134,7 @@ pub const KEYS: &[Binding] = &[
     bind(&[Key::Char('s')], "s", Action::SortNext, "sort by the next column"),
     bind(&[Key::Char('S')], "S", Action::SortTurn, "reverse the order"),
     bind(&[Key::Char('o')], "o", Action::Group, "owners: by process or by cgroup"),
-    bind(&[Key::Char('/')], "/", Action::Filter, "filter: lport:443 comm:nginx cause:reused"),
+    bind(&[Key::Char('/')], "/", Action::Filter, "filter: dst port 443 and not cause expired"),
     bind(&[Key::Char(' '), Key::Char('p')], "space, p", Action::Pause, "hold or release the screen; counting goes on"),
     bind(&[Key::Char('r')], "r", Action::Reset, "reset the counts; live sockets stay"),
     bind(&[Key::Char('+'), Key::Char('=')], "+", Action::Slower, "longer refresh interval"),

@@ -1,4 +1,4 @@
-//! The filter of the screen: the words of the command line, held against events and rows in user space.
+//! The names and values of the command line's filters, held against events and rows in user space.
 
 use std::net::IpAddr;
 
@@ -20,24 +20,24 @@ use crate::{
     show::columns::Row,
 };
 
-/// A filter. Values of one kind are alternatives, kinds add up; what is not known does not match.
+/// Words NAME:VALUE. Values of one kind are alternatives, kinds add up; what is not known does not match.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Sieve {
-    /// As it was typed.
-    pub words: String,
+pub struct Words {
+    /// As they were typed.
+    text: String,
     spec: FilterSpec,
     resolved: Resolved,
 }
 
-impl Sieve {
+impl Words {
     /// Reads `lport:443 comm:nginx cause:reused`: names and values are those of the command line's filters and of
     /// `--events`; `family:4` stands for `-4`. Looks up the names in it with `resolver`.
     ///
     /// # Errors
     /// What is wrong with the first wrong word, for the eye.
-    pub fn read(words: &str, resolver: &Resolver) -> Result<Self, String> {
+    pub fn read(text: &str, resolver: &Resolver) -> Result<Self, String> {
         let mut args = vec!["twtrace".to_owned(), "run".to_owned()];
-        for word in words.split_whitespace() {
+        for word in text.split_whitespace() {
             let Some((name, value)) = word.split_once(':') else {
                 return Err(format!("{word}: write NAME:VALUE, e.g. lport:443 comm:nginx cause:reused"));
             };
@@ -54,13 +54,7 @@ impl Sieve {
             return Err("not a filter; write NAME:VALUE, e.g. lport:443".to_owned());
         };
         let resolved = resolver.resolve(&run.filter).map_err(said)?;
-        Ok(Self { words: words.trim().to_owned(), spec: run.filter, resolved })
-    }
-
-    /// True if nothing is filtered out.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.words.is_empty()
+        Ok(Self { text: text.trim().to_owned(), spec: run.filter, resolved })
     }
 
     /// Words of the filter that a table cannot answer, which has no such column: all of its rows pass them.
@@ -73,7 +67,7 @@ impl Sieve {
             <OwnerRow<CgroupName> as Row>::NAME => &["cgroup", "cgroup-tree", "container", "unit"],
             _ => return Vec::new(),
         };
-        let names = self.words.split_whitespace().filter_map(|word| word.split_once(':'));
+        let names = self.text.split_whitespace().filter_map(|word| word.split_once(':'));
         names.map(|(name, _)| name).filter(|name| !answers.contains(name)).collect()
     }
 
@@ -208,14 +202,13 @@ mod tests {
         }
     }
 
-    fn read(words: &str) -> Result<Sieve, String> {
-        Sieve::read(words, &Resolver::default())
+    fn read(words: &str) -> Result<Words, String> {
+        Words::read(words, &Resolver::default())
     }
 
     #[test]
     fn words_are_those_of_the_command_line() {
         for (words, wanted) in [
-            ("", true),
             ("rport:443", true),
             ("rport:80,400-500", true),
             ("lport:443", false),
@@ -236,7 +229,7 @@ mod tests {
             ("family:4", true),
             ("family:6", false),
         ] {
-            assert_eq!(read(words).map(|sieve| sieve.event(&died())), Ok(wanted), "{words}");
+            assert_eq!(read(words).map(|words| words.event(&died())), Ok(wanted), "{words}");
         }
     }
 
@@ -246,7 +239,7 @@ mod tests {
         let life = Life { netns: None, tuple: None, role: None, closer: None, ..known.life };
         let unknown = Event { life, ..known };
         for words in ["rport:443", "netns:77", "role:client", "pid:42", "comm:curl", "family:4", "laddr:0.0.0.0/0"] {
-            assert_eq!(read(words).map(|sieve| sieve.event(&unknown)), Ok(false), "{words}");
+            assert_eq!(read(words).map(|words| words.event(&unknown)), Ok(false), "{words}");
         }
     }
 
