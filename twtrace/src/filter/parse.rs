@@ -191,7 +191,7 @@ impl<'a> Parser<'a> {
             _ if side != Side::Either && token.text.contains('/') => Before { side, word: "net" },
             Some(before) if side == Side::Either => before,
             _ if side != Side::Either => return Err(self.wrong("expected host, net, port or portrange")),
-            _ => return Err(self.wrong(format!("unknown word; expected {}, not or (", WORDS.join(", ")))),
+            _ => return Err(self.wrong(format!("not one of {} not (", WORDS.join(" ")))),
         };
         self.before = Some(before);
         let has_side = matches!(before.word, "host" | "net" | "port" | "portrange");

@@ -115,7 +115,7 @@ fn what_an_event_has_not_is_no_unknown() {
 fn the_wrong_word_is_shown_with_what_would_be_right() {
     for (text, said) in [
         ("", "at the end: a condition is missing"),
-        ("curl", "at 'curl': unknown word; expected src, dst, host, net"),
+        ("curl", "at 'curl': not one of src dst host net"),
         ("port", "at the end: expected a port, e.g. port 443"),
         ("port 70000", "at '70000' after 'port': expected a port, e.g. port 443"),
         ("dst port 443 x", "at 'x' after 'dst port 443': a word too many; join conditions by and, or"),
