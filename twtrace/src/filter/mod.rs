@@ -4,7 +4,7 @@ pub mod expression;
 mod parse;
 mod subject;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use expression::Expression;
 pub use parse::Wrong;

@@ -8,9 +8,11 @@ use super::{
 };
 use crate::model::event::{Cause, Closer, Comm, Detail, Event, Kind, Life, Role, Substate, Task, Tuple};
 
-fn died() -> Event {
+/// The end of a minisock of which everything is known that a filter may ask.
+pub(crate) fn died() -> Event {
     let mut comm = [0; 16];
-    comm[..5].copy_from_slice(b"nginx");
+    // What a longer name left behind the first NUL is not the name.
+    comm[..10].copy_from_slice(b"nginx\0rest");
     let tuple = Tuple { laddr: [10, 0, 0, 5].into(), lport: 40_000, raddr: [192, 0, 2, 9].into(), rport: 443 };
     Event {
         mono_ns: 1,

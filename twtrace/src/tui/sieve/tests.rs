@@ -1,32 +1,15 @@
 use super::*;
 use crate::{
+    filter::tests::died,
     model::{
         aggregate::Aggregates,
-        event::{Cause, Closer, Comm, Connection, Detail, Life, Role, Substate, Task, Tuple},
+        event::{Connection, Detail},
     },
     show::columns::Row,
 };
 
 fn read(text: &str) -> Result<Sieve, String> {
     Sieve::read(text, &Resolver::default())
-}
-
-fn died() -> Event {
-    let tuple = Tuple { laddr: [10, 0, 0, 5].into(), lport: 40_000, raddr: [192, 0, 2, 9].into(), rport: 443 };
-    Event {
-        mono_ns: 1,
-        life: Life {
-            id: Some(1),
-            netns: Some(77),
-            tuple: Some(tuple),
-            substate: Some(Substate::TimeWait),
-            role: Some(Role::Client),
-            closer: Some(Closer { task: Task { pid: 42, comm: Comm(*b"nginx\0\0\0\0\0\0\0\0\0\0\0") }, cgroup_id: 5 }),
-            preexisting: Some(false),
-        },
-        detail: Detail::Died { cause: Cause::Reused, life_ns: None, taker: None },
-        self_test: false,
-    }
 }
 
 #[test]
