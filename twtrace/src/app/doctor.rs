@@ -14,8 +14,6 @@ use crate::{
     cli::{
         Doctor as Asked, Format,
         exit::{Code, Complaint, Exit, Reader, say},
-        filter::NetnsSpec,
-        resolve::Resolver,
     },
     doctor::{
         checks,
@@ -25,6 +23,7 @@ use crate::{
         report::{self, Report, Style},
         trace,
     },
+    filter::{resolve::Resolver, spec::NetnsSpec},
     host::{Host, clock},
     show::clock::Clock,
 };
@@ -37,7 +36,7 @@ pub(super) fn doctor(host: &Host, asked: &Asked) -> anyhow::Result<Exit> {
     let trace = asked.with_trace.as_deref().map(read_trace).transpose()?;
     let place = match &asked.netns {
         Some(spec) => {
-            let (netns, whose) = Resolver::default().netns(spec)?;
+            let (netns, whose) = Resolver::default().netns(spec).map_err(Exit::from)?;
             whose.iter().for_each(|said| note(said));
             Where::One(netns)
         }

@@ -16,8 +16,8 @@ use crate::{
     cli::{
         EbpfLog, Run,
         exit::{Code, Complaint, Exit},
-        resolve::Resolver,
     },
+    filter::resolve::Resolver,
     host::{Host, buckets::Watch, netns, privilege::Privileges},
     model::{
         report::{CapabilityReport, Start},
@@ -134,8 +134,8 @@ fn undelivered(to: &str, lines: u64, waited: Duration) -> Exit {
 fn settings(host: &Host, asked: &Run, scope: &Scope) -> anyhow::Result<Settings> {
     let own_netns = scope.inum().context("the network namespace")?;
     let resolver = Resolver::default();
-    let resolved = resolver.resolve(&asked.filter)?;
-    let processes = resolver.processes(&asked.filter)?;
+    let resolved = resolver.resolve(&asked.filter).map_err(Exit::from)?;
+    let processes = resolver.processes(&asked.filter).map_err(Exit::from)?;
     resolved.notes.iter().chain(&processes).for_each(|said| note(said));
     let mut filter = asked.filter.knob(&resolved);
     let tables = front::has_tables(asked);

@@ -6,7 +6,7 @@ use std::{
     process::ExitCode,
 };
 
-use crate::{show::human::Plain, sink::remarks};
+use crate::{filter::wrong::Wrong, show::human::Plain, sink::remarks};
 
 /// The exit codes, from sysexits.h.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -146,6 +146,20 @@ impl fmt::Display for Exit {
 
 /// So that a command can end with it from any depth: see [`crate::app::main`].
 impl std::error::Error for Exit {}
+
+impl From<Wrong> for Complaint {
+    fn from(Wrong { what, why, remedy, .. }: Wrong) -> Self {
+        Self { what, why, remedy }
+    }
+}
+
+impl From<Wrong> for Exit {
+    /// The end because of a filter whose names lead nowhere, or may not be looked up.
+    fn from(wrong: Wrong) -> Self {
+        let code = if wrong.is_denied { Code::Privilege } else { Code::Usage };
+        Self::error(code, Complaint::from(wrong))
+    }
+}
 
 impl From<Complaint> for Exit {
     /// A complaint about the command line; what is found out later names its own code with [`Exit::error`].

@@ -1,252 +1,51 @@
-//! Which events the run wants: typed, and turned into what the eBPF programs compare. Pure.
+//! The filters of the command line, from their options to what [`crate::filter`] knows.
 
-use std::{net::IpAddr, path::PathBuf};
+use std::path::PathBuf;
 
-use ipnet::IpNet;
-use twtrace_common::{
-    COMM_LEN,
-    knob::{Cidr, Filter, PortSet, Words},
+use super::{args::FilterArgs, exit::Complaint, list::List};
+use crate::{
+    filter::{
+        spec::{Family, FilterSpec},
+        word::{self, Bad},
+    },
+    model::event::{Cause, Kind, Role},
 };
 
-use super::{
-    args::FilterArgs,
-    exit::Complaint,
-    few::Few,
-    list::{self, Bad, List},
-    ports::Ports,
-};
-use crate::model::event::{Cause, Comm, Kind, Role};
-
-/// A thread's name as the kernel keeps it: at most 15 bytes, padded with NULs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct CommName([u8; COMM_LEN]);
-
-impl CommName {
-    /// The name; `None` if it is empty, too long, or holds a NUL.
-    #[must_use]
-    pub fn new(name: &str) -> Option<Self> {
-        let mut bytes = [0; COMM_LEN];
-        let fits = !name.is_empty() && name.len() < COMM_LEN && !name.contains('\0');
-        fits.then(|| {
-            bytes[..name.len()].copy_from_slice(name.as_bytes());
-            Self(bytes)
-        })
-    }
-
-    /// True if a thread has this name.
-    #[must_use]
-    pub fn is(&self, comm: &Comm) -> bool {
-        // Behind the first NUL the kernel leaves what was there before.
-        let name = |bytes: &[u8; COMM_LEN]| bytes.iter().position(|&byte| byte == 0).unwrap_or(COMM_LEN);
-        self.0[..name(&self.0)] == comm.0[..name(&comm.0)]
-    }
-
-    /// The name, as [`Comm::name`].
-    #[must_use]
-    pub fn name(&self) -> String {
-        Comm(self.0).name().into_owned()
-    }
-}
-
-/// A network namespace, not yet looked up.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum NetnsSpec {
-    /// twtrace's own.
-    Own,
-    /// The one of this inode number.
-    Inum(u32),
-    /// The one behind this file.
-    Path(PathBuf),
-    /// The one of this process.
-    Pid(u32),
-    /// The one of this container.
-    Container(String),
-    /// The one of this systemd unit.
-    Unit(String),
-}
-
-/// IPv4 or IPv6.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Family {
-    /// IPv4, v4-mapped included.
-    V4,
-    /// IPv6.
-    V6,
-}
-
-/// The filters of a run. Values of one kind are alternatives, kinds add up; an empty kind lets everything through.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FilterSpec {
-    /// Local ports.
-    pub lport: Option<Ports>,
-    /// Remote ports.
-    pub rport: Option<Ports>,
-    /// Ports either of which is wanted.
-    pub port: Option<Ports>,
-    /// Local address blocks.
-    pub laddr: Few<IpNet>,
-    /// Remote address blocks.
-    pub raddr: Few<IpNet>,
-    /// Closers.
-    pub pid: Few<u32>,
-    /// Closers' names.
-    pub comm: Few<CommName>,
-    /// Closers' cgroups, not yet looked up.
-    pub cgroup: Few<PathBuf>,
-    /// Closers' cgroups, with all that is below them, not yet looked up.
-    pub cgroup_tree: Few<PathBuf>,
-    /// Containers, not yet looked up.
-    pub container: Few<String>,
-    /// systemd units, not yet looked up.
-    pub unit: Few<String>,
-    /// Network namespaces, not yet looked up.
-    pub netns: Few<NetnsSpec>,
-    /// Ends; empty for all.
-    pub causes: Vec<Cause>,
-    /// Who opened the connection.
-    pub role: Option<Role>,
-    /// IPv4 or IPv6 only.
-    pub family: Option<Family>,
-    /// Kinds of events to be sent; the counters count all of them. May be empty.
-    pub kinds: Vec<Kind>,
-}
-
-impl Default for FilterSpec {
-    /// Everything.
-    fn default() -> Self {
-        Self {
-            lport: None,
-            rport: None,
-            port: None,
-            laddr: Few::default(),
-            raddr: Few::default(),
-            pid: Few::default(),
-            comm: Few::default(),
-            cgroup: Few::default(),
-            cgroup_tree: Few::default(),
-            container: Few::default(),
-            unit: Few::default(),
-            netns: Few::default(),
-            causes: Vec::new(),
-            role: None,
-            family: None,
-            kinds: Kind::ALL.to_vec(),
-        }
-    }
-}
-
-/// What [`super::resolve`] found behind the names of a [`FilterSpec`].
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Resolved {
-    /// Cgroup v2 ids.
-    pub cgroups: Few<u64>,
-    /// Cgroups with all that is below them: alternatives to `cgroups`.
-    pub trees: Few<Tree>,
-    /// Inode numbers of network namespaces.
-    pub netns: Few<u32>,
-    /// What the names of containers and units led to, a sentence for each.
-    pub notes: Vec<String>,
-}
-
-impl Resolved {
-    /// True if cgroups are named.
-    #[must_use]
-    pub fn wants_cgroups(&self) -> bool {
-        !self.cgroups.is_empty() || !self.trees.is_empty()
-    }
-
-    /// True if this is one of the cgroups that are named, or was below one of them when it was looked up.
-    #[must_use]
-    pub fn has_cgroup(&self, id: u64) -> bool {
-        self.cgroups.contains(&id) || self.trees.iter().any(|tree| tree.ids.contains(&id))
-    }
-}
-
-/// A cgroup with all that is below it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Tree {
-    /// Directory of the cgroup.
-    pub path: PathBuf,
-    /// The ids of all cgroups that were in it when it was looked up, its own among them.
-    pub ids: Vec<u64>,
-}
-
-impl FilterSpec {
-    /// What the eBPF programs are told, before they are loaded.
-    #[must_use]
-    pub fn knob(&self, resolved: &Resolved) -> Filter {
-        let mut filter = Filter {
-            kinds: self.kinds.iter().fold(0, |bits, kind| bits | bit(kind.raw())),
-            causes: self.causes.iter().fold(0, |bits, cause| bits | bit(cause.raw())),
-            family: match self.family {
-                None => 0,
-                Some(Family::V4) => 4,
-                Some(Family::V6) => 6,
-            },
-            role: self.role.map_or(0, Role::raw),
-            lport: self.lport.is_some().into(),
-            rport: self.rport.is_some().into(),
-            port: self.port.is_some().into(),
-            ..Filter::ALL
-        };
-        filter.netns_len = resolved.netns.fill(&mut filter.netns, |inum| *inum);
-        filter.cgroup_len = resolved.cgroups.fill(&mut filter.cgroup, |id| *id);
-        filter.cgroup_trees = u8::try_from(resolved.trees.len()).unwrap_or(u8::MAX);
-        filter.pid_len = self.pid.fill(&mut filter.pid, |pid| *pid);
-        filter.comm_len = self.comm.fill(&mut filter.comm, |comm| words(comm.0));
-        filter.laddr_len = self.laddr.fill(&mut filter.laddr, block);
-        filter.raddr_len = self.raddr.fill(&mut filter.raddr, block);
-        filter
-    }
-
-    /// The rows of map `PORTS`, by their index; [`FilterSpec::knob`] says which of them are looked at.
-    #[must_use]
-    pub fn port_sets(&self) -> Box<[PortSet; 3]> {
-        // The order is that of PORTS_LOCAL, PORTS_REMOTE, PORTS_EITHER; a test holds it against them.
-        let mut rows = Box::new([[0; 1024]; 3]);
-        for (row, ports) in rows.iter_mut().zip([&self.lport, &self.rport, &self.port]) {
-            ports.iter().for_each(|ports| ports.set(row));
-        }
-        rows
-    }
-
-    /// Reads the filters of the command line; `events` is what was given for `--events`.
-    pub(super) fn read(args: &FilterArgs, events: &[String]) -> Result<Self, Complaint> {
-        const PORTS: &str = "80,8000-8100";
-        const CIDRS: &str = "10.0.0.0/8,::1";
-        let list = |option, example, values| List { option, example, values };
-        let causes =
-            list("--cause", "reused,reset", &args.cause).words(|word| list::word_of(word, "cause", &causes()))?;
-        let path = |word: &str| Ok::<_, Bad>(PathBuf::from(word));
-        Ok(Self {
-            lport: list("--lport", PORTS, &args.lport).ports()?,
-            rport: list("--rport", PORTS, &args.rport).ports()?,
-            port: list("--port", PORTS, &args.port).ports()?,
-            laddr: list("--laddr", CIDRS, &args.laddr).few(list::cidr)?,
-            raddr: list("--raddr", CIDRS, &args.raddr).few(list::cidr)?,
-            pid: list("--pid", "1234,5678", &args.pid).few(list::pid)?,
-            comm: list("--comm", "nginx,curl", &args.comm).few(list::comm)?,
-            cgroup: list("--cgroup", "system.slice/nginx.service", &args.cgroup).few(path)?,
-            cgroup_tree: list("--cgroup-tree", "system.slice", &args.cgroup_tree).few(path)?,
-            container: list("--container", "web", &args.container).few(list::name)?,
-            unit: list("--unit", "nginx.service", &args.unit).few(list::name)?,
-            netns: list("--netns", "self,/run/netns/blue", &args.netns).few(list::netns)?,
-            kinds: kinds(&list("--events", "born,died", events), !causes.is_empty())?,
-            causes,
-            role: role(args.role.as_deref())?,
-            family: match (args.ipv4, args.ipv6) {
-                (true, false) => Some(Family::V4),
-                (false, true) => Some(Family::V6),
-                (true, true) | (false, false) => None,
-            },
-        })
-    }
+/// Reads the filters of the command line; `events` is what was given for `--events`.
+pub(super) fn read(args: &FilterArgs, events: &[String]) -> Result<FilterSpec, Complaint> {
+    const PORTS: &str = "80,8000-8100";
+    const CIDRS: &str = "10.0.0.0/8,::1";
+    let list = |option, example, values| List { option, example, values };
+    let causes = list("--cause", "reused,reset", &args.cause).words(|word| word::word_of(word, "cause", &causes()))?;
+    let path = |word: &str| Ok::<_, Bad>(PathBuf::from(word));
+    Ok(FilterSpec {
+        lport: list("--lport", PORTS, &args.lport).ports()?,
+        rport: list("--rport", PORTS, &args.rport).ports()?,
+        port: list("--port", PORTS, &args.port).ports()?,
+        laddr: list("--laddr", CIDRS, &args.laddr).few(word::cidr)?,
+        raddr: list("--raddr", CIDRS, &args.raddr).few(word::cidr)?,
+        pid: list("--pid", "1234,5678", &args.pid).few(word::pid)?,
+        comm: list("--comm", "nginx,curl", &args.comm).few(word::comm)?,
+        cgroup: list("--cgroup", "system.slice/nginx.service", &args.cgroup).few(path)?,
+        cgroup_tree: list("--cgroup-tree", "system.slice", &args.cgroup_tree).few(path)?,
+        container: list("--container", "web", &args.container).few(word::name)?,
+        unit: list("--unit", "nginx.service", &args.unit).few(word::name)?,
+        netns: list("--netns", "self,/run/netns/blue", &args.netns).few(word::netns)?,
+        kinds: kinds(&list("--events", "born,died", events), !causes.is_empty())?,
+        causes,
+        role: role(args.role.as_deref())?,
+        family: match (args.ipv4, args.ipv6) {
+            (true, false) => Some(Family::V4),
+            (false, true) => Some(Family::V6),
+            (true, true) | (false, false) => None,
+        },
+    })
 }
 
 /// `--events`, and what `--cause` makes of it: only deaths have a cause.
 fn kinds(events: &List<'_>, by_cause: bool) -> Result<Vec<Kind>, Complaint> {
     let known: Vec<_> = Kind::ALL.iter().map(|&kind| (kind.word(), Some(kind))).chain([("none", None)]).collect();
-    let wanted = events.words(|word| list::word_of(word, "event", &known))?;
+    let wanted = events.words(|word| word::word_of(word, "event", &known))?;
     let wanted = match wanted.iter().copied().collect::<Option<Vec<Kind>>>() {
         Some(kinds) => kinds,
         None if wanted.len() == 1 => Vec::new(),
@@ -276,38 +75,6 @@ fn causes() -> Vec<(&'static str, Cause)> {
 fn role(word: Option<&str>) -> Result<Option<Role>, Complaint> {
     let known: Vec<_> = Role::ALL.iter().map(|&role| (role.word(), role)).collect();
     let list = List { option: "--role", example: "client", values: &[] };
-    let read = |word: &str| list::word_of(word, "role", &known).map_err(|bad| list.complain(word, bad));
+    let read = |word: &str| word::word_of(word, "role", &known).map_err(|bad| list.complain(word, bad));
     word.map(read).transpose()
 }
-
-fn bit(number: u8) -> u32 {
-    1_u32.checked_shl(number.into()).unwrap_or(0)
-}
-
-/// 16 bytes as the programs read them: two words, each with its bytes as they stand in memory.
-fn words(bytes: [u8; 16]) -> Words {
-    let [low, high] = [0, 8].map(|at| std::array::from_fn(|i| bytes[at + i]));
-    [u64::from_ne_bytes(low), u64::from_ne_bytes(high)]
-}
-
-fn block(net: &IpNet) -> Cidr {
-    Cidr {
-        addr: words(wide(net.addr())),
-        mask: words(wide(net.netmask())),
-        family: if net.addr().is_ipv4() { 4 } else { 6 },
-    }
-}
-
-/// Network order; IPv4 in the first 4 bytes, as in the records.
-fn wide(address: IpAddr) -> [u8; 16] {
-    match address {
-        IpAddr::V4(v4) => {
-            let [a, b, c, d] = v4.octets();
-            [a, b, c, d, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]
-        }
-        IpAddr::V6(v6) => v6.octets(),
-    }
-}
-
-#[cfg(test)]
-mod tests;

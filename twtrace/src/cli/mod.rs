@@ -5,12 +5,12 @@ use std::{ffi::OsString, path::PathBuf, time::Duration};
 use args::{DoctorArgs, HookArgs, LabArgs, ProbeArgs, Root, Verb};
 use clap::{CommandFactory as _, FromArgMatches as _, ValueEnum};
 use exit::{Complaint, Exit};
-use filter::NetnsSpec;
 use list::List;
 use value::Given;
 
 use crate::{
     doctor::{checks, finding::Story},
+    filter::{spec::NetnsSpec, word},
     lab::scenarios::Scenario,
 };
 pub use format::{Also, RunFormat};
@@ -18,12 +18,9 @@ pub use run::Run;
 
 mod args;
 pub mod exit;
-pub mod few;
-pub mod filter;
+mod filter;
 mod format;
 mod list;
-pub mod ports;
-pub mod resolve;
 mod run;
 mod usage;
 mod value;
@@ -275,12 +272,12 @@ impl Doctor {
         };
         let watch = |text: &String| Given { option: "--watch", text }.time(&(Duration::from_secs(1)..=HOUR), "5s");
         let list = |option, example, values| List { option, example, values };
-        let mut netns = list("--netns", "/run/netns/blue", args.netns.as_slice()).words(list::netns)?;
-        netns.extend(list("--pid", "4711", args.pid.as_slice()).words(|word| list::pid(word).map(NetnsSpec::Pid))?);
+        let mut netns = list("--netns", "/run/netns/blue", args.netns.as_slice()).words(word::netns)?;
+        netns.extend(list("--pid", "4711", args.pid.as_slice()).words(|word| word::pid(word).map(NetnsSpec::Pid))?);
         let container = list("--container", "web", args.container.as_slice());
-        netns.extend(container.words(|word| list::name(word).map(NetnsSpec::Container))?);
+        netns.extend(container.words(|word| word::name(word).map(NetnsSpec::Container))?);
         let unit = list("--unit", "nginx.service", args.unit.as_slice());
-        netns.extend(unit.words(|word| list::name(word).map(NetnsSpec::Unit))?);
+        netns.extend(unit.words(|word| word::name(word).map(NetnsSpec::Unit))?);
         if netns.len() > 1 {
             let what = "--netns, --pid, --container or --unit";
             return Err(Complaint::new(what, format!("{} values (limit 1)", netns.len()), "run twtrace once for each"));

@@ -3,10 +3,12 @@
 use std::time::Duration;
 
 use super::{
-    Also, EbpfLog, HOUR, Hooks, RunFormat, args::RunArgs, exit::Complaint, filter::FilterSpec, list, list::List,
-    value::Given, words,
+    Also, EbpfLog, HOUR, Hooks, RunFormat, args::RunArgs, exit::Complaint, filter, list::List, value::Given, words,
 };
-use crate::sink::{by::Group, json};
+use crate::{
+    filter::{spec::FilterSpec, word},
+    sink::{by::Group, json},
+};
 
 /// `twtrace run`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,7 +78,7 @@ impl Run {
             ring_size: Given { option: "--ring-size", text: &args.ring_size }.ring()?,
             max_lives: entries("--max-lives", args.max_lives.as_ref())?,
             max_conns: entries("--max-conns", args.max_conns.as_ref())?,
-            filter: FilterSpec::read(&args.filters, &args.events)?,
+            filter: filter::read(&args.filters, &args.events)?,
         })
     }
 }
@@ -85,7 +87,7 @@ impl Run {
 pub(super) fn by(args: &RunArgs) -> Result<Vec<Group>, Complaint> {
     let known = Group::ALL.map(|group| (group.word(), group));
     let list = List { option: "--by", example: "port,dest", values: &args.by };
-    let mut groups = list.words(|word| list::word_of(word, "table", &known))?;
+    let mut groups = list.words(|word| word::word_of(word, "table", &known))?;
     if groups.is_empty() && args.summary_every.is_some() {
         groups.extend(Group::ALL);
     }

@@ -4,9 +4,9 @@ use clap::error::{ContextKind, ContextValue, Error, ErrorKind};
 
 use super::{
     exit::{Code, Complaint, Exit},
-    list::or,
     words::Spoken,
 };
+use crate::filter::word::or;
 
 /// What a parse that yields no command line comes to: the help on standard output, or a complaint, which refers to the help
 /// of the command that was given.

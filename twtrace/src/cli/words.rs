@@ -3,11 +3,8 @@
 
 use std::{ffi::OsString, net::IpAddr};
 
-use super::{
-    exit::{Complaint, Exit},
-    list::or,
-};
-use crate::{doctor::checks, lab::scenarios::Scenario};
+use super::exit::{Complaint, Exit};
+use crate::{doctor::checks, filter::word::or, lab::scenarios::Scenario};
 
 /// Other names of options, and the option that they are.
 const OTHER_NAMES: [(&str, &str); 3] = [("--sport", "--lport"), ("--dport", "--rport"), ("--json", "--format json")];

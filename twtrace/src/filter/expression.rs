@@ -1,10 +1,18 @@
-//! An expression, and its verdict.
+//! An expression in tcpdump's words and ours, `dst port 443 and not cause expired`, and its verdict. Pure.
+
+mod parse;
+mod subject;
+#[cfg(test)]
+pub(crate) mod tests;
 
 use std::{fmt, net::IpAddr, ops::RangeInclusive};
 
 use ipnet::IpNet;
 
-use super::{Fact, Subject, Wrong, parse};
+pub use self::{
+    parse::Misread,
+    subject::{Fact, Subject},
+};
 use crate::model::event::{Cause, Event, Kind, Role, Substate};
 
 /// Which end of a connection. The local end is the source, whoever opened the connection.
@@ -100,7 +108,7 @@ impl Expression {
     ///
     /// # Errors
     /// The first word that is wrong, and what would be right.
-    pub fn read(text: &str) -> Result<Self, Wrong> {
+    pub fn read(text: &str) -> Result<Self, Misread> {
         parse::read(text)
     }
 

@@ -1,11 +1,10 @@
-//! Which events are wanted, in tcpdump's words and ours: `dst port 443 and not cause expired`. Pure.
+//! Which events are wanted? Filters, typed; looked up on this machine; and turned into what the eBPF programs compare. An
+//! expression says the same in tcpdump's words. Knows nothing of the command line, whose options are read in [`crate::cli`].
 
 pub mod expression;
-mod parse;
-mod subject;
-#[cfg(test)]
-pub(crate) mod tests;
-
-pub use expression::Expression;
-pub use parse::Wrong;
-pub use subject::{Fact, Subject};
+pub mod few;
+pub mod ports;
+pub mod resolve;
+pub mod spec;
+pub mod word;
+pub mod wrong;

@@ -20,7 +20,7 @@ use super::{
     view,
 };
 use crate::{
-    cli::resolve::Resolver,
+    filter::resolve::Resolver,
     model::{
         aggregate::Aggregates,
         event::Event,

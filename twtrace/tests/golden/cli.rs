@@ -6,11 +6,17 @@ use insta::assert_snapshot;
 use twtrace::cli::{
     self, Backend, Cli, Command, EbpfLog, RunFormat,
     exit::{Code, Exit},
-    filter::{FilterSpec, NetnsSpec},
     parse,
-    resolve::{Place, Resolver},
 };
-use twtrace::{doctor::checks, sink::by::Group};
+use twtrace::{
+    doctor::checks,
+    filter::{
+        resolve::{Place, Resolver},
+        spec::{FilterSpec, NetnsSpec},
+        wrong::Wrong,
+    },
+    sink::by::Group,
+};
 
 fn run(words: &[&str]) -> cli::Run {
     match parse(["twtrace", "run"].iter().chain(words)).map(|cli| cli.command) {
@@ -336,6 +342,12 @@ fn words_that_are_no_text() {
     assert_snapshot!(exit.stderr);
 }
 
+/// The end that a name leads to.
+fn wrong_line(wrong: Wrong) -> String {
+    let exit = Exit::from(wrong);
+    format!("{} {}", exit.code as u8, exit.stderr)
+}
+
 fn fake(path: &Path) -> io::Result<Place> {
     match path.to_str() {
         Some("/run/netns/odd") => Ok(Place::Netns(1 << 40)),
@@ -351,13 +363,13 @@ fn names_that_lead_nowhere() {
     let resolver = Resolver::new("/", fake);
     let cgroups = ["gone", "cpu", "/etc/passwd", "/a.slice"].map(|path| match resolver.cgroup(path.as_ref()) {
         Ok(id) => id.to_string(),
-        Err(exit) => format!("{} {}", exit.code as u8, exit.stderr),
+        Err(wrong) => wrong_line(wrong),
     });
     let paths = ["/gone", "/etc/passwd", "/proc/1/ns/mnt", "/proc/1/ns/net", "/run/netns/odd", "blue", "./blue"];
     let namespaces = paths.map(|path| NetnsSpec::Path(path.into())).into_iter().chain([NetnsSpec::Own]);
     let namespaces = namespaces.map(|spec| match resolver.netns(&spec) {
         Ok((inum, _)) => inum.to_string(),
-        Err(exit) => format!("{} {}", exit.code as u8, exit.stderr),
+        Err(wrong) => wrong_line(wrong),
     });
     assert_snapshot!(cgroups.into_iter().chain(namespaces).collect::<String>());
 }

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use ratatui::{Terminal, backend::TestBackend, buffer::Buffer};
 use serde_json::Value;
 use twtrace::{
-    cli::resolve::Resolver,
+    filter::resolve::Resolver,
     model::{
         aggregate::Aggregates,
         cgroup::Named,

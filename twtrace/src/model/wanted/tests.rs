@@ -1,12 +1,15 @@
 use super::*;
-use crate::cli::{self, Command, filter::Resolved};
+use crate::{
+    cli::{self, Command},
+    filter::spec::{NetnsSpec, Resolved},
+};
 
 /// The filters of a command line, names not looked up.
 fn wanted(words: &str) -> Wanted {
     let line = ["twtrace", "run"].into_iter().chain(words.split_whitespace());
     let Ok(Command::Run(run)) = cli::parse(line).map(|cli| cli.command) else { panic!("{words}") };
     let numbers = run.filter.netns.try_map(|netns| match netns {
-        cli::filter::NetnsSpec::Inum(inum) => Ok::<u32, ()>(*inum),
+        NetnsSpec::Inum(inum) => Ok::<u32, ()>(*inum),
         _ => Err(()),
     });
     let resolved = Resolved { netns: numbers.unwrap(), ..Resolved::default() };

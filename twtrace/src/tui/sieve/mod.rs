@@ -5,8 +5,8 @@ mod words;
 
 use self::words::Words;
 use crate::{
-    cli::resolve::Resolver,
-    filter::{Expression, Subject},
+    filter::expression::{Expression, Subject},
+    filter::resolve::Resolver,
     model::{
         aggregate::{CgroupName, DestinationRow, OwnerRow, PortRow, ProcessName},
         event::Event,

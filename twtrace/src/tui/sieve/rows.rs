@@ -1,7 +1,7 @@
 //! What rows of tables know, for an expression.
 
 use crate::{
-    filter::{Fact, Subject},
+    filter::expression::{Fact, Subject},
     model::{
         aggregate::{CgroupName, DestinationRow, OwnerRow, PortRow, ProcessName, Side},
         event::Role,

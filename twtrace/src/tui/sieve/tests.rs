@@ -1,6 +1,6 @@
 use super::*;
 use crate::{
-    filter::tests::died,
+    filter::expression::tests::died,
     model::{
         aggregate::Aggregates,
         event::{Connection, Detail},

@@ -5,13 +5,12 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use crate::{
-    cli::{
-        self, Command,
-        exit::Exit,
+    cli::{self, Command, exit::Exit},
+    filter::{
         few::Few,
-        filter::{Family, FilterSpec, Resolved},
         ports::Ports,
         resolve::Resolver,
+        spec::{Family, FilterSpec, Resolved},
     },
     model::{
         aggregate::{CgroupName, DestinationRow, OwnerRow, PortRow, ProcessName, Side},
@@ -53,7 +52,7 @@ impl Words {
         let Command::Run(run) = cli::parse(args).map_err(said)?.command else {
             return Err("not a filter; write NAME:VALUE, e.g. lport:443".to_owned());
         };
-        let resolved = resolver.resolve(&run.filter).map_err(said)?;
+        let resolved = resolver.resolve(&run.filter).map_err(|wrong| said(wrong.into()))?;
         Ok(Self { text: text.trim().to_owned(), spec: run.filter, resolved })
     }
 
@@ -179,7 +178,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::{filter::tests::died, model::event::Life};
+    use crate::{filter::expression::tests::died, model::event::Life};
 
     fn read(words: &str) -> Result<Words, String> {
         Words::read(words, &Resolver::default())

@@ -11,9 +11,9 @@ use std::{
 use look::look;
 
 use super::{
-    exit::{Code, Complaint, Exit},
     few::Few,
-    filter::{FilterSpec, NetnsSpec, Resolved, Tree},
+    spec::{FilterSpec, NetnsSpec, Resolved, Tree},
+    wrong::Wrong,
 };
 use crate::host::{
     Host, cgroup,
@@ -63,8 +63,8 @@ impl Resolver {
     ///
     /// # Errors
     ///
-    /// The [`Exit`] to take about the first name that leads nowhere.
-    pub fn resolve(&self, spec: &FilterSpec) -> Result<Resolved, Exit> {
+    /// The [`Wrong`] about the first name that leads nowhere.
+    pub fn resolve(&self, spec: &FilterSpec) -> Result<Resolved, Wrong> {
         let mut resolved = Resolved {
             cgroups: spec.cgroup.try_map(|path| self.cgroup(path))?,
             trees: spec.cgroup_tree.try_map(|path| self.tree(path))?,
@@ -82,17 +82,13 @@ impl Resolver {
     /// Containers and units. One whose network namespace holds nothing else is that namespace: then what no task has closed
     /// belongs to it too. All of them have to be such, and nothing else may be named that a cgroup or namespace is an
     /// alternative to; otherwise they are their cgroups, with all that is below.
-    fn groups(&self, named: &[(Noun, &String)], resolved: &mut Resolved) -> Result<(), Exit> {
+    fn groups(&self, named: &[(Noun, &String)], resolved: &mut Resolved) -> Result<(), Wrong> {
         let groups = named
             .iter()
             .map(|(noun, word)| Ok((*noun, *word, self.group(*noun, word)?)))
-            .collect::<Result<Vec<_>, Exit>>()?;
+            .collect::<Result<Vec<_>, Wrong>>()?;
         let few = |error: super::few::TooMany| {
-            Complaint::new(
-                "--cgroup-tree, --container, --unit",
-                error.to_string(),
-                "leave some out, or run twtrace twice",
-            )
+            Wrong::new("--cgroup-tree, --container, --unit", error.to_string(), "leave some out, or run twtrace twice")
         };
         let by_netns = groups.iter().all(|(.., group)| group.has_own_netns)
             && !resolved.wants_cgroups()
@@ -115,7 +111,7 @@ impl Resolver {
                 }
                 None => {
                     let why = format!("{} is not in the cgroup v2 tree, and shares its network namespace", group.label);
-                    return Err(Complaint::new(what, why, "name its processes: --pid PID, or --comm NAME").into());
+                    return Err(Wrong::new(what, why, "name its processes: --pid PID, or --comm NAME"));
                 }
             });
         }
@@ -128,7 +124,7 @@ impl Resolver {
     }
 
     /// The one container or unit that a word names.
-    fn group(&self, noun: Noun, word: &str) -> Result<Group, Exit> {
+    fn group(&self, noun: Noun, word: &str) -> Result<Group, Wrong> {
         /// The most that are listed.
         const LISTED: usize = 12;
         let found = match noun {
@@ -170,12 +166,12 @@ impl Resolver {
                     },
                 ),
             };
-            Complaint::new(noun.given(word), why, remedy).into()
+            Wrong::new(noun.given(word), why, remedy)
         })
     }
 
     /// A cgroup, and what is below it at the moment.
-    fn tree(&self, path: &Path) -> Result<Tree, Exit> {
+    fn tree(&self, path: &Path) -> Result<Tree, Wrong> {
         let (path, own) = self.directory("--cgroup-tree", path)?;
         let mut ids = cgroup::subtree(&path);
         if !ids.contains(&own) {
@@ -188,9 +184,9 @@ impl Resolver {
     ///
     /// # Errors
     ///
-    /// The [`Exit`] to take about the first that is not. Ids cannot be looked up outside of the initial pid namespace, in which
+    /// The [`Wrong`] about the first that is not. Ids cannot be looked up outside of the initial pid namespace, in which
     /// the kernel counts them: there none is.
-    pub fn processes(&self, spec: &FilterSpec) -> Result<Vec<String>, Exit> {
+    pub fn processes(&self, spec: &FilterSpec) -> Result<Vec<String>, Wrong> {
         /// `PROC_PID_INIT_INO` of include/linux/proc_ns.h.
         const INITIAL: &str = "pid:[4026531836]";
         let own = fs::read_link(self.root.join("proc/self/ns/pid"));
@@ -204,10 +200,10 @@ impl Resolver {
             .map(|notes| notes.into_iter().flatten().collect())
     }
 
-    fn process(&self, pid: u32) -> Result<Option<String>, Exit> {
+    fn process(&self, pid: u32) -> Result<Option<String>, Wrong> {
         let host = self.host();
         let port = u16::try_from(pid).ok().map(|port| format!("for the port write -P {port} (--port {port})"));
-        let complain = |why: String, remedy: String| Exit::from(Complaint::new(format!("--pid {pid}"), why, remedy));
+        let complain = |why: String, remedy: String| Wrong::new(format!("--pid {pid}"), why, remedy);
         let Ok(status) = host.read(&format!("proc/{pid}/status")) else {
             let why = format!("-p is a process id, and no process {pid} is there");
             return Err(complain(why, port.unwrap_or_else(|| "see ps -e for those that there are".to_owned())));
@@ -233,13 +229,13 @@ impl Resolver {
     ///
     /// # Errors
     ///
-    /// The [`Exit`] to take if the path leads to no cgroup.
-    pub fn cgroup(&self, path: &Path) -> Result<u64, Exit> {
+    /// The [`Wrong`] if the path leads to no cgroup.
+    pub fn cgroup(&self, path: &Path) -> Result<u64, Wrong> {
         Ok(self.directory("--cgroup", path)?.1)
     }
 
     /// A cgroup's directory and id; `option`: whose value the path is.
-    fn directory(&self, option: &str, path: &Path) -> Result<(PathBuf, u64), Exit> {
+    fn directory(&self, option: &str, path: &Path) -> Result<(PathBuf, u64), Wrong> {
         const REMEDY: &str = "name a directory below /sys/fs/cgroup, e.g. system.slice/nginx.service";
         let what = format!("{option} {}", path.display());
         let full = match path.strip_prefix("/") {
@@ -254,7 +250,7 @@ impl Resolver {
             Ok(Place::Cgroup(id)) => Ok((full, id)),
             Ok(_) => {
                 let why = format!("{} is not a directory of the cgroup v2 tree", full.display());
-                Err(Complaint::new(what, why, REMEDY).into())
+                Err(Wrong::new(what, why, REMEDY))
             }
             // /proc/PID/cgroup writes paths from the tree's own root.
             Err(error) if path.is_absolute() && error.kind() == ErrorKind::NotFound => {
@@ -270,8 +266,8 @@ impl Resolver {
     ///
     /// # Errors
     ///
-    /// The [`Exit`] to take if the name leads to no network namespace.
-    pub fn netns(&self, spec: &NetnsSpec) -> Result<(u32, Option<String>), Exit> {
+    /// The [`Wrong`] if the name leads to no network namespace.
+    pub fn netns(&self, spec: &NetnsSpec) -> Result<(u32, Option<String>), Wrong> {
         const REMEDY: &str = "name a file such as /run/netns/blue or /proc/PID/ns/net, an inode number, or self";
         let (what, full) = match spec {
             NetnsSpec::Inum(inum) => return Ok((*inum, None)),
@@ -303,16 +299,16 @@ impl Resolver {
                 return Err(failed(what, &full, &error, remedy));
             }
         };
-        Err(Complaint::new(what, why, REMEDY).into())
+        Err(Wrong::new(what, why, REMEDY))
     }
 
-    fn netns_of_group(&self, noun: Noun, word: &str) -> Result<(u32, Option<String>), Exit> {
+    fn netns_of_group(&self, noun: Noun, word: &str) -> Result<(u32, Option<String>), Wrong> {
         let group = self.group(noun, word)?;
         let (what, pid) = (noun.given(word), group.pids.first().copied().unwrap_or_default());
         let Some(&netns) = group.netns.first() else {
             let why = format!("the network namespace of {} (process {pid}) may not be read", group.label);
             let remedy = "run twtrace as root with CAP_SYS_PTRACE, or write --netns /run/netns/NAME";
-            return Err(Exit::error(Code::Privilege, Complaint::new(what, why, remedy)));
+            return Err(Wrong::denied(what, why, remedy));
         };
         let whose = match (group.has_own_netns, group.netns.len()) {
             (true, _) => String::new(),
@@ -323,22 +319,21 @@ impl Resolver {
         Ok((netns, Some(format!("{what} is {}: network namespace {netns}{whose}; {same}", group.label))))
     }
 
-    fn netns_of_process(&self, pid: u32) -> Result<(u32, Option<String>), Exit> {
+    fn netns_of_process(&self, pid: u32) -> Result<(u32, Option<String>), Wrong> {
         let what = format!("--pid {pid}");
         let path = self.root.join(format!("proc/{pid}/ns/net"));
         match (self.look)(&path) {
             Ok(Place::Netns(inum)) => {
                 let comm = processes::comm(&self.host(), pid).unwrap_or_else(|| "?".to_owned());
                 let whose = format!("{what} ({comm}) is in network namespace {inum}");
-                let inum = u32::try_from(inum).map_err(|_| Complaint::new(what, whose.clone(), "write --netns"))?;
+                let inum = u32::try_from(inum).map_err(|_| Wrong::new(what, whose.clone(), "write --netns"))?;
                 Ok((inum, Some(format!("{whose}; the same as --netns /proc/{pid}/ns/net"))))
             }
             Err(error) if error.kind() == ErrorKind::NotFound && !self.root.join(format!("proc/{pid}")).exists() => {
                 let why = format!("no process {pid} is there");
-                Err(Complaint::new(what, why, "see ps -e for those that there are; for a port: twtrace run --port")
-                    .into())
+                Err(Wrong::new(what, why, "see ps -e for those that there are; for a port: twtrace run --port"))
             }
-            Ok(_) => Err(Complaint::new(what, "its ns/net is not a network namespace", "write --netns").into()),
+            Ok(_) => Err(Wrong::new(what, "its ns/net is not a network namespace", "write --netns")),
             Err(error) => Err(failed(what, &path, &error, "see ps -e for the processes that there are")),
         }
     }
@@ -365,16 +360,16 @@ impl Noun {
     }
 }
 
-/// The end because the kernel would not let us look.
-fn failed(what: String, path: &Path, error: &io::Error, remedy: &str) -> Exit {
+/// What the kernel said when we looked.
+fn failed(what: String, path: &Path, error: &io::Error, remedy: &str) -> Wrong {
     // Even root may not look at every process: a container's root lacks CAP_SYS_PTRACE, and a sandbox may forbid it.
     const DENIED: &str = "run twtrace as root with CAP_SYS_PTRACE, or name another file: --netns /run/netns/NAME";
-    let (code, remedy) = match error.kind() {
-        ErrorKind::PermissionDenied if what.starts_with("--cgroup") => (Code::Privilege, "run twtrace as root"),
-        ErrorKind::PermissionDenied => (Code::Privilege, DENIED),
-        _ => (Code::Usage, remedy),
-    };
-    Exit::error(code, Complaint::new(what, format!("{}: {error}", path.display()), remedy))
+    let why = format!("{}: {error}", path.display());
+    match error.kind() {
+        ErrorKind::PermissionDenied if what.starts_with("--cgroup") => Wrong::denied(what, why, "run twtrace as root"),
+        ErrorKind::PermissionDenied => Wrong::denied(what, why, DENIED),
+        _ => Wrong::new(what, why, remedy),
+    }
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::{fmt, net::IpAddr, ops::RangeInclusive};
 use ipnet::IpNet;
 use jiff::SignedDuration;
 
-use super::expression::{Comparison, Expression, Primitive, Side};
+use super::{Comparison, Expression, Primitive, Side};
 use crate::model::event::{Cause, Kind, Role, Substate};
 
 /// The words that a condition may begin with.
@@ -32,16 +32,16 @@ const DEPTH: usize = 100;
 
 /// What is wrong with an expression, and what would be right.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Wrong {
+pub struct Misread {
     text: String,
     /// Where the wrong word begins, bytes.
     at: usize,
     why: String,
 }
 
-impl std::error::Error for Wrong {}
+impl std::error::Error for Misread {}
 
-impl fmt::Display for Wrong {
+impl fmt::Display for Misread {
     /// Where first: a line that is too long for a screen loses its end.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let before = self.text.get(..self.at).unwrap_or_default();
@@ -66,7 +66,7 @@ struct Token<'a> {
 /// Signs that stand for themselves, wherever they stand.
 const SIGNS: [&str; 10] = ["&&", "||", "<=", ">=", "(", ")", "!", "<", ">", "="];
 
-fn tokens(text: &str) -> Result<Vec<Token<'_>>, Wrong> {
+fn tokens(text: &str) -> Result<Vec<Token<'_>>, Misread> {
     let mut found = Vec::new();
     let mut at = 0;
     while let Some(c) = text.get(at..).and_then(|rest| rest.chars().next()) {
@@ -76,7 +76,7 @@ fn tokens(text: &str) -> Result<Vec<Token<'_>>, Wrong> {
         } else if c == '"' {
             let inner = rest.get(1..).unwrap_or_default();
             let Some(end) = inner.find('"') else {
-                return Err(Wrong { text: text.to_owned(), at, why: "a name without its closing \"".to_owned() });
+                return Err(Misread { text: text.to_owned(), at, why: "a name without its closing \"".to_owned() });
             };
             found.push(Token { text: inner.get(..end).unwrap_or_default(), at, quoted: true });
             at += end + 2;
@@ -97,7 +97,7 @@ fn tokens(text: &str) -> Result<Vec<Token<'_>>, Wrong> {
 }
 
 /// Reads an expression: see [`Expression::read`].
-pub(super) fn read(text: &str) -> Result<Expression, Wrong> {
+pub(super) fn read(text: &str) -> Result<Expression, Misread> {
     let mut parser = Parser { text, tokens: tokens(text)?, next: 0, before: None, depth: 0 };
     let expression = parser.any()?;
     match parser.peek() {
@@ -134,12 +134,12 @@ impl<'a> Parser<'a> {
     }
 
     /// About the next token.
-    fn wrong(&self, why: impl Into<String>) -> Wrong {
+    fn wrong(&self, why: impl Into<String>) -> Misread {
         let at = self.peek().map_or(self.text.len(), |token| token.at);
-        Wrong { text: self.text.to_owned(), at, why: why.into() }
+        Misread { text: self.text.to_owned(), at, why: why.into() }
     }
 
-    fn any(&mut self) -> Result<Expression, Wrong> {
+    fn any(&mut self) -> Result<Expression, Misread> {
         let mut parts = vec![self.all()?];
         while self.takes(&["or", "||"]) {
             parts.push(self.all()?);
@@ -147,7 +147,7 @@ impl<'a> Parser<'a> {
         Ok(one_or(parts, Expression::Any))
     }
 
-    fn all(&mut self) -> Result<Expression, Wrong> {
+    fn all(&mut self) -> Result<Expression, Misread> {
         let mut parts = vec![self.not()?];
         while self.takes(&["and", "&&"]) {
             parts.push(self.not()?);
@@ -155,7 +155,7 @@ impl<'a> Parser<'a> {
         Ok(one_or(parts, Expression::All))
     }
 
-    fn not(&mut self) -> Result<Expression, Wrong> {
+    fn not(&mut self) -> Result<Expression, Misread> {
         if self.depth >= DEPTH {
             return Err(self.wrong(format!("more than {DEPTH} parentheses and nots in each other")));
         }
@@ -171,7 +171,7 @@ impl<'a> Parser<'a> {
         inner
     }
 
-    fn primitive(&mut self) -> Result<Primitive, Wrong> {
+    fn primitive(&mut self) -> Result<Primitive, Misread> {
         let side = if self.takes(&["src"]) {
             Side::Src
         } else if self.takes(&["dst"]) {
@@ -201,7 +201,7 @@ impl<'a> Parser<'a> {
         self.condition(before)
     }
 
-    fn condition(&mut self, Before { side, word }: Before<'a>) -> Result<Primitive, Wrong> {
+    fn condition(&mut self, Before { side, word }: Before<'a>) -> Result<Primitive, Misread> {
         Ok(match word {
             "ip" => Primitive::Family(4),
             "ip6" => Primitive::Family(6),
@@ -232,7 +232,7 @@ impl<'a> Parser<'a> {
     }
 
     /// The next token as a value.
-    fn value<T>(&mut self, expected: &str, read: impl Fn(&str) -> Option<T>) -> Result<T, Wrong> {
+    fn value<T>(&mut self, expected: &str, read: impl Fn(&str) -> Option<T>) -> Result<T, Misread> {
         let is_sign = |token: &Token<'_>| !token.quoted && SIGNS.contains(&token.text);
         let value = self.peek().filter(|token| !is_sign(token)).and_then(|token| read(token.text));
         let Some(value) = value else { return Err(self.wrong(format!("expected {expected}"))) };
@@ -240,7 +240,7 @@ impl<'a> Parser<'a> {
         Ok(value)
     }
 
-    fn one_of<T: Copy>(&mut self, all: &[T], word: fn(T) -> &'static str) -> Result<T, Wrong> {
+    fn one_of<T: Copy>(&mut self, all: &[T], word: fn(T) -> &'static str) -> Result<T, Misread> {
         let words: Vec<_> = all.iter().map(|value| word(*value)).collect();
         self.value(&words.join(", "), |text| all.iter().copied().find(|value| word(*value) == text))
     }

@@ -2,10 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::{
-    expression::{Comparison, Expression, Primitive, Side},
-    subject::{Fact, Subject},
-};
+use super::{Comparison, Expression, Fact, Primitive, Side, Subject};
 use crate::model::event::{Cause, Closer, Comm, Detail, Event, Kind, Life, Role, Substate, Task, Tuple};
 
 /// The end of a minisock of which everything is known that a filter may ask.

@@ -1,7 +1,7 @@
 use std::os::unix::fs::MetadataExt as _;
 
 use super::*;
-use crate::{cli::few::Few, host::Host};
+use crate::{filter::few::Few, host::Host};
 
 /// A machine with both versions of cgroups.
 fn fake(path: &Path) -> io::Result<Place> {
@@ -20,10 +20,10 @@ fn fakes() -> Resolver {
 
 #[test]
 fn names_lead_to_numbers() {
-    let cgroup = |path: &str| fakes().cgroup(path.as_ref()).map_err(|exit| exit.stderr);
+    let cgroup = |path: &str| fakes().cgroup(path.as_ref()).map_err(|wrong| wrong.to_string());
     assert_eq!(cgroup("a.slice"), Ok(77));
     assert_eq!(cgroup("/sys/fs/cgroup/unified"), Ok(77));
-    let netns = |spec| fakes().netns(&spec).map(|found| found.0).map_err(|exit| exit.stderr);
+    let netns = |spec| fakes().netns(&spec).map(|found| found.0).map_err(|wrong| wrong.to_string());
     assert_eq!(netns(NetnsSpec::Own), Ok(4_026_531_840));
     assert_eq!(netns(NetnsSpec::Inum(7)), Ok(7));
     assert_eq!(netns(NetnsSpec::Path("/run/netns/blue".into())), Ok(4_026_532_000));
@@ -95,7 +95,7 @@ fn a_container_is_its_namespace_if_that_holds_nothing_else_and_its_cgroup_if_not
     let below = resolver.resolve(&asked("--cgroup-tree a.slice")).unwrap();
     assert_eq!(below.trees[0].ids.len(), 2);
     // The doctor's: the namespace in either case, and whose it is.
-    let netns = |spec| resolver.netns(&spec).map_err(|exit| exit.stderr);
+    let netns = |spec| resolver.netns(&spec).map_err(|wrong| wrong.to_string());
     let (inum, said) = netns(NetnsSpec::Container("bbbb".to_owned())).unwrap();
     assert!(inum == 1 && said.is_some_and(|said| said.contains("shares") && said.contains("--netns /proc/20/ns/net")));
     assert_eq!(netns(NetnsSpec::Unit("b.service".to_owned())).map(|found| found.0), Ok(8));
@@ -115,7 +115,7 @@ fn a_process_that_is_not_there_is_no_filter() {
     let (root, resolver) = machine("processes", &[(80, "/", 1), (2000, "/", 1), (70_000, "/", 1), (8081, "/", 1)]);
     let said = |words: &str| match resolver.processes(&asked(words)) {
         Ok(notes) => notes.join("\n"),
-        Err(exit) => exit.stderr,
+        Err(wrong) => wrong.to_string(),
     };
     assert!(said("--pid 81").contains("no process 81 is there; for the port write -P 81 (--port 81)"));
     assert!(said("--pid 70001").contains("no process 70001 is there"));
