@@ -3,6 +3,7 @@
 
 pub mod expression;
 pub mod few;
+pub mod matches;
 pub mod ports;
 pub mod resolve;
 pub mod spec;

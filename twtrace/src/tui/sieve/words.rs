@@ -1,20 +1,14 @@
 //! The names and values of the command line's filters, held against events and rows in user space.
 
-use std::net::IpAddr;
-
-use ipnet::IpNet;
-
 use crate::{
     cli::{self, Command, exit::Exit},
     filter::{
-        few::Few,
-        ports::Ports,
+        matches::{Filters, number, one_of, within},
         resolve::Resolver,
-        spec::{Family, FilterSpec, Resolved},
     },
     model::{
         aggregate::{CgroupName, DestinationRow, OwnerRow, PortRow, ProcessName, Side},
-        event::{Closer, Detail, Event, Role, Tuple},
+        event::{Event, Role},
     },
     show::columns::Row,
 };
@@ -24,8 +18,7 @@ use crate::{
 pub struct Words {
     /// As they were typed.
     text: String,
-    spec: FilterSpec,
-    resolved: Resolved,
+    filters: Filters,
 }
 
 impl Words {
@@ -53,7 +46,7 @@ impl Words {
             return Err("not a filter; write NAME:VALUE, e.g. lport:443".to_owned());
         };
         let resolved = resolver.resolve(&run.filter).map_err(|wrong| said(wrong.into()))?;
-        Ok(Self { text: text.trim().to_owned(), spec: run.filter, resolved })
+        Ok(Self { text: text.trim().to_owned(), filters: Filters { spec: run.filter, resolved } })
     }
 
     /// Words of the filter that a table cannot answer, which has no such column: all of its rows pass them.
@@ -73,47 +66,13 @@ impl Words {
     /// The verdict on an event.
     #[must_use]
     pub fn event(&self, event: &Event) -> bool {
-        let spec = &self.spec;
-        let life = &event.life;
-        let cause = match event.detail {
-            Detail::Died { cause, .. } => Some(cause),
-            _ => None,
-        };
-        spec.kinds.contains(&event.kind())
-            && (spec.causes.is_empty() || cause.is_some_and(|cause| cause.is_wanted(&spec.causes)))
-            && spec.role.is_none_or(|role| life.role == Some(role))
-            && self.netns(life.netns)
-            && self.tuple(life.tuple)
-            && self.closer(life.closer)
-    }
-
-    fn tuple(&self, tuple: Option<Tuple>) -> bool {
-        let spec = &self.spec;
-        let either = |ports: &Ports, tuple: Tuple| ports.contains(tuple.lport) || ports.contains(tuple.rport);
-        spec.family.is_none_or(|family| tuple.is_some_and(|tuple| tuple.family() == number(family)))
-            && holds(spec.lport.as_ref(), tuple, |ports, tuple| ports.contains(tuple.lport))
-            && holds(spec.rport.as_ref(), tuple, |ports, tuple| ports.contains(tuple.rport))
-            && holds(spec.port.as_ref(), tuple, either)
-            && within(&spec.laddr, tuple.map(|tuple| tuple.laddr))
-            && within(&spec.raddr, tuple.map(|tuple| tuple.raddr))
-    }
-
-    fn netns(&self, netns: Option<u32>) -> bool {
-        self.resolved.netns.is_empty() || netns.is_some_and(|netns| self.resolved.netns.contains(&netns))
-    }
-
-    fn closer(&self, closer: Option<Closer>) -> bool {
-        let task = closer.map(|closer| closer.task);
-        one_of(&self.spec.pid, |pid| task.is_some_and(|task| task.pid == *pid))
-            && one_of(&self.spec.comm, |comm| task.is_some_and(|task| comm.is(&task.comm)))
-            && (!self.resolved.wants_cgroups()
-                || closer.is_some_and(|closer| self.resolved.has_cgroup(closer.cgroup_id)))
+        self.filters.matches(event)
     }
 
     /// The verdict on a service port: by `port`, `lport` or `rport` as the side has it, and `role`.
     #[must_use]
     pub fn port(&self, row: &PortRow) -> bool {
-        let spec = &self.spec;
+        let spec = &self.filters.spec;
         let own = match row.role {
             Side::Client => &spec.rport,
             Side::Server => &spec.lport,
@@ -122,7 +81,7 @@ impl Words {
     }
 
     fn side(&self, side: Side) -> bool {
-        self.spec.role.is_none_or(|role| match side {
+        self.filters.spec.role.is_none_or(|role| match side {
             Side::Client => role == Role::Client,
             Side::Server => role == Role::Server,
         })
@@ -131,46 +90,28 @@ impl Words {
     /// The verdict on a destination: by addresses, remote port and namespace.
     #[must_use]
     pub fn destination(&self, row: &DestinationRow) -> bool {
-        let spec = &self.spec;
+        let spec = &self.filters.spec;
         let family = if row.raddr.is_ipv4() { 4 } else { 6 };
         self.side(Side::Client)
             && spec.family.is_none_or(|wanted| number(wanted) == family)
             && [&spec.rport, &spec.port].into_iter().flatten().all(|ports| ports.contains(row.rport))
             && within(&spec.laddr, Some(row.laddr))
             && within(&spec.raddr, Some(row.raddr))
-            && self.netns(row.netns)
+            && self.filters.netns(row.netns)
     }
 
     /// The verdict on a process: by id and name.
     #[must_use]
     pub fn process(&self, row: &OwnerRow<ProcessName>) -> bool {
-        one_of(&self.spec.pid, |pid| row.who.pid == *pid) && one_of(&self.spec.comm, |comm| comm.name() == row.who.comm)
+        one_of(&self.filters.spec.pid, |pid| row.who.pid == *pid)
+            && one_of(&self.filters.spec.comm, |comm| comm.name() == row.who.comm)
     }
 
     /// The verdict on a cgroup.
     #[must_use]
     pub fn cgroup(&self, row: &OwnerRow<CgroupName>) -> bool {
-        !self.resolved.wants_cgroups() || self.resolved.has_cgroup(row.who.cgroup_id)
+        !self.filters.resolved.wants_cgroups() || self.filters.resolved.has_cgroup(row.who.cgroup_id)
     }
-}
-
-fn number(family: Family) -> u8 {
-    match family {
-        Family::V4 => 4,
-        Family::V6 => 6,
-    }
-}
-
-fn holds<T>(wanted: Option<&T>, tuple: Option<Tuple>, is: impl Fn(&T, Tuple) -> bool) -> bool {
-    wanted.is_none_or(|wanted| tuple.is_some_and(|tuple| is(wanted, tuple)))
-}
-
-fn within(nets: &Few<IpNet>, address: Option<IpAddr>) -> bool {
-    one_of(nets, |net| address.is_some_and(|address| net.contains(&address)))
-}
-
-fn one_of<T>(wanted: &Few<T>, is: impl Fn(&T) -> bool) -> bool {
-    wanted.is_empty() || wanted.iter().any(is)
 }
 
 #[cfg(test)]
