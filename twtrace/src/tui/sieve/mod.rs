@@ -57,8 +57,12 @@ impl Sieve {
             None => Vec::new(),
             Some(Asked::Words(words)) => words.idle(table),
             Some(Asked::Expression(expression)) => {
-                let mut words = rows::shape(table).map_or_else(Vec::new, |shape| expression.unanswered(&shape));
-                words.dedup();
+                let mut words: Vec<&str> = Vec::new();
+                for word in rows::shape(table).iter().flat_map(|shape| expression.unanswered(shape)) {
+                    if !words.contains(&word) {
+                        words.push(word);
+                    }
+                }
                 words
             }
         }

@@ -49,6 +49,12 @@ fn rows_pass_by_what_their_table_knows() {
         ("role server", (false, vec![]), (false, vec![]), (true, vec!["role"])),
         ("dst net 10.0.0.0/8", (true, vec!["net"]), (false, vec![]), (true, vec!["net"])),
         ("netns 77", (true, vec!["netns"]), (true, vec![]), (true, vec!["netns"])),
+        (
+            "life > 1s or port 443 or life < 1ms",
+            (true, vec!["life"]),
+            (true, vec!["life"]),
+            (true, vec!["life", "port"]),
+        ),
         ("not comm nginx", (true, vec!["comm"]), (true, vec!["comm"]), (false, vec![])),
         (
             "pid 42 and not cause expired",
