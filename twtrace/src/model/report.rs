@@ -169,31 +169,21 @@ pub struct Summary {
     pub duration_ns: u64,
 }
 
-/// What a run comes to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Exactness {
-    /// Nothing was lost, and every counter agrees.
-    Exact,
-    /// Nothing was lost, and every counter agrees, but the kernel does not count all that it skips.
-    AsKnown,
-    /// Something was lost, or a counter differs.
-    NotExact,
-    /// No difference is known, but the kernel's counters moved while they were read.
-    NotCompared,
+words! {
+    /// What a run comes to.
+    Exactness by word {
+        /// Nothing was lost, and every counter agrees.
+        Exact = "exact";
+        /// Nothing was lost, and every counter agrees, but the kernel does not count all that it skips.
+        AsKnown = "as_known";
+        /// Something was lost, or a counter differs.
+        NotExact = "not_exact";
+        /// No difference is known, but the kernel's counters moved while they were read.
+        NotCompared = "not_compared";
+    }
 }
 
 impl Exactness {
-    /// The word in every output.
-    #[must_use]
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Exact => "exact",
-            Self::AsKnown => "as_known",
-            Self::NotExact => "not_exact",
-            Self::NotCompared => "not_compared",
-        }
-    }
-
     /// `None`: it cannot be said. A loss that the kernel does not count is not known.
     #[must_use]
     pub fn is_exact(self) -> Option<bool> {

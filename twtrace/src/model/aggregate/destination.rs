@@ -14,6 +14,7 @@ use crate::model::{
     event::Connection,
     occupancy::{Held, Namespace},
     wanted::Wanted,
+    words::words,
 };
 
 /// Where connections of this host lead: ports are used up for each by itself.
@@ -122,27 +123,15 @@ impl Fold for Destination {
     }
 }
 
-/// Whether tcp_tw_reuse can help a destination.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Reuse {
-    /// Reuse is on for it, and the peer negotiates timestamps.
-    On,
-    /// Reuse is off for it, and would help.
-    Off,
-    /// The peer does not negotiate timestamps: it cannot.
-    NoTimestamps,
-}
-
-impl Reuse {
-    /// The word used in every output.
-    #[must_use]
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::On => "on",
-            Self::Off => "off",
-            Self::NoTimestamps => "no_timestamps",
-        }
+words! {
+    /// Whether tcp_tw_reuse can help a destination.
+    Reuse by word {
+        /// Reuse is on for it, and the peer negotiates timestamps.
+        On = "on";
+        /// Reuse is off for it, and would help.
+        Off = "off";
+        /// The peer does not negotiate timestamps: it cannot.
+        NoTimestamps = "no_timestamps";
     }
 }
 
