@@ -72,6 +72,11 @@ pub fn words(bytes: &[u8; 16]) -> Words {
 
 #[inline(always)]
 fn ports(life: &Life) -> bool {
+    let asked = knob!(FILTER.lport) | knob!(FILTER.rport) | knob!(FILTER.port);
+    if asked != 0 && life.valid & valid::TUPLE == 0 {
+        // Ports that are not known are zero, which a filter may name.
+        return false;
+    }
     if knob!(FILTER.lport) == 1 && !is_in(PORTS_LOCAL, life.lport) {
         return false;
     }

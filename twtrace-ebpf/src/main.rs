@@ -15,6 +15,8 @@ mod conn;
 mod connect;
 mod death;
 mod emit;
+#[cfg(feature = "extra")]
+mod extra;
 mod filter;
 mod kernel;
 mod knobs;

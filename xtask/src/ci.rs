@@ -46,7 +46,7 @@ fn lints() -> Result<()> {
     // What stands behind a feature: benches, and the programs that they run.
     clippy(&["--package", "twtrace", "--features", "extra", "--all-targets"])?;
     // `--all-targets` leaves out a test that plain `cargo test` leaves out.
-    clippy(&["--package", "twtrace", "--test", test::E2E])
+    clippy(&["--package", "twtrace", "--features", "extra", "--test", test::E2E])
 }
 
 /// By the clippy of the toolchain that builds them: another one has no core for the target.

@@ -13,7 +13,7 @@ use crate::paths;
 /// Files and directories: what runs in the kernel, what loads it, reads it and judges it, the doctor, and the tests
 /// themselves. The rest of twtrace (the command line, the output, the live view) is tested on this machine's kernel, and
 /// by the short run on two others.
-const INPUTS: [&str; 20] = [
+const INPUTS: [&str; 21] = [
     "Cargo.lock",
     "twtrace-common",
     "twtrace-ebpf",
@@ -24,6 +24,7 @@ const INPUTS: [&str; 20] = [
     "twtrace/src/decode",
     "twtrace/src/decode.rs",
     "twtrace/src/doctor",
+    "twtrace/src/filter",
     "twtrace/src/host",
     "twtrace/src/lab",
     "twtrace/src/plan",

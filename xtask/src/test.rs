@@ -108,7 +108,7 @@ fn native() -> Result<Counted> {
         }
     }
     let mut cargo = exec::cargo();
-    cargo.args(["test", "--release", "--package", "twtrace", "--test", E2E]);
+    cargo.args(["test", "--release", "--package", "twtrace", "--features", "extra", "--test", E2E]);
     add_servers(&mut cargo)?;
     let (tally, guest) = counted(&mut cargo)?;
     let has_verdicts = !guest.verdicts.is_empty();

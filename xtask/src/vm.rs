@@ -255,7 +255,8 @@ impl Programs {
         if let Some(init) = init {
             return Ok(Self { init: init.to_owned(), more: Vec::new() });
         }
-        let built = build_static(&["test", "--no-run", "--package", "twtrace", "--test", "e2e"])?;
+        let built =
+            build_static(&["test", "--no-run", "--package", "twtrace", "--features", "extra", "--test", "e2e"])?;
         let mut more = tools::files();
         more.push(("/twtrace".to_owned(), built("bin", "twtrace")?));
         Ok(Self { init: built("test", "e2e")?, more })

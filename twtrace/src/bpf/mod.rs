@@ -13,6 +13,8 @@ mod seed;
 mod stack;
 mod stats;
 mod sys;
+#[cfg(feature = "extra")]
+mod verdict;
 mod verifier;
 
 pub use attach::{AttachError, Attached, BpfError, Kernel, Settings, Tables, attach, gather};

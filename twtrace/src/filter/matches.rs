@@ -1,4 +1,5 @@
-//! Which events match: the verdict of user space, in the words of the programs' (`twtrace-ebpf/src/filter.rs`). Pure.
+//! Which events match: the verdict of user space, the same as that of the programs (`twtrace-ebpf/src/filter.rs`), which
+//! an end-to-end test runs on random records. Pure.
 
 use std::net::IpAddr;
 

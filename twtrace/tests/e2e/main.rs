@@ -9,6 +9,8 @@ mod connects;
 mod containers;
 mod costs;
 mod doctor;
+#[cfg(feature = "extra")]
+mod filters;
 mod full;
 mod guest;
 mod headroom;
@@ -334,6 +336,10 @@ fn trials(offered: &Backends, scale: Scale, guest: bool, tally: &Arc<Mutex<Tally
         ("doctor_folklore", doctor::machine::doctor_folklore),
     ];
     trials.extend(once.into_iter().map(|(name, case)| trial(name, "any", tally, move |_| case())));
+    #[cfg(feature = "extra")]
+    trials.push(trial("filter_verdicts", "any", tally, |_| filters::filter_verdicts()));
+    #[cfg(not(feature = "extra"))]
+    trials.push(skipped("filter_verdicts", "any", "built without --features extra", tally));
     trials.push(match doctor::keepalive::missing() {
         Some(reason) => skipped("doctor_peer_closes", "any", &reason, tally),
         None => trial("doctor_peer_closes", "any", tally, |_| doctor::keepalive::doctor_peer_closes()),

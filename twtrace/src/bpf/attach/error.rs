@@ -39,6 +39,10 @@ pub enum BpfError {
     #[cfg(feature = "extra")]
     #[error("the program that makes records for the benches: {0}")]
     Producer(String),
+    /// The test's program could not be run.
+    #[cfg(feature = "extra")]
+    #[error("the program that judges records for the tests: {0}")]
+    Judge(String),
     /// A program could not be loaded or attached for want of descriptors or memory.
     #[error("program {program}: {source}")]
     Room {
