@@ -4,13 +4,14 @@
 use std::{
     fs::File,
     io::{self, BufRead as _, BufReader, Read as _},
-    net::IpAddr,
     path::Path,
 };
 
-use serde::Deserialize;
-
 use super::facts::Trace;
+use crate::model::{
+    event::{Connection, Detail, Role, Tuple},
+    fields,
+};
 
 /// The most peers that are told apart.
 const PEERS: usize = 1 << 16;
@@ -19,22 +20,6 @@ const SERVICES: usize = 4096;
 const OPENERS: usize = 64;
 /// The longest line that may be one of twtrace's, bytes.
 const LONGEST: u64 = 1 << 20;
-
-/// What is read of a line.
-#[derive(Deserialize)]
-struct Line {
-    #[serde(rename = "type")]
-    kind: String,
-    role: Option<String>,
-    timestamps: Option<bool>,
-    raddr: Option<IpAddr>,
-    rport: Option<u16>,
-    opener_pid: Option<u32>,
-    opener_comm: Option<String>,
-    conn_ns: Option<u64>,
-    bytes_in: Option<u64>,
-    bytes_out: Option<u64>,
-}
 
 /// Reads the births out of a file.
 ///
@@ -63,18 +48,22 @@ fn note(trace: &mut Trace, line: &[u8]) {
     if line.iter().all(u8::is_ascii_whitespace) {
         return;
     }
-    let Ok(line) = serde_json::from_slice::<Line>(line) else {
+    let event =
+        serde_json::from_slice(line).map_err(|error| error.to_string()).and_then(|line| fields::read_any(&line));
+    let Ok(event) = event else {
         trace.strange += 1;
         return;
     };
-    if line.kind != "born" {
-        return;
-    }
+    let Some(event) = event else { return };
+    let Detail::Born { connection, .. } = event.detail else { return };
+    let life = event.life;
     trace.births += 1;
-    service(trace, &line);
-    match (line.role.as_deref(), line.timestamps, line.raddr) {
-        (Some("server"), ..) => trace.accepted += 1,
-        (Some("client"), Some(timestamps), Some(peer)) => {
+    if let (Some(Role::Client), Some(tuple)) = (life.role, life.tuple) {
+        service(trace, tuple, &connection);
+    }
+    match (life.role, connection.timestamps, life.tuple.map(|tuple| tuple.raddr)) {
+        (Some(Role::Server), ..) => trace.accepted += 1,
+        (Some(Role::Client), Some(timestamps), Some(peer)) => {
             if trace.peers.len() < PEERS || trace.peers.contains_key(&peer) {
                 let (births, bare) = trace.peers.entry(peer).or_default();
                 *births += 1;
@@ -88,9 +77,8 @@ fn note(trace: &mut Trace, line: &[u8]) {
 }
 
 /// Notes a birth at the end that opened, by where the connection went.
-fn service(trace: &mut Trace, line: &Line) {
-    let (Some("client"), Some(raddr), Some(rport)) = (line.role.as_deref(), line.raddr, line.rport) else { return };
-    let remote = (raddr, rport);
+fn service(trace: &mut Trace, tuple: Tuple, connection: &Connection) {
+    let remote = (tuple.raddr, tuple.rport);
     if trace.services.len() >= SERVICES && !trace.services.contains_key(&remote) {
         return;
     }
@@ -100,14 +88,14 @@ fn service(trace: &mut Trace, line: &Line) {
         *sum += u128::from(value);
         *count += 1;
     };
-    if let Some(life) = line.conn_ns {
+    if let Some(life) = connection.conn_ns {
         add(&mut service.life_ns, life);
     }
-    if let (Some(bytes_in), Some(bytes_out)) = (line.bytes_in, line.bytes_out) {
+    if let (Some(bytes_in), Some(bytes_out)) = (connection.bytes_in, connection.bytes_out) {
         add(&mut service.bytes, bytes_in.saturating_add(bytes_out));
     }
-    if let (Some(pid), Some(comm)) = (line.opener_pid, &line.opener_comm) {
-        let opener = (comm.clone(), pid);
+    if let Some(task) = connection.opener {
+        let opener = (task.comm.name().into_owned(), task.pid);
         if service.openers.len() < OPENERS || service.openers.contains_key(&opener) {
             *service.openers.entry(opener).or_default() += 1;
         }
@@ -130,14 +118,14 @@ mod tests {
     fn births_are_counted_by_peer() {
         let trace = read(
             br#"{"v":1,"type":"start","kernel":"6.1"}
-{"type":"born","role":"client","timestamps":false,"raddr":"10.0.0.2","lport":1}
-{"type":"born","role":"client","timestamps":true,"raddr":"10.0.0.2"}
-{"type":"born","role":"server","timestamps":true,"raddr":"10.0.0.3"}
-{"type":"born","role":null,"timestamps":true,"raddr":"10.0.0.3"}
-{"type":"died","raddr":"10.0.0.3"}
+{"type":"born","mono_ns":1,"family":4,"laddr":"10.0.0.1","role":"client","timestamps":false,"raddr":"10.0.0.2","lport":1}
+{"type":"born","mono_ns":1,"family":4,"laddr":"10.0.0.1","role":"client","timestamps":true,"raddr":"10.0.0.2"}
+{"type":"born","mono_ns":1,"family":4,"laddr":"10.0.0.1","role":"server","timestamps":true,"raddr":"10.0.0.3"}
+{"type":"born","mono_ns":1,"family":4,"laddr":"10.0.0.1","role":null,"timestamps":true,"raddr":"10.0.0.3"}
+{"type":"died","mono_ns":1}
 
 nonsense
-{"type":"born","role":"client","timestamps":tr"#,
+{"type":"born","mono_ns":1,"family":4,"laddr":"10.0.0.1","role":"client","timestamps":tr"#,
         );
         assert_eq!((trace.births, trace.accepted, trace.unknown, trace.strange), (4, 1, 1, 2));
         assert_eq!(trace.peers.into_iter().collect::<Vec<_>>(), [("10.0.0.2".parse().unwrap(), (2, 1))]);
@@ -146,12 +134,12 @@ nonsense
     #[test]
     fn births_tell_of_the_services_that_were_asked() {
         let trace = read(
-            br#"{"type":"born","role":"client","raddr":"10.0.0.2","rport":80,"opener_pid":7,"opener_comm":"curl","conn_ns":2000000,"bytes_in":10,"bytes_out":5}
-{"type":"born","role":"client","raddr":"10.0.0.2","rport":80,"opener_pid":8,"opener_comm":"wget","conn_ns":4000000,"bytes_in":null,"bytes_out":5}
-{"type":"born","role":"client","raddr":"10.0.0.2","rport":80,"opener_pid":8,"opener_comm":"wget","conn_ns":null}
-{"type":"born","role":"client","raddr":"10.0.0.2","rport":81}
-{"type":"born","role":"server","raddr":"10.0.0.9","rport":5000,"opener_pid":9,"opener_comm":"x","conn_ns":1}
-{"type":"born","role":"client","rport":80,"opener_pid":9,"opener_comm":"x","conn_ns":1}"#,
+            br#"{"type":"born","mono_ns":1,"family":4,"laddr":"10.0.0.1","role":"client","raddr":"10.0.0.2","rport":80,"opener_pid":7,"opener_comm":"curl","conn_ns":2000000,"bytes_in":10,"bytes_out":5}
+{"type":"born","mono_ns":1,"family":4,"laddr":"10.0.0.1","role":"client","raddr":"10.0.0.2","rport":80,"opener_pid":8,"opener_comm":"wget","conn_ns":4000000,"bytes_in":null,"bytes_out":5}
+{"type":"born","mono_ns":1,"family":4,"laddr":"10.0.0.1","role":"client","raddr":"10.0.0.2","rport":80,"opener_pid":8,"opener_comm":"wget","conn_ns":null}
+{"type":"born","mono_ns":1,"family":4,"laddr":"10.0.0.1","role":"client","raddr":"10.0.0.2","rport":81}
+{"type":"born","mono_ns":1,"family":4,"laddr":"10.0.0.1","role":"server","raddr":"10.0.0.9","rport":5000,"opener_pid":9,"opener_comm":"x","conn_ns":1}
+{"type":"born","mono_ns":1,"role":"client","opener_pid":9,"opener_comm":"x","conn_ns":1}"#,
         );
         let of = |port| &trace.services[&("10.0.0.2".parse().unwrap(), port)];
         assert_eq!((trace.services.len(), of(80).births, of(81).births), (2, 3, 1));
@@ -167,8 +155,8 @@ nonsense
         for n in 0..5000_u32 {
             let rport = n % 4999 + 1;
             text += &format!(
-                "{{\"type\":\"born\",\"role\":\"client\",\"raddr\":\"::1\",\"rport\":{rport},\"opener_pid\":1,\"opener_comm\":\"a\"}}\n\
-                 {{\"type\":\"born\",\"role\":\"client\",\"raddr\":\"::1\",\"rport\":1,\"opener_pid\":{n},\"opener_comm\":\"b\"}}\n"
+                "{{\"type\":\"born\",\"mono_ns\":1,\"family\":6,\"role\":\"client\",\"raddr\":\"::1\",\"rport\":{rport},\"opener_pid\":1,\"opener_comm\":\"a\"}}\n\
+                 {{\"type\":\"born\",\"mono_ns\":1,\"family\":6,\"role\":\"client\",\"raddr\":\"::1\",\"rport\":1,\"opener_pid\":{n},\"opener_comm\":\"b\"}}\n"
             );
         }
         let trace = read(text.as_bytes());
@@ -184,7 +172,7 @@ nonsense
 
     #[test]
     fn a_million_lines_are_read() {
-        let line = b"{\"type\":\"born\",\"role\":\"client\",\"timestamps\":false,\"raddr\":\"::1\"}\n";
+        let line = b"{\"type\":\"born\",\"mono_ns\":1,\"family\":6,\"role\":\"client\",\"timestamps\":false,\"raddr\":\"::1\"}\n";
         let trace = read(&line.repeat(1_000_000));
         assert_eq!(trace.peers.values().copied().collect::<Vec<_>>(), [(1_000_000, 1_000_000)]);
     }

@@ -19,7 +19,7 @@ pub use counters::{Sum, Sums};
 pub use event::SOCKET;
 pub use lab::LAB;
 pub use lines::{HEAD, LINES};
-pub use read::read;
+pub use read::{read, read_any};
 
 use super::{
     event::{Comm, Event, Kind},

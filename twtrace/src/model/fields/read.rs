@@ -2,7 +2,7 @@
 
 use serde_json::Value as Json;
 
-use super::Line;
+use super::{Access, Line};
 use crate::model::event::{Call, Cause, Connection, Denial, Detail, Event, Kind, Life, Refusal};
 
 /// Reads an event out of a line, which must have all fields of its type and no others. What it says must be all that the event
@@ -11,33 +11,51 @@ use crate::model::event::{Call, Cause, Connection, Denial, Detail, Event, Kind, 
 /// # Errors
 /// What is wrong with the line. One that is no event is `None`.
 pub fn read(line: &Json) -> Result<Option<Event>, String> {
-    let kind = line["type"].as_str().ok_or("a line without a type")?;
-    let Some(kind) = Kind::from_word(kind) else { return Ok(None) };
-    let table = Line::of(kind).ok_or("a type without a table")?;
+    let Some((_, table)) = kind(line)? else { return Ok(None) };
     let object = line.as_object().ok_or("not an object")?;
-    let fields = || table.fields().filter_map(|field| Some((field.name, field.of.event()?)));
     if let Some(field) = table.fields().find(|field| !object.contains_key(field.name)) {
         return Err(format!("there is no {}", field.name));
     }
     if let Some(odd) = object.keys().find(|key| table.fields().all(|field| field.name != key.as_str())) {
         return Err(format!("a {} has no {odd}", table.kind));
     }
-    let mono_ns = line["mono_ns"].as_u64().ok_or("mono_ns is no number")?;
-    let mut event = empty(kind, mono_ns);
-    for (name, access) in fields() {
-        let value = &line[name];
-        if !value.is_null() && (access.set)(&mut event, value).is_none() {
-            return Err(format!("{name} cannot be {value}"));
-        }
-    }
+    let Some(event) = read_any(line)? else { return Ok(None) };
     // Each value has found its place if it comes back from there.
-    for (name, access) in fields() {
+    for (name, access) in accesses(table) {
         let known = serde_json::to_value((access.get)(&event)).map_err(|error| error.to_string())?;
         if known != line[name] {
             return Err(format!("{name} is {}, which the rest of the line does not fit", line[name]));
         }
     }
     Ok(Some(event))
+}
+
+/// Reads an event out of a line that another version may have written: what it lacks is not known, and what it has beyond is
+/// left out.
+///
+/// # Errors
+/// If a field has a value that it cannot have. One that is no event is `None`.
+pub fn read_any(line: &Json) -> Result<Option<Event>, String> {
+    let Some((kind, table)) = kind(line)? else { return Ok(None) };
+    let mono_ns = line["mono_ns"].as_u64().ok_or("mono_ns is no number")?;
+    let mut event = empty(kind, mono_ns);
+    for (name, access) in accesses(table) {
+        let value = &line[name];
+        if !value.is_null() && (access.set)(&mut event, value).is_none() {
+            return Err(format!("{name} cannot be {value}"));
+        }
+    }
+    Ok(Some(event))
+}
+
+/// The type of a line that is an event.
+fn kind(line: &Json) -> Result<Option<(Kind, &'static Line)>, String> {
+    let word = line["type"].as_str().ok_or("a line without a type")?;
+    Ok(Kind::from_word(word).and_then(|kind| Some((kind, Line::of(kind)?))))
+}
+
+fn accesses(table: &Line) -> impl Iterator<Item = (&'static str, Access)> {
+    table.fields().filter_map(|field| Some((field.name, field.of.event()?)))
 }
 
 /// An event of which nothing is known.
