@@ -11,7 +11,7 @@ use crate::{
 /// For every kind of record `seen = emitted + filtered + lost`: `seen` moves when the event is found, one of the others
 /// when its fate is known, both in one run of one program.
 #[repr(C)]
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
     /// Events found, by [`kind`].
     pub seen: [u64; kind::COUNT],
@@ -88,7 +88,7 @@ pub struct Own {
 
 /// Losses and surprises, each a reason why a field may be unknown.
 #[repr(C)]
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Trouble {
     /// Births that found the table of lives full: their deaths will not know their age.
     pub lives_full: u64,

@@ -25,9 +25,9 @@ use twtrace::{
     bpf::{self, AttachError, Attached, Lives, Settings, Tables},
     decode::decode,
     host::{Host, clock, netns::Netns},
-    model::{aggregate::Aggregates, event::Kind, happening::Happening},
+    model::{aggregate::Aggregates, happening::Happening},
     plan::Plan,
-    run::{Hub, Outlet, Shown},
+    run::{Hub, Outlet},
     show::Clock,
     sink::{
         BATCH_BYTES, JsonSink, Lines as _, Observer as _,
@@ -90,9 +90,8 @@ impl End {
         let json = JsonSink::new(Clock { offset_ns: clock::wall_offset_ns().into() });
         let null = File::options().write(true).open("/dev/null")?;
         let writer = Writer::with_output(Descriptor::new(null.try_clone()?), QUEUE_BATCHES)?;
-        let shown = Shown { kinds: Kind::ALL.to_vec(), causes: Vec::new() };
         let lines = Box::new(JsonSink::new(Clock { offset_ns: clock::wall_offset_ns().into() }));
-        let hub = Hub::new(vec![Outlet::new("bench", lines, shown, writer)]);
+        let hub = Hub::new(vec![Outlet::new("bench", lines, writer)]);
         Ok(Self { to, aggregates: Aggregates::default(), json, hub, null, records: 0 })
     }
 

@@ -14,7 +14,7 @@ use crate::{
     },
     host::clock,
     model::{aggregate::Aggregates, wanted::Wanted},
-    run::{Hub, Options, Outlet, Shown},
+    run::{Hub, Options, Outlet, Sifter},
     show::Clock,
     sink::{
         Lines, Writer,
@@ -42,13 +42,13 @@ pub(super) struct Front {
 
 impl Front {
     /// Opens what was asked for, for a run with these filters. `own_netns`: whose counters are compared.
-    pub fn open(asked: &Run, own_netns: u32, wanted: Wanted) -> anyhow::Result<Self> {
+    pub fn open(asked: &Run, own_netns: u32, wanted: Wanted, sifter: Sifter) -> anyhow::Result<Self> {
         let clock = Clock { offset_ns: clock::wall_offset_ns().into() };
         let zone = jiff::tz::TimeZone::system();
         let by = (!asked.by.is_empty()).then(|| Reporter { groups: asked.by.clone(), top: asked.top });
         let setting = Setting { clock, zone, by, is_whole: false };
         // Files first: if one cannot be opened, the terminal is left alone.
-        let others = asked.also.iter().map(|also| other(asked, also, &setting)).collect::<Result<Vec<_>, _>>()?;
+        let others = asked.also.iter().map(|also| other(also, &setting)).collect::<Result<Vec<_>, _>>()?;
         let (lines, terminal) = match format(asked) {
             RunFormat::Tui => {
                 let (screen, terminal) = live_view(asked, setting, own_netns)?;
@@ -57,8 +57,8 @@ impl Front {
             RunFormat::Lines(format) => ((format.open)(setting), None),
         };
         let writer = Writer::stdout().context("standard output")?;
-        let first = Outlet::new("standard output", lines, shown(asked), writer).remarking();
-        let mut hub = Hub::new(std::iter::once(first).chain(others).collect());
+        let first = Outlet::new("standard output", lines, writer).remarking();
+        let mut hub = Hub::new(std::iter::once(first).chain(others).collect()).sifting(sifter);
         if has_tables(asked) {
             hub = hub.with_tables(Aggregates::default().wanting(wanted));
         }
@@ -67,7 +67,7 @@ impl Front {
 }
 
 /// One more output.
-fn other(asked: &Run, also: &Also, setting: &Setting) -> anyhow::Result<Outlet> {
+fn other(also: &Also, setting: &Setting) -> anyhow::Result<Outlet> {
     let what = format!("--also {}", also.name());
     let failed = |error: io::Error| {
         let remedy = "name a file in a directory that exists and that twtrace may write to";
@@ -76,11 +76,7 @@ fn other(asked: &Run, also: &Also, setting: &Setting) -> anyhow::Result<Outlet> 
     let file = File::create(&also.path).map_err(failed)?;
     let writer = Writer::with_output(Descriptor::new(file), QUEUE_BATCHES).map_err(failed)?;
     let lines = (also.format.open)(Setting { is_whole: true, ..setting.clone() });
-    Ok(Outlet::new(also.name(), lines, shown(asked), writer))
-}
-
-fn shown(asked: &Run) -> Shown {
-    Shown { kinds: asked.filter.kinds.clone(), causes: asked.filter.causes.clone() }
+    Ok(Outlet::new(also.name(), lines, writer))
 }
 
 fn live_view(asked: &Run, setting: Setting, own_netns: u32) -> anyhow::Result<(Box<dyn Lines>, Taken)> {
@@ -99,7 +95,7 @@ fn live_view(asked: &Run, setting: Setting, own_netns: u32) -> anyhow::Result<(B
         host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
         own_netns,
         // The demo is shown alone.
-        filtered: asked.demo || asked.filter != Default::default(),
+        filtered: asked.demo || asked.filter != Default::default() || !asked.expression.is_everything(),
         ascii: asked.ascii,
         // https://no-color.org: set and not empty.
         plain: std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty()),

@@ -18,14 +18,15 @@ use crate::{
         exit::{Code, Complaint, Exit},
     },
     filter::resolve::Resolver,
-    host::{Host, buckets::Watch, netns, privilege::Privileges},
+    host::{Host, buckets::Watch, cgroup, netns, privilege::Privileges},
     model::{
+        expression::Expression,
         report::{CapabilityReport, Start},
         wanted::Wanted,
     },
     plan::{Capability, Plan},
     reconcile::Scope,
-    run::{Feed, Live, RunError, Signals},
+    run::{Feed, Live, RunError, Sifter, Signals},
     show::human::{Many, Plain},
     sink::notes::remark,
     tracer::{Attempt, Tracer},
@@ -59,7 +60,7 @@ async fn trace(host: &Host, verbose: u8, asked: &Run) -> anyhow::Result<Exit> {
     // Before anything takes its time: whoever asks for the end gets one, with a summary.
     let mut signals = Signals::new().context("signals")?;
     let scope = demo.as_ref().map_or_else(|| Scope::own(host), |demo| Scope::other(host, Arc::clone(&demo.netns)));
-    let settings = settings(host, asked, &scope)?;
+    let (settings, sifted) = settings(host, asked, &scope)?;
     let attempt =
         Attempt { host, btf: asked.hooks.btf.as_deref(), forced: forced(asked.hooks.backend), settings: &settings };
     let mut failures = Vec::new();
@@ -73,7 +74,8 @@ async fn trace(host: &Host, verbose: u8, asked: &Run) -> anyhow::Result<Exit> {
     if asked.ebpf_log != EbpfLog::Off {
         log_programs(&mut tracer, asked.ebpf_log)?;
     }
-    let wanted = Wanted::new(settings.filter, settings.ports.clone());
+    let wanted = Wanted::new(settings.filter, settings.ports.clone()).and(&sifted.asked);
+    let sifter = sifter(host, sifted);
     let feed = if front::has_tables(asked) {
         let feed = Feed::new(host, wanted.clone());
         Some(feed.context("the thread that looks at sockets")?)
@@ -90,7 +92,7 @@ async fn trace(host: &Host, verbose: u8, asked: &Run) -> anyhow::Result<Exit> {
     let options = front::options(asked);
     let result = {
         // The terminal is given back at the end of this block, before anything else is said.
-        let mut front = Front::open(asked, settings.own_netns, wanted)?;
+        let mut front = Front::open(asked, settings.own_netns, wanted, sifter)?;
         match Live::new(&mut tracer, &scope, start, asked.ring_size).map_err(RunError::from) {
             Ok(mut live) => {
                 if let Some(feed) = feed {
@@ -131,17 +133,44 @@ fn undelivered(to: &str, lines: u64, waited: Duration) -> Exit {
     Exit::error(Code::Undelivered, Complaint::new(to, why, remedy))
 }
 
-fn settings(host: &Host, asked: &Run, scope: &Scope) -> anyhow::Result<Settings> {
+/// What the filters leave to user space.
+struct Sifted {
+    /// Of the expression, what the programs cannot compare.
+    asked: Expression,
+    /// Which events are shown, where more of them are counted.
+    shown: Expression,
+}
+
+fn sifter(host: &Host, Sifted { asked, shown }: Sifted) -> Sifter {
+    let sifter = Sifter::new(asked, shown);
+    match cgroup::root(host) {
+        Some(root) => sifter.finding(Box::new(move |id| {
+            let path = cgroup::path_of(&root, id).ok()??;
+            Some(root.join(path.trim_start_matches('/')))
+        })),
+        None => sifter,
+    }
+}
+
+/// What the programs are told, and what is left to user space.
+fn settings(host: &Host, asked: &Run, scope: &Scope) -> anyhow::Result<(Settings, Sifted)> {
     let own_netns = scope.inum().context("the network namespace")?;
     let resolver = Resolver::default();
-    let resolved = resolver.resolve(&asked.filter).map_err(Exit::from)?;
-    let processes = resolver.processes(&asked.filter).map_err(Exit::from)?;
+    let (spec, beside) = asked.filter.clone().take(asked.expression.clone());
+    let resolved = resolver.resolve(&spec).map_err(Exit::from)?;
+    let processes = resolver.processes(&spec).map_err(Exit::from)?;
+    let beside = resolver.names(beside).map_err(Exit::from)?;
+    let mut sifted = Sifted { asked: beside, shown: Expression::everything() };
     resolved.notes.iter().chain(&processes).for_each(|said| note(said));
-    let mut filter = asked.filter.knob(&resolved);
+    let mut filter = spec.knob(&resolved);
     let tables = front::has_tables(asked);
     if tables {
         // Tables count every event, whichever are shown.
         (filter.kinds, filter.causes) = (Filter::ALL.kinds, Filter::ALL.causes);
+        sifted.shown = spec.shown();
+    } else if !sifted.asked.is_everything() {
+        // User space counts, whichever kinds are shown.
+        (filter.kinds, sifted.shown) = (Filter::ALL.kinds, spec.shown());
     }
     if asked.demo && filter.netns_len == 0 {
         // Who asks for the demo wants to see the demo.
@@ -149,9 +178,9 @@ fn settings(host: &Host, asked: &Run, scope: &Scope) -> anyhow::Result<Settings>
         filter.netns_len = 1;
     }
     let limit = host.sysctl("net/ipv4/tcp_max_tw_buckets").and_then(|limit| u32::try_from(limit).ok());
-    Ok(Settings {
+    let settings = Settings {
         filter,
-        ports: asked.filter.port_sets(),
+        ports: spec.port_sets(),
         trees: resolved.trees.iter().map(|tree| tree.path.clone()).collect(),
         tables: Tables {
             ring: asked.ring_size,
@@ -163,7 +192,8 @@ fn settings(host: &Host, asked: &Run, scope: &Scope) -> anyhow::Result<Settings>
         passive: if tables { PEERS } else { 0 },
         keep_seeds: tables,
         linger: Linger::NEVER,
-    })
+    };
+    Ok((settings, sifted))
 }
 
 /// Shows what the programs log, on standard error.

@@ -230,7 +230,7 @@ mod tests {
         use crate::{bpf::BpfError, host::HostError, run::RunError, tracer::TracerError};
         let io = || io::Error::from_raw_os_error(libc::ENOMEM);
         let file = HostError::Read { path: "/x".into(), source: io() };
-        assert_eq!(errno(&RunError::Bpf(BpfError::Host(file))), Some(libc::ENOMEM));
+        assert_eq!(errno(&RunError::from(BpfError::Host(file))), Some(libc::ENOMEM));
         assert_eq!(errno(&io::Error::from(rustix::io::Errno::NOMEM)), Some(libc::ENOMEM));
         assert_eq!(errno(&TracerError::Ring(io())), Some(libc::ENOMEM));
     }

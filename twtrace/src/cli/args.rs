@@ -36,7 +36,14 @@ Words of other tools: -p PID, -L and -D (local and remote ports), -d and -i work
 selected by that namespace, which includes sockets whose closer is unknown. Any other is selected by the cgroup of the \
 process that closes, with all cgroups below. After a restart the cgroup is a new one: run twtrace again.
 
+EXPRESSION is a filter in tcpdump's words and ours: host, net, port, portrange, ip, ip6, after src (the local end) or dst; \
+event, state, cause, role, pid, comm, cgroup, cgroup-tree, container, unit, netns; life, with <, <=, =, >= or > and a time. \
+Join them by and, or, not and parentheses; a value alone takes the words of the one before: dst port 80 or 443. Quote what \
+the shell would take for its own: 'life > 5s'. The same expressions work behind / in the live view.
+
 Examples:
+  twtrace run dst port 443 and not cause expired   what did not end by its timer
+  twtrace run 'role client and (unit web.service or life < 1s)'
   twtrace run --port 80,8000-8100                  ports at either end
   twtrace run --laddr 10.0.0.0/8 --role client     connections opened here from 10.0.0.0/8
   twtrace run --netns /run/netns/blue --comm curl  closed by curl in namespace blue
@@ -272,6 +279,9 @@ pub(super) struct RunArgs {
 
     #[command(flatten)]
     pub filters: FilterArgs,
+    /// Only events for which this holds, beside all options: dst port 443 and not cause expired; see below
+    #[arg(value_name = "EXPRESSION", help_heading = "Filters")]
+    pub expression: Vec<String>,
 }
 
 #[derive(Args, Debug, Default)]

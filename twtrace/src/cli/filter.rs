@@ -8,7 +8,10 @@ use crate::{
         spec::{Family, FilterSpec},
         word::{self, Bad},
     },
-    model::event::{Cause, Kind, Role},
+    model::{
+        event::{Cause, Kind, Role},
+        expression::Expression,
+    },
 };
 
 /// Reads the filters of the command line; `events` is what was given for `--events`.
@@ -40,6 +43,27 @@ pub(super) fn read(args: &FilterArgs, events: &[String]) -> Result<FilterSpec, C
             (true, true) | (false, false) => None,
         },
     })
+}
+
+/// The expression behind the options; `advice` knows what to write instead of a word of other tools.
+pub(super) fn expression(words: &[String], advice: impl Fn(&str) -> Option<String>) -> Result<Expression, Complaint> {
+    const EXAMPLE: &str = "write e.g. twtrace run 'dst port 443 and not cause expired'";
+    if words.is_empty() {
+        return Ok(Expression::everything());
+    }
+    Expression::read(&words.join(" ")).map_err(|wrong| {
+        let why = match (wrong.word(), wrong.before()) {
+            (Some(word), "") if word == words[0] => return first(word, advice(word), EXAMPLE),
+            (Some(_), _) => wrong.to_string(),
+            (None, before) => format!("after '{before}': {}", wrong.why()),
+        };
+        Complaint::new("the expression", why, EXAMPLE)
+    })
+}
+
+/// About an expression whose first word begins none: most likely it was meant for something else.
+fn first(word: &str, advice: Option<String>, example: &str) -> Complaint {
+    Complaint::new(word, "no option, and not the beginning of an expression", advice.as_deref().unwrap_or(example))
 }
 
 /// `--events`, and what `--cause` makes of it: only deaths have a cause.

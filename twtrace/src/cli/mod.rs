@@ -229,7 +229,7 @@ pub fn parse<T: Into<OsString>>(args: impl IntoIterator<Item = T>) -> Result<Cli
         .map_err(complain)?;
     let notes = spoken.in_our_words(&clap).map(|line| format!("read as: {line}")).into_iter().collect();
     let command = match root.command {
-        Verb::Run(args) => Command::Run(Box::new(Run::read(*args)?)),
+        Verb::Run(args) => Command::Run(Box::new(Run::read(*args, |word| spoken.argument(word))?)),
         Verb::Lab(args) => Command::Lab(Lab::read(args)?),
         Verb::LabHand => Command::LabHand,
         Verb::Doctor(args) => Command::Doctor(Doctor::read(args)?),

@@ -7,6 +7,7 @@ use super::{
 };
 use crate::{
     filter::{spec::FilterSpec, word},
+    model::expression::Expression,
     sink::{by::Group, json},
 };
 
@@ -47,10 +48,13 @@ pub struct Run {
     pub max_conns: Option<u32>,
     /// What to show.
     pub filter: FilterSpec,
+    /// What has to hold beside the filters.
+    pub expression: Expression,
 }
 
 impl Run {
-    pub(super) fn read(mut args: RunArgs) -> Result<Self, Complaint> {
+    /// `advice` knows what to write instead of a word of other tools.
+    pub(super) fn read(mut args: RunArgs, advice: impl Fn(&str) -> Option<String>) -> Result<Self, Complaint> {
         if args.json {
             args.format = Some(RunFormat::Lines(&json::FORMAT));
         }
@@ -79,6 +83,7 @@ impl Run {
             max_lives: entries("--max-lives", args.max_lives.as_ref())?,
             max_conns: entries("--max-conns", args.max_conns.as_ref())?,
             filter: filter::read(&args.filters, &args.events)?,
+            expression: filter::expression(&args.expression, advice)?,
         })
     }
 }

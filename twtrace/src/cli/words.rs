@@ -46,7 +46,7 @@ const OPTIONS: &[Advice] = &[
     (&["--group", "--group-by", "--sort", "--sort-by", "--aggregate"], "write --by port, --by dest or --by owner"),
     (&["--limit", "--lines", "--rows"], "write --top 10"),
     (&["-u", "-U", "--user", "--uid"], "write --pid or --comm: there is no filter by user"),
-    (&["--filter", "--expr"], "write each filter as an option: --port 80 --comm nginx"),
+    (&["--filter", "--expr"], "leave it out: twtrace run 'dst port 443 and not cause expired'"),
     (&["--tcp"], "leave it out: TIME_WAIT is always TCP"),
     (&["-l", "--listen", "--listening"], "write twtrace doctor: it shows listeners and their queues"),
 ];
@@ -245,7 +245,7 @@ impl<'a> Spoken<'a> {
     }
 
     /// What to write instead of a word that is no option.
-    fn argument(&self, word: &str) -> Option<String> {
+    pub(super) fn argument(&self, word: &str) -> Option<String> {
         let is_number = |word: &str| !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_digit());
         let next = self.words.iter().skip_while(|other| **other != word).nth(1).copied();
         let verb = self.verb?;
@@ -258,14 +258,11 @@ impl<'a> Spoken<'a> {
                 Some(count) => format!("write twtrace run --interval {word}s --duration {}", whole(word, count)),
                 None => format!("write --port {word}, --pid {word}, or --duration {word}s"),
             },
-            "run" if matches!(word, "port" | "src" | "dst" | "host" | "tcp" | "sport" | "dport" | "and" | "state") => {
-                match next.filter(|next| is_number(next)) {
-                    Some(port) if word == "port" => format!("write --port {port}: each filter is an option"),
-                    _ => "write each filter as an option: --port 80 --raddr 192.0.2.9".to_owned(),
-                }
-            }
+            "run" if word == "tcp" => "leave it out: TIME_WAIT is always TCP".to_owned(),
+            "run" if word == "sport" => "write src port 40000, or --lport 40000".to_owned(),
+            "run" if word == "dport" => "write dst port 443, or --rport 443".to_owned(),
             "run" if word.parse::<IpAddr>().is_ok() => {
-                format!("write --laddr {word} (this host) or --raddr {word} (the peer)")
+                format!("write src {word} (this host), dst {word} (the peer), or host {word}")
             }
             "run" => format!("write --comm {word}, --container {word}, or --unit {word}"),
             "doctor" if is_number(word) => format!("write --pid {word}"),

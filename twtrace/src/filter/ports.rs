@@ -65,6 +65,12 @@ impl Ports {
         if from > to { Err(PortError::Backwards(from, to)) } else { Ok(from..=to) }
     }
 
+    /// Sorted; no two of them overlap or touch.
+    #[must_use]
+    pub fn ranges(&self) -> &[RangeInclusive<u16>] {
+        &self.ranges
+    }
+
     /// True if no port is in the set.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -1,6 +1,7 @@
 //! From names to numbers: cgroup paths to cgroup ids, namespace files to inode numbers, containers and units to either.
 
 mod look;
+mod names;
 
 use std::{
     fs,
@@ -71,8 +72,8 @@ impl Resolver {
             netns: spec.netns.try_map(|spec| self.netns(spec).map(|found| found.0))?,
             notes: Vec::new(),
         };
-        let containers = spec.container.iter().map(|word| (Noun::Container, word));
-        let named: Vec<_> = containers.chain(spec.unit.iter().map(|word| (Noun::Unit, word))).collect();
+        let containers = spec.container.iter().map(|word| (Grouping::Container, word));
+        let named: Vec<_> = containers.chain(spec.unit.iter().map(|word| (Grouping::Unit, word))).collect();
         if !named.is_empty() {
             self.groups(&named, &mut resolved)?;
         }
@@ -82,7 +83,7 @@ impl Resolver {
     /// Containers and units. One whose network namespace holds nothing else is that namespace: then what no task has closed
     /// belongs to it too. All of them have to be such, and nothing else may be named that a cgroup or namespace is an
     /// alternative to; otherwise they are their cgroups, with all that is below.
-    fn groups(&self, named: &[(Noun, &String)], resolved: &mut Resolved) -> Result<(), Wrong> {
+    fn groups(&self, named: &[(Grouping, &String)], resolved: &mut Resolved) -> Result<(), Wrong> {
         let groups = named
             .iter()
             .map(|(noun, word)| Ok((*noun, *word, self.group(*noun, word)?)))
@@ -109,10 +110,7 @@ impl Resolver {
                     trees.push(self.tree(Path::new(cgroup.trim_start_matches('/')))?);
                     format!("{what} is {}: filtering by its cgroup and the cgroups below", group.label)
                 }
-                None => {
-                    let why = format!("{} is not in the cgroup v2 tree, and shares its network namespace", group.label);
-                    return Err(Wrong::new(what, why, "name its processes: --pid PID, or --comm NAME"));
-                }
+                None => return Err(noun.without_cgroup(word, &group)),
             });
         }
         resolved.trees = Few::new(trees).map_err(few)?;
@@ -124,12 +122,12 @@ impl Resolver {
     }
 
     /// The one container or unit that a word names.
-    fn group(&self, noun: Noun, word: &str) -> Result<Group, Wrong> {
+    fn group(&self, noun: Grouping, word: &str) -> Result<Group, Wrong> {
         /// The most that are listed.
         const LISTED: usize = 12;
         let found = match noun {
-            Noun::Container => containers::container(&self.host(), word),
-            Noun::Unit => containers::unit(&self.host(), word),
+            Grouping::Container => containers::container(&self.host(), word),
+            Grouping::Unit => containers::unit(&self.host(), word),
         };
         let listed = |labels: &[String]| {
             let more = labels.len().saturating_sub(LISTED);
@@ -139,21 +137,22 @@ impl Resolver {
         found.map_err(|lost| {
             let (why, remedy) = match (noun, lost) {
                 (_, Lost::Ambiguous(labels)) => {
-                    let more = if noun == Noun::Unit { "more of its path" } else { "more of its id, or POD/CONTAINER" };
+                    let more =
+                        if noun == Grouping::Unit { "more of its path" } else { "more of its id, or POD/CONTAINER" };
                     (format!("{} match: {}", labels.len(), listed(&labels)), format!("write {more}"))
                 }
-                (Noun::Container, Lost::Missing(labels)) if labels.is_empty() => (
+                (Grouping::Container, Lost::Missing(labels)) if labels.is_empty() => (
                     "no container is running in sight of twtrace".to_owned(),
                     "write --netns /proc/PID/ns/net, or for run --cgroup-tree PATH".to_owned(),
                 ),
-                (Noun::Container, Lost::Missing(labels)) => (
+                (Grouping::Container, Lost::Missing(labels)) => (
                     "no running container has this name or id".to_owned(),
                     format!(
                         "there are {}; or write --netns /proc/PID/ns/net, or for run --cgroup-tree PATH",
                         listed(&labels)
                     ),
                 ),
-                (Noun::Unit, Lost::Missing(labels)) => (
+                (Grouping::Unit, Lost::Missing(labels)) => (
                     "no unit of this name has a process".to_owned(),
                     match labels.is_empty() {
                         true => "write --netns /proc/PID/ns/net, or for run --cgroup-tree PATH".to_owned(),
@@ -271,8 +270,8 @@ impl Resolver {
         const REMEDY: &str = "name a file such as /run/netns/blue or /proc/PID/ns/net, an inode number, or self";
         let (what, full) = match spec {
             NetnsSpec::Inum(inum) => return Ok((*inum, None)),
-            NetnsSpec::Container(word) => return self.netns_of_group(Noun::Container, word),
-            NetnsSpec::Unit(word) => return self.netns_of_group(Noun::Unit, word),
+            NetnsSpec::Container(word) => return self.netns_of_group(Grouping::Container, word),
+            NetnsSpec::Unit(word) => return self.netns_of_group(Grouping::Unit, word),
             NetnsSpec::Pid(pid) => return self.netns_of_process(*pid),
             NetnsSpec::Own => ("--netns self".to_owned(), self.root.join("proc/self/ns/net")),
             NetnsSpec::Path(path) => {
@@ -302,7 +301,7 @@ impl Resolver {
         Err(Wrong::new(what, why, REMEDY))
     }
 
-    fn netns_of_group(&self, noun: Noun, word: &str) -> Result<(u32, Option<String>), Wrong> {
+    fn netns_of_group(&self, noun: Grouping, word: &str) -> Result<(u32, Option<String>), Wrong> {
         let group = self.group(noun, word)?;
         let (what, pid) = (noun.given(word), group.pids.first().copied().unwrap_or_default());
         let Some(&netns) = group.netns.first() else {
@@ -345,18 +344,24 @@ const SERVICES: [u32; 16] =
 
 /// What a word names.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Noun {
+enum Grouping {
     Container,
     Unit,
 }
 
-impl Noun {
+impl Grouping {
     /// As it was written.
     fn given(self, word: &str) -> String {
         match self {
             Self::Container => format!("--container {word}"),
             Self::Unit => format!("--unit {word}"),
         }
+    }
+
+    /// About one that nothing tells from others.
+    fn without_cgroup(self, word: &str, group: &Group) -> Wrong {
+        let why = format!("{} is not in the cgroup v2 tree, and shares its network namespace", group.label);
+        Wrong::new(self.given(word), why, "name its processes: --pid PID, or --comm NAME")
     }
 }
 

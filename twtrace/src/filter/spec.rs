@@ -59,6 +59,14 @@ pub enum NetnsSpec {
     Unit(String),
 }
 
+impl NetnsSpec {
+    /// The one of a name that is no inode number: `self`, or a file.
+    #[must_use]
+    pub fn named(name: &str) -> Self {
+        if name == "self" { Self::Own } else { Self::Path(name.into()) }
+    }
+}
+
 /// IPv4 or IPv6.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Family {

@@ -89,11 +89,8 @@ pub fn comm(word: &str) -> Result<CommName, Bad> {
 
 /// A network namespace, not yet looked up.
 pub fn netns(word: &str) -> Result<NetnsSpec, Bad> {
-    if word == "self" {
-        return Ok(NetnsSpec::Own);
-    }
     if !word.bytes().all(|byte| byte.is_ascii_digit()) {
-        return Ok(NetnsSpec::Path(word.into()));
+        return Ok(NetnsSpec::named(word));
     }
     match word.parse() {
         Ok(inum) if inum > 0 => Ok(NetnsSpec::Inum(inum)),

@@ -123,8 +123,8 @@ pub fn look(host: &Host, places: &mut Places, wanted: &[u32], budget: Duration) 
         }
         let Some(netns) = places.open(host, inum, wanted) else { continue };
         let looked = match &places.home {
-            Some(home) => netns.visit(home, || look_into(host, &places.wanted)),
-            None => netns.run(|| look_into(host, &places.wanted)),
+            Some(home) => netns.visit(home, || look_into(host, &places.wanted, inum)),
+            None => netns.run(|| look_into(host, &places.wanted, inum)),
         };
         match looked {
             Ok((namespace, over)) => {
@@ -141,8 +141,8 @@ pub fn look(host: &Host, places: &mut Places, wanted: &[u32], budget: Duration) 
     Occupancy { at_ns, took_ns: clock::monotonic_ns().saturating_sub(at_ns), namespaces, others, left_out }
 }
 
-/// The calling thread's namespace, and how many of its connections are left out.
-fn look_into(host: &Host, wanted: &Wanted) -> io::Result<(Namespace, u64)> {
+/// The calling thread's namespace, which has this number, and how many of its connections are left out.
+fn look_into(host: &Host, wanted: &Wanted, netns: u32) -> io::Result<(Namespace, u64)> {
     let (range, reserved) = local_ports(host)?;
     // What is not there need not be looked for: with many namespaces most are idle, or know no IPv6. (MPTCP's subflows are
     // counted as TCP's.)
@@ -157,7 +157,7 @@ fn look_into(host: &Host, wanted: &Wanted) -> io::Result<(Namespace, u64)> {
     let is_own = |lport| range.contains(&lport) && !listeners.contains(&lport);
     let (held, left_out) =
         diag::dump_of(families, &others, Detail::Header, Default::default, |(held, left_out), entry| {
-            if is_own(entry.tuple.lport) && wanted.opened(&entry.tuple) {
+            if is_own(entry.tuple.lport) && wanted.opened(&entry.tuple, netns) {
                 *left_out += u64::from(!hold(held, entry, MOST));
             }
         })?;

@@ -5,6 +5,7 @@ pub mod audit;
 pub mod buckets;
 pub mod cgroup;
 pub mod event;
+pub mod expression;
 pub mod fields;
 pub mod happening;
 pub mod holder;

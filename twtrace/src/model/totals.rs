@@ -7,7 +7,7 @@ use twtrace_common::{
 
 use super::{
     audit::Audit,
-    event::{Cause, Denial, Refusal},
+    event::{Cause, Denial, Detail, Event, Refusal, Substate},
     report::{Missed, Totals},
     trouble::Trouble,
 };
@@ -51,6 +51,8 @@ pub struct Beside {
     pub early_lost: u64,
     /// Ticks that came due and were not told, because the output had no room.
     pub ticks_skipped: u64,
+    /// Events as user space counts them, where it filters what the programs let through: see [`note`].
+    pub sifted: Option<Box<Counters>>,
     /// Lines that a slow output did not take, and records that it left in the ring at the end.
     pub sink_dropped: u64,
 }
@@ -66,35 +68,61 @@ impl Beside {
 /// The totals at this moment.
 #[must_use]
 pub fn totals(counters: &Counters, beside: &Beside) -> Totals {
-    let sum = |values: &[u64; kind::COUNT]| values.iter().sum();
+    let sum = |values: &[u64; kind::COUNT]| values.iter().sum::<u64>();
+    // What the programs count has passed their filters alone.
+    let passed = beside.sifted.as_deref().unwrap_or(counters);
     Totals {
-        born_time_wait: counters.born_time_wait,
-        born_fin_wait2: counters.born_fin_wait2,
-        turned: beside.turn.then_some(counters.turned),
-        rearmed: beside.rearm.then_some(counters.rearmed),
+        born_time_wait: passed.born_time_wait,
+        born_fin_wait2: passed.born_fin_wait2,
+        turned: beside.turn.then_some(passed.turned),
+        rearmed: beside.rearm.then_some(passed.rearmed),
         died: std::iter::once(Cause::Unknown(0))
             .chain(Cause::ALL.iter().copied())
-            .map(|cause| (cause, counters.died[usize::from(cause.raw())]))
+            .map(|cause| (cause, passed.died[usize::from(cause.raw())]))
             .collect(),
-        refused: beside.refusal.then(|| {
-            Refusal::ALL.iter().map(|&reason| (reason, counters.refused[usize::from(reason.raw())])).collect()
-        }),
-        no_port: beside.no_port.then_some(counters.no_port),
-        no_port_bound: beside.no_port.then_some(counters.no_port_bound),
+        refused: beside
+            .refusal
+            .then(|| Refusal::ALL.iter().map(|&reason| (reason, passed.refused[usize::from(reason.raw())])).collect()),
+        no_port: beside.no_port.then_some(passed.no_port),
+        no_port_bound: beside.no_port.then_some(passed.no_port_bound),
         reuse_denied: beside.reuse_denied.then(|| {
-            Denial::ALL.iter().map(|&reason| (reason, counters.reuse_denied[usize::from(reason.raw())])).collect()
+            Denial::ALL.iter().map(|&reason| (reason, passed.reuse_denied[usize::from(reason.raw())])).collect()
         }),
-        no_bind: beside.no_bind.then_some(counters.no_bind),
+        no_bind: beside.no_bind.then_some(passed.no_bind),
         holders_unknown: beside.holders_unknown,
         live: beside.seeded.then(|| live(counters, beside)),
         looked_ms_ago: beside.looked_ms_ago,
         seen: sum(&counters.seen),
-        emitted: sum(&counters.emitted),
-        filtered: sum(&counters.filtered),
+        emitted: sum(&passed.emitted),
+        filtered: sum(&counters.filtered) + beside.sifted.as_deref().map_or(0, |sifted| sum(&sifted.filtered)),
         lost: sum(&counters.lost),
         ticks_skipped: beside.ticks_skipped,
         missed: beside.missed.clone(),
         trouble: trouble(&counters.trouble, beside),
+    }
+}
+
+/// Counts an event that the filters of user space let through, as the programs count it. What waits in the ring is not
+/// counted yet, and what the ring had no room for never is.
+pub fn note(counters: &mut Counters, event: &Event) {
+    fn add(place: Option<&mut u64>) {
+        if let Some(place) = place {
+            *place += 1;
+        }
+    }
+    match event.detail {
+        Detail::Born { .. } if event.life.substate == Some(Substate::FinWait2) => counters.born_fin_wait2 += 1,
+        Detail::Born { .. } => counters.born_time_wait += 1,
+        Detail::Turned { .. } => counters.turned += 1,
+        Detail::Rearmed { .. } => counters.rearmed += 1,
+        Detail::Died { cause, .. } => add(counters.died.get_mut(usize::from(cause.raw()))),
+        Detail::Refused { reason, .. } => add(counters.refused.get_mut(usize::from(reason.raw()))),
+        Detail::NoPort { .. } => {
+            counters.no_port += 1;
+            counters.no_port_bound += u64::from(event.life.tuple.and_then(|tuple| tuple.port()).is_some());
+        }
+        Detail::ReuseDenied { reason, .. } => add(counters.reuse_denied.get_mut(usize::from(reason.raw()))),
+        Detail::NoBind { .. } => counters.no_bind += 1,
     }
 }
 
@@ -152,9 +180,7 @@ mod tests {
     use super::*;
 
     fn counters(seeded: u64, born: u64, died: u64) -> Counters {
-        // SAFETY: numbers, of which zero is one.
-        let mut counters: Counters = unsafe { std::mem::zeroed() };
-        counters.seeded = seeded;
+        let mut counters = Counters { seeded, ..Counters::default() };
         counters.seen[usize::from(kind::BORN)] = born;
         counters.seen[usize::from(kind::DIED)] = died;
         counters

@@ -3,11 +3,16 @@
 use std::sync::Arc;
 
 use tokio::sync::Notify;
+use twtrace_common::counter::Counters;
 
-use super::outlet::Outlet;
+use super::{
+    outlet::Outlet,
+    sifter::{Sifter, Told},
+};
 use crate::{
     model::{
         aggregate::Aggregates,
+        event::Event,
         happening::{Happening, Loss, Lost},
     },
     sink::Steer,
@@ -17,14 +22,15 @@ use crate::{
 pub struct Hub {
     tables: Aggregates,
     counts: bool,
+    sifter: Sifter,
     outlets: Vec<Outlet>,
 }
 
 impl Hub {
-    /// A hub that keeps no tables.
+    /// A hub that keeps no tables, and tells everything.
     #[must_use]
     pub fn new(outlets: Vec<Outlet>) -> Self {
-        Self { tables: Aggregates::none(), counts: false, outlets }
+        Self { tables: Aggregates::none(), counts: false, sifter: Sifter::default(), outlets }
     }
 
     /// Keeps these tables, for all observers.
@@ -33,14 +39,35 @@ impl Hub {
         Self { tables, counts: true, ..self }
     }
 
+    /// Tells no more than this lets through.
+    #[must_use]
+    pub fn sifting(self, sifter: Sifter) -> Self {
+        Self { sifter, ..self }
+    }
+
     /// Tells the tables first, then every observer.
     pub fn happened(&mut self, happening: &Happening) {
-        if self.counts {
-            self.tables.happened(happening);
+        let (happening, told) = self.sifter.sift(happening);
+        if self.counts && told != Told::Nobody {
+            self.tables.happened(&happening);
         }
-        for outlet in &mut self.outlets {
-            outlet.happened(happening, &self.tables);
+        if told == Told::All {
+            for outlet in &mut self.outlets {
+                outlet.happened(&happening, &self.tables);
+            }
         }
+    }
+
+    /// What was told and what was not, in the programs' counters; `None`: no more was filtered than they do.
+    #[must_use]
+    pub fn sifted(&self) -> Option<&Counters> {
+        self.sifter.counters()
+    }
+
+    /// True if somebody is told of an event.
+    #[must_use]
+    pub fn wants(&self, event: &Event) -> bool {
+        self.sifter.wants(event)
     }
 
     /// The tables, if there are any: for whoever has to find out what they lack. They change by [`Hub::happened`] alone.

@@ -9,6 +9,7 @@ pub mod live;
 mod options;
 mod origin;
 mod outlet;
+mod sifter;
 mod signals;
 #[cfg(test)]
 mod tests;
@@ -17,9 +18,10 @@ use due::Due;
 pub use hub::Hub;
 use jobs::{Job, Jobs};
 pub use live::{Feed, Live};
-pub use options::{Options, Shown};
+pub use options::Options;
 pub use origin::Origin;
 pub use outlet::Outlet;
+pub use sifter::Sifter;
 pub use signals::Signals;
 
 use std::{
@@ -32,7 +34,7 @@ use tokio::{
     time::{Interval, MissedTickBehavior, interval},
 };
 
-use crate::{bpf::BpfError, reconcile::LookError, sink::Steer};
+use crate::sink::Steer;
 
 /// How often the origin is asked when it does not ask by itself. Nobody sees a shorter delay; the wake-ups it saves are the
 /// largest cost of a tracer.
@@ -46,12 +48,9 @@ const LEAVING: Duration = Duration::from_millis(500);
 /// Why a run ended in error.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
-    /// Maps could not be read.
+    /// The origin could not be read.
     #[error(transparent)]
-    Bpf(#[from] BpfError),
-    /// The kernel's counters could not be read.
-    #[error(transparent)]
-    Look(#[from] LookError),
+    Origin(Box<dyn std::error::Error + Send + Sync>),
     /// Signals or the ring's descriptor could not be watched.
     #[error("waiting for events: {0}")]
     Wait(#[from] io::Error),

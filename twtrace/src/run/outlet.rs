@@ -1,6 +1,6 @@
 //! One observer that writes lines, and the way out for them: a queue of its own, and a count of what it lost.
 
-use super::{hub::lines_lost, options::Shown};
+use super::hub::lines_lost;
 use crate::{
     model::{
         aggregate::Aggregates,
@@ -17,7 +17,6 @@ pub struct Outlet {
     pub(super) writer: Writer,
     /// A batch that found no room.
     pub(super) waiting: Option<Batch>,
-    shown: Shown,
     /// Remarks go to standard error. Of several outlets those of the first do.
     pub(super) remarks: bool,
     /// Lines lost, as far as that has been told.
@@ -27,11 +26,10 @@ pub struct Outlet {
 }
 
 impl Outlet {
-    /// An outlet for these lines, with these events among them, into this writer.
+    /// An outlet for these lines into this writer.
     #[must_use]
-    pub fn new(name: impl Into<String>, lines: Box<dyn Lines>, shown: Shown, writer: Writer) -> Self {
-        let name = name.into();
-        Self { name, lines, writer, waiting: None, shown, remarks: false, told: 0, given_up: false }
+    pub fn new(name: impl Into<String>, lines: Box<dyn Lines>, writer: Writer) -> Self {
+        Self { name: name.into(), lines, writer, waiting: None, remarks: false, told: 0, given_up: false }
     }
 
     /// An outlet whose remarks go to standard error.
@@ -40,12 +38,9 @@ impl Outlet {
         Self { remarks: true, ..self }
     }
 
-    /// Tells the observer, unless it is an event that it does not show.
+    /// Tells the observer.
     pub(super) fn happened(&mut self, happening: &Happening, tables: &Aggregates) {
-        match happening {
-            Happening::Event(event) if !self.shown.has(event) => {}
-            other => self.lines.happening(other, tables),
-        }
+        self.lines.happening(happening, tables);
     }
 
     /// A screen, which always has room: no frame is drawn before the last one is on its way.

@@ -8,7 +8,7 @@ use super::*;
 use crate::{
     model::{
         aggregate::Aggregates,
-        event::{Connection, Detail, Event, Kind, Life, Role, Substate, Tuple},
+        event::{Connection, Detail, Event, Life, Role, Substate, Tuple},
         happening::{Happening, Tick},
         report::Totals,
     },
@@ -69,7 +69,7 @@ struct Way {
 impl Way {
     fn new(lines: Box<dyn Lines>, tables: Aggregates) -> io::Result<(io::PipeReader, Self)> {
         let (reader, writer) = pipe()?;
-        let outlet = Outlet::new("standard output", lines, Shown::default(), writer);
+        let outlet = Outlet::new("standard output", lines, writer);
         let hub = Hub::new(vec![outlet]).with_tables(tables);
         Ok((reader, Self { hub, due: Due::default(), told: 0, largest: 0, most: 0 }))
     }
@@ -147,12 +147,10 @@ fn a_reader_that_stops_takes_no_memory_and_then_gets_the_last_tick() -> io::Resu
 fn an_output_that_is_stuck_costs_the_other_nothing() -> io::Result<()> {
     const EVENTS: u64 = 60_000;
     let clock = Clock { offset_ns: 0 };
-    let shown = || Shown { kinds: Kind::ALL.to_vec(), causes: Vec::new() };
     let (stuck_reader, stuck) = pipe()?;
     let (mut reader, good) = pipe()?;
     let json = || Box::new(JsonSink::new(clock));
-    let outlets =
-        vec![Outlet::new("standard output", json(), shown(), stuck), Outlet::new("json:good", json(), shown(), good)];
+    let outlets = vec![Outlet::new("standard output", json(), stuck), Outlet::new("json:good", json(), good)];
     let mut hub = Hub::new(outlets);
     let reading = std::thread::spawn(move || {
         let mut all = String::new();

@@ -115,14 +115,20 @@ pub fn small_ring(backend: &str) -> Outcome {
     Ok(())
 }
 
-/// A filter on the local port: only the server's side of one of two services, all else counted as filtered.
+/// Filters and an expression that leave only the server's side of one of two services: all else is counted as filtered.
 pub fn filters(backend: &str) -> Outcome {
     let netns = fresh()?;
     let mut scene = Scene::new(&netns)?;
     let (wanted, other) = (scene.listen()?, scene.listen()?);
-    let port = wanted.local_addr().map_err(|error| error.to_string())?.port().to_string();
-    let tracer =
-        Tracer::start(&netns, backend, &["--lport", &port, "--role", "server", "--laddr", "127.0.0.0/8", "-4"])?;
+    let [port, not] = [&wanted, &other].map(|listener| listener.local_addr().map(|address| address.port().to_string()));
+    let [port, not] = [port, not].map(|port| port.map_err(|error| error.to_string()));
+    let (port, not) = (port?, not?);
+    let asked: [&[&str]; 2] = [
+        &["--lport", &port, "--role", "server", "--laddr", "127.0.0.0/8", "-4"],
+        // The programs compare the role; the rest is left to user space.
+        &["role", "server", "and", "not", "src", "port", &not, "and", "(ip", "or", "life", ">", "1h)"],
+    ];
+    let tracers = asked.iter().map(|asked| Tracer::start(&netns, backend, asked)).collect::<Result<Vec<_>, _>>()?;
     scene.live(&wanted, First::Server, 30)?;
     scene.live(&wanted, First::Client, 20)?;
     scene.live(&other, First::Server, 10)?;
@@ -130,14 +136,16 @@ pub fn filters(backend: &str) -> Outcome {
     // The kernel counts those that the filter leaves out too.
     made.looks = None;
     let left_out = made.wants.split_off(30).len();
-    let knows = knows(&tracer.start);
-    let said = tracer.stop(Signal::INT)?;
-    let events = parse::events(&said.lines)?;
-    judge(&made, &events, knows)?;
-    summary::exact(&said, &events)?;
-    let filtered = said.summary["filtered"].as_u64().unwrap_or(0);
-    if filtered < left_out as u64 {
-        return Err(format!("{filtered} filtered, at least {left_out} should be: {}", said.summary));
+    for (tracer, asked) in tracers.into_iter().zip(asked) {
+        let knows = knows(&tracer.start);
+        let said = tracer.stop(Signal::INT)?;
+        let events = parse::events(&said.lines)?;
+        judge(&made, &events, knows).map_err(|error| format!("{asked:?}: {error}"))?;
+        summary::exact(&said, &events)?;
+        let filtered = said.summary["filtered"].as_u64().unwrap_or(0);
+        if filtered < left_out as u64 {
+            return Err(format!("{asked:?}: {filtered} filtered, at least {left_out} should be: {}", said.summary));
+        }
     }
     Ok(())
 }

@@ -17,7 +17,6 @@ use twtrace::{
     decode::decode,
     filter::{
         few::Few,
-        matches::Filters,
         ports::Ports,
         spec::{CommName, Family, FilterSpec, Resolved, Tree},
     },
@@ -98,7 +97,7 @@ impl Draw {
         self.few(&nets)
     }
 
-    fn filters(&mut self) -> Result<Filters, String> {
+    fn filters(&mut self) -> Result<(FilterSpec, Resolved), String> {
         let comms: Vec<_> = COMMS.iter().filter_map(|name| CommName::new(name)).collect();
         let causes = if self.once_in(4) { self.few(Cause::ALL.as_ref())?.to_vec() } else { Vec::new() };
         let kinds =
@@ -125,7 +124,7 @@ impl Draw {
         let trees = Few::new(trees).map_err(|error| error.to_string())?;
         let resolved =
             Resolved { cgroups: self.few(&CGROUPS)?, trees, netns: self.few(&NETNS)?, ..Resolved::default() };
-        Ok(Filters { spec, resolved })
+        Ok((spec, resolved))
     }
 
     /// A record as a program may write it: what is not known is zero, and a name ends with NULs.
@@ -185,13 +184,9 @@ impl Draw {
 }
 
 /// The programs with a filter, and none attached.
-fn loaded(kernel: &Kernel, filters: &Filters, netns: u32) -> Result<Attached, String> {
+fn loaded(kernel: &Kernel, spec: &FilterSpec, resolved: &Resolved, netns: u32) -> Result<Attached, String> {
     let tables = Tables { ring: 4096, lives: 64, conns: 64 };
-    let settings = Settings {
-        filter: filters.spec.knob(&filters.resolved),
-        ports: filters.spec.port_sets(),
-        ..Settings::all(tables, netns)
-    };
+    let settings = Settings { filter: spec.knob(resolved), ports: spec.port_sets(), ..Settings::all(tables, netns) };
     let mut attached = bpf::attach(kernel, &Plan::default(), &settings).map_err(|error| match error {
         AttachError::Hook(failure) => failure.reason.to_string(),
         AttachError::Fatal(error) => error.to_string(),
@@ -212,16 +207,17 @@ pub fn filter_verdicts() -> Result<(), String> {
     let netns = Netns::current().map_err(|error| error.to_string())?.inum();
     let (mut draw, mut through) = (Draw::new(seed), 0);
     for n in 0..FILTERS {
-        let filters = draw.filters()?;
-        let programs = loaded(&kernel, &filters, netns)?;
+        let (spec, resolved) = draw.filters()?;
+        let programs = loaded(&kernel, &spec, &resolved, netns)?;
+        let expression = spec.expression(&resolved);
         for _ in 0..RECORDS {
-            let record = draw.record(&filters.resolved.trees)?;
+            let record = draw.record(&resolved.trees)?;
             let event = decode(&record).map_err(|error| error.to_string())?;
             let theirs = programs.judge(&record).map_err(|error| error.to_string())?;
-            let ours = filters.matches(&event);
+            let ours = expression.matches(&event);
             if theirs != ours {
                 return Err(format!(
-                    "{SEED}={seed}, filter {n}: the programs say {theirs}, user space {ours}\n{filters:?}\n{event:?}"
+                    "{SEED}={seed}, filter {n}: the programs say {theirs}, user space {ours}\n{expression}\n{event:?}"
                 ));
             }
             through += usize::from(ours);

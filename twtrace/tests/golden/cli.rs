@@ -15,6 +15,7 @@ use twtrace::{
         spec::{FilterSpec, NetnsSpec},
         wrong::Wrong,
     },
+    model::expression::Expression,
     sink::by::Group,
 };
 
@@ -80,6 +81,7 @@ fn without_options() {
             max_lives: None,
             max_conns: None,
             filter: FilterSpec::default(),
+            expression: Expression::everything(),
         }
     );
 }
@@ -185,7 +187,9 @@ fn complaints() {
         "run help",
         "run 1 10",
         "run 80",
-        "run port 80",
+        "run port",
+        "run dst port 443 nginx",
+        "run tcp port 80",
         "run nginx",
         "run 10.0.0.1",
         "run -port 80",

@@ -16,6 +16,14 @@ fn wanted(words: &str) -> Wanted {
     Wanted::new(run.filter.knob(&resolved), run.filter.port_sets())
 }
 
+/// What an expression leaves to user space, none of it held by the programs.
+fn beside(expression: &str) -> Wanted {
+    Wanted::default().and(&Expression::read(expression).unwrap())
+}
+
+/// The namespace of all sockets here.
+const NETNS: u32 = 7;
+
 fn tuple(laddr: &str, lport: u16, raddr: &str, rport: u16) -> Tuple {
     Tuple { laddr: laddr.parse().unwrap(), lport, raddr: raddr.parse().unwrap(), rport }
 }
@@ -24,7 +32,7 @@ fn tuple(laddr: &str, lport: u16, raddr: &str, rport: u16) -> Tuple {
 fn without_filters_everything_is_wanted() {
     let all = Wanted::default();
     assert!(!all.is_filtered() && all.is_decided() && all.is_whole(1) && all.netns(7) && all.listener(80));
-    assert!(all.opened(&tuple("10.0.0.1", 40_000, "192.0.2.1", 80)));
+    assert!(all.opened(&tuple("10.0.0.1", 40_000, "192.0.2.1", 80), NETNS));
     assert_eq!(all.one_namespace(), None);
     // Kinds and causes are no filters of sockets.
     assert!(!wanted("--events born").is_filtered() && !wanted("--cause reused").is_filtered());
@@ -51,9 +59,12 @@ fn each_filter_lets_its_own_through() {
         ("--rport 80 --laddr 10.9.0.0/16", false, false),
     ] {
         let wanted = wanted(words);
-        assert_eq!((wanted.opened(&here), wanted.opened(&v6)), (v4_passes, v6_passes), "{words}");
+        assert_eq!((wanted.opened(&here, NETNS), wanted.opened(&v6, NETNS)), (v4_passes, v6_passes), "{words}");
         let to = |tuple: &Tuple| Destination { laddr: tuple.laddr, raddr: tuple.raddr, rport: tuple.rport };
-        assert!(!wanted.opened(&here) || wanted.destination(&to(&here)), "{words}: a destination of a wanted socket");
+        assert!(
+            !wanted.opened(&here, NETNS) || wanted.destination(&to(&here)),
+            "{words}: a destination of a wanted socket"
+        );
         assert!(wanted.is_filtered(), "{words}");
     }
 }
@@ -64,7 +75,7 @@ fn who_closes_is_not_known_of_what_is_polled() {
     for words in ["--pid 1", "--comm nginx"] {
         let wanted = wanted(words);
         assert!(
-            !wanted.is_decided() && !wanted.opened(&here) && !wanted.listener(80) && !wanted.is_whole(80),
+            !wanted.is_decided() && !wanted.opened(&here, NETNS) && !wanted.listener(80) && !wanted.is_whole(80),
             "{words}"
         );
     }
@@ -93,4 +104,33 @@ fn namespaces_and_listeners() {
     for words in ["--rport 8080", "--raddr 10.0.0.0/8", "--laddr 10.0.0.0/8", "-6", "--role client", "--pid 1"] {
         assert!(!wanted(words).listener(8080), "{words}");
     }
+}
+
+/// What the programs do not compare: `not`, and alternatives of several kinds.
+#[test]
+fn an_expression_says_the_same_of_sockets() {
+    let here = tuple("10.0.0.1", 40_000, "192.0.2.1", 80);
+    let to = Destination { laddr: here.laddr, raddr: here.raddr, rport: here.rport };
+    for (text, opened, destination, listener, whole) in [
+        ("not dst port 443", true, true, true, true),
+        ("not dst port 80", false, false, true, true),
+        ("dst port 80 or src net 10.9.0.0/16", true, true, false, true),
+        ("not src port 40000", false, true, true, false),
+        ("port 40000 or host 192.0.2.9", true, true, false, false),
+        ("netns 7 or dst port 443", true, true, false, true),
+        ("netns 8 or dst port 443", false, true, false, true),
+        ("role server or dst port 443", false, false, true, true),
+        ("not src port 8080", true, true, false, false),
+        ("cause reused or life < 1s", true, true, true, true),
+        ("not pid 1", false, false, false, false),
+    ] {
+        let wanted = beside(text);
+        let said = (wanted.opened(&here, NETNS), wanted.destination(&to), wanted.listener(8080), wanted.is_whole(80));
+        assert_eq!(said, (opened, destination, listener, whole), "{text}");
+    }
+    assert!(!beside("not netns 7").netns(7) && beside("not netns 7").netns(8) && beside("not port 1").netns(7));
+    assert!(beside("not port 1").is_filtered() && !beside("not cause reused").is_filtered());
+    assert!(beside("not role server").needs_role() && !beside("not port 1").needs_role());
+    assert_eq!(wanted("--netns 7").and(&Expression::read("not port 1").unwrap()).one_namespace(), None);
+    assert_eq!(wanted("--netns 7").and(&Expression::read("not cause reused").unwrap()).one_namespace(), Some(7));
 }

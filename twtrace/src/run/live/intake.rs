@@ -56,9 +56,10 @@ impl Live<'_> {
     }
 }
 
-/// Tells of an event, unless it has to wait for its holder first.
+/// Tells of an event, unless it has to wait for its holder first, which nobody looks for if nobody is told.
 fn told(hub: &mut Hub, holders: &mut Waiting, event: Event) {
-    if let Some(event) = holders.take(event) {
+    let event = if hub.wants(&event) { holders.take(event) } else { Some(event) };
+    if let Some(event) = event {
         hub.happened(&Happening::Event(event));
     }
 }

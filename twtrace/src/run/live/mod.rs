@@ -19,6 +19,7 @@ use meter::Meter;
 
 use super::{Hub, Origin, RunError};
 use crate::{
+    bpf::BpfError,
     host::{
         Host,
         buckets::Watch,
@@ -163,6 +164,20 @@ impl<'a> Live<'a> {
     }
 }
 
+/// Maps that cannot be read.
+impl From<BpfError> for RunError {
+    fn from(error: BpfError) -> Self {
+        Self::Origin(error.into())
+    }
+}
+
+/// Counters of the kernel that cannot be read.
+impl From<LookError> for RunError {
+    fn from(error: LookError) -> Self {
+        Self::Origin(error.into())
+    }
+}
+
 impl Origin for Live<'_> {
     fn begin(&mut self, hub: &mut Hub) -> Result<(), RunError> {
         self.tell_clock(hub);
@@ -243,6 +258,7 @@ impl Origin for Live<'_> {
         for event in self.holders.finish(LAST_HOLDERS) {
             hub.happened(&Happening::Event(event));
         }
+        self.beside.sifted = hub.sifted().map(|sifted| Box::new(*sifted));
     }
 
     fn abandon(&mut self) -> u64 {

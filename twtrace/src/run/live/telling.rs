@@ -33,6 +33,7 @@ impl Live<'_> {
         self.tell_losses(hub, now, &counters);
         self.beside.missed = self.tracer.missed()?;
         self.beside.passive_evicted = self.tracer.passive_evicted();
+        self.beside.sifted = hub.sifted().map(|sifted| Box::new(*sifted));
         let totals = totals(&counters, &self.beside);
         let (born, died) = (totals.all_born(), totals.all_died());
         let (then, born_then, died_then) = self.last;

@@ -3,13 +3,12 @@
 mod rows;
 mod words;
 
-use self::words::Words;
 use crate::{
-    filter::expression::{Expression, Subject},
     filter::resolve::Resolver,
     model::{
         aggregate::{CgroupName, DestinationRow, OwnerRow, PortRow, ProcessName},
         event::Event,
+        expression::{Expression, Subject},
     },
 };
 
@@ -19,13 +18,7 @@ pub struct Sieve {
     /// As it was typed.
     pub words: String,
     /// `None`: nothing is filtered out.
-    asked: Option<Asked>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Asked {
-    Expression(Expression),
-    Words(Box<Words>),
+    asked: Option<Expression>,
 }
 
 impl Sieve {
@@ -38,8 +31,11 @@ impl Sieve {
         let words = text.trim();
         let asked = match words.split_whitespace().next() {
             None => None,
-            Some(first) if first.contains(':') => Some(Asked::Words(Box::new(Words::read(words, resolver)?))),
-            Some(_) => Some(Asked::Expression(Expression::read(words).map_err(|wrong| wrong.to_string())?)),
+            Some(first) if first.contains(':') => Some(words::read(words, resolver)?),
+            Some(_) => {
+                let read = Expression::read(words).map_err(|wrong| wrong.to_string())?;
+                Some(resolver.names(read).map_err(|wrong| wrong.to_string())?)
+            }
         };
         Ok(Self { words: words.to_owned(), asked })
     }
@@ -52,62 +48,50 @@ impl Sieve {
 
     /// Words of the filter that a table cannot answer, which has no such column: all of its rows pass them.
     #[must_use]
-    pub fn idle(&self, table: &str) -> Vec<&str> {
-        match &self.asked {
-            None => Vec::new(),
-            Some(Asked::Words(words)) => words.idle(table),
-            Some(Asked::Expression(expression)) => {
-                let mut words: Vec<&str> = Vec::new();
-                for word in rows::shape(table).iter().flat_map(|shape| expression.unanswered(shape)) {
-                    if !words.contains(&word) {
-                        words.push(word);
-                    }
+    pub fn idle(&self, table: &str) -> Vec<String> {
+        let mut words: Vec<String> = Vec::new();
+        if let Some((asked, shape)) = self.asked.as_ref().zip(rows::shape(table)) {
+            for word in asked.unanswered(&shape) {
+                if !words.contains(&word) {
+                    words.push(word);
                 }
-                words
             }
         }
+        words
     }
 
     /// The verdict on an event.
     #[must_use]
     pub fn event(&self, event: &Event) -> bool {
-        match &self.asked {
-            None => true,
-            Some(Asked::Words(words)) => words.event(event),
-            Some(Asked::Expression(expression)) => expression.matches(event),
-        }
+        self.asked.as_ref().is_none_or(|asked| asked.matches(event))
     }
 
     /// The verdict on a service port.
     #[must_use]
     pub fn port(&self, row: &PortRow) -> bool {
-        self.row(|| rows::port(row), |words| words.port(row))
+        self.row(|| rows::port(row))
     }
 
     /// The verdict on a destination.
     #[must_use]
     pub fn destination(&self, row: &DestinationRow) -> bool {
-        self.row(|| rows::destination(row), |words| words.destination(row))
+        self.row(|| rows::destination(row))
     }
 
     /// The verdict on a process.
     #[must_use]
     pub fn process(&self, row: &OwnerRow<ProcessName>) -> bool {
-        self.row(|| rows::process(row), |words| words.process(row))
+        self.row(|| rows::process(row))
     }
 
-    /// The verdict on a cgroup, which only words can ask for.
+    /// The verdict on a cgroup.
     #[must_use]
     pub fn cgroup(&self, row: &OwnerRow<CgroupName>) -> bool {
-        self.row(Subject::default, |words| words.cgroup(row))
+        self.row(|| rows::cgroup(row))
     }
 
-    fn row(&self, subject: impl FnOnce() -> Subject, by_words: impl FnOnce(&Words) -> bool) -> bool {
-        match &self.asked {
-            None => true,
-            Some(Asked::Words(words)) => by_words(words),
-            Some(Asked::Expression(expression)) => expression.verdict(&subject()) != Some(false),
-        }
+    fn row(&self, subject: impl FnOnce() -> Subject) -> bool {
+        self.asked.as_ref().is_none_or(|asked| asked.verdict(&subject()) != Some(false))
     }
 }
 

@@ -1,10 +1,10 @@
 //! What rows of tables know, for an expression.
 
 use crate::{
-    filter::expression::{Fact, Subject},
     model::{
         aggregate::{CgroupName, DestinationRow, OwnerRow, PortRow, ProcessName, Side},
         event::Role,
+        expression::{Fact, Subject},
     },
     show::columns::Row,
 };
@@ -22,7 +22,7 @@ pub(super) fn shape(table: &str) -> Option<Subject> {
             ..Subject::default()
         },
         <OwnerRow<ProcessName> as Row>::NAME => Subject { pid: Fact::None, comm: Fact::None, ..Subject::default() },
-        <OwnerRow<CgroupName> as Row>::NAME => Subject::default(),
+        <OwnerRow<CgroupName> as Row>::NAME => Subject { cgroup: Fact::None, ..Subject::default() },
         _ => return None,
     })
 }
@@ -51,4 +51,9 @@ pub(super) fn destination(row: &DestinationRow) -> Subject {
 /// A process.
 pub(super) fn process(row: &OwnerRow<ProcessName>) -> Subject {
     Subject { pid: Fact::Known(row.who.pid), comm: Fact::Known(row.who.comm.to_string()), ..Subject::default() }
+}
+
+/// A cgroup.
+pub(super) fn cgroup(row: &OwnerRow<CgroupName>) -> Subject {
+    Subject { cgroup: Fact::Known(row.who.cgroup_id), ..Subject::default() }
 }

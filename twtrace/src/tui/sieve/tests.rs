@@ -1,9 +1,9 @@
 use super::*;
 use crate::{
-    filter::expression::tests::died,
     model::{
         aggregate::Aggregates,
         event::{Connection, Detail},
+        expression::tests::died,
     },
     show::columns::Row,
 };
@@ -44,10 +44,10 @@ fn rows_pass_by_what_their_table_knows() {
     let mut tables = Aggregates::default();
     tables.event(&Event { detail: Detail::Born { timeout_ms: None, connection: Connection::default() }, ..died() });
     for (text, ports, destinations, processes) in [
-        ("dst port 443", (true, vec![]), (true, vec![]), (true, vec!["port"])),
+        ("dst port 443", (true, vec![]), (true, vec![]), (true, vec!["dst port"])),
         ("port 80", (false, vec![]), (false, vec![]), (true, vec!["port"])),
         ("role server", (false, vec![]), (false, vec![]), (true, vec!["role"])),
-        ("dst net 10.0.0.0/8", (true, vec!["net"]), (false, vec![]), (true, vec!["net"])),
+        ("dst net 10.0.0.0/8", (true, vec!["dst net"]), (false, vec![]), (true, vec!["dst net"])),
         ("netns 77", (true, vec!["netns"]), (true, vec![]), (true, vec!["netns"])),
         (
             "life > 1s or port 443 or life < 1ms",
@@ -55,6 +55,7 @@ fn rows_pass_by_what_their_table_knows() {
             (true, vec!["life"]),
             (true, vec!["life", "port"]),
         ),
+        ("rport:443 lport:40000", (true, vec![]), (true, vec!["src port"]), (true, vec!["src port", "dst port"])),
         ("not comm nginx", (true, vec!["comm"]), (true, vec!["comm"]), (false, vec![])),
         (
             "pid 42 and not cause expired",
@@ -70,6 +71,8 @@ fn rows_pass_by_what_their_table_knows() {
         ),
     ] {
         let sieve = read(text).unwrap();
+        let [ports, destinations, processes] = [ports, destinations, processes]
+            .map(|(passes, idle)| (passes, idle.into_iter().map(str::to_owned).collect::<Vec<_>>()));
         let port = tables.port_rows().iter().any(|row| sieve.port(row));
         let destination = tables.destination_rows().iter().any(|row| sieve.destination(row));
         let process = tables.process_rows().iter().any(|row| sieve.process(row));

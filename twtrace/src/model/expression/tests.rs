@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::{Comparison, Expression, Fact, Primitive, Side, Subject};
+use super::{Comparison, Expression, Fact, Group, Noun, Primitive, Side, Subject};
 use crate::model::event::{Cause, Closer, Comm, Detail, Event, Kind, Life, Role, Substate, Task, Tuple};
 
 /// The end of a minisock of which everything is known that a filter may ask.
@@ -81,6 +81,8 @@ fn the_words_of_minisocks_are_those_of_the_json() {
         ("life>2s", true),
         ("life >= 2500ms and life <= 2500ms and life = 2.5s", true),
         ("life < 2s", false),
+        ("cause ?", false),
+        ("not cause ? and not cause reused_bound", true),
     ] {
         assert_eq!(verdict(text, &died()), Some(wanted), "{text}");
     }
@@ -128,11 +130,48 @@ fn the_wrong_word_is_shown_with_what_would_be_right() {
         ("life > -5s", "expected a length of time"),
         ("comm \"nginx", "a name without its closing \""),
         ("comm (", "expected a thread's name"),
+        ("comm sixteen-bytes-now", "expected a thread's name of 1 to 15 bytes"),
+        ("container", "at the end: expected a name, e.g. container web"),
+        ("cgroup \"\"", "expected a directory, e.g. cgroup system.slice/nginx.service"),
+        ("netns 99999999999", "expected self, an inode number, or a file"),
         ("port 80 and", "at the end: a condition is missing"),
         ("net 10.0.0.0/40", "expected a block"),
     ] {
         let wrong = Expression::read(text).map_or_else(|wrong| wrong.to_string(), |read| format!("read as {read}"));
         assert!(wrong.contains(said), "{text}: {wrong}");
+    }
+}
+
+#[test]
+fn a_name_is_unknown_until_it_is_looked_up() {
+    let named = Expression::read("not unit nginx.service").unwrap();
+    assert_eq!(named.verdict(&Subject::of(&died())), None);
+    let of = |ids: &[u64]| Group {
+        noun: Noun::Unit,
+        name: "nginx.service".to_owned(),
+        top: Some("/sys/fs/cgroup/system.slice/nginx.service".into()),
+        ids: ids.iter().copied().collect(),
+    };
+    let looked_up = |ids: &[u64]| {
+        let mut names = 0;
+        let found = named.clone().try_map(&mut |asked| {
+            names += usize::from(matches!(asked, Primitive::Named(Noun::Unit, _)));
+            Ok::<_, ()>(Expression::Is(Primitive::Cgroup(of(ids))))
+        });
+        assert_eq!(names, 1);
+        found.unwrap()
+    };
+    assert_eq!(looked_up(&[9, 10]).verdict(&Subject::of(&died())), Some(false));
+    // One that is made later belongs to it if it is below it.
+    let mut other = looked_up(&[1]);
+    assert_eq!(other.to_string(), "not unit \"nginx.service\"");
+    for (directory, matches) in [
+        ("/sys/fs/cgroup/system.slice", true),
+        ("/sys/fs/cgroup/system.slice/nginx.service2", true),
+        ("/sys/fs/cgroup/system.slice/nginx.service/a/b", false),
+    ] {
+        other.learn(9, directory.as_ref());
+        assert_eq!(other.matches(&died()), matches, "{directory}");
     }
 }
 
@@ -144,7 +183,7 @@ fn depth_has_an_end() {
     }
 }
 
-fn primitive() -> impl Strategy<Value = Primitive> {
+pub(crate) fn primitive() -> impl Strategy<Value = Primitive> {
     let side = || prop::sample::select(&[Side::Src, Side::Dst, Side::Either][..]);
     // Small sets, so that half of what is asked is so.
     let address = || prop::sample::select(vec!["10.0.0.5", "192.0.2.9", "2001:db8::1"]);
@@ -164,12 +203,13 @@ fn primitive() -> impl Strategy<Value = Primitive> {
         (40..44_u32).prop_map(Primitive::Pid),
         "nginx|and|\\)|port|[ -!#-~]{1,15}".prop_map(Primitive::Comm),
         (76..79_u32).prop_map(Primitive::Netns),
+        (prop::sample::select(&Noun::ALL[..]), "a[ -!#-~]{0,15}").prop_map(|(noun, name)| Primitive::Named(noun, name)),
         (prop::sample::select(&Comparison::ALL[..]), 0..5_000_000_000_u64)
             .prop_map(|((comparison, _), ns)| Primitive::Life(comparison, ns)),
     ]
 }
 
-fn expression() -> impl Strategy<Value = Expression> {
+pub(crate) fn expression() -> impl Strategy<Value = Expression> {
     primitive().prop_map(Expression::Is).prop_recursive(4, 24, 4, |inner| {
         prop_oneof![
             inner.clone().prop_map(|inner| Expression::Not(Box::new(inner))),
@@ -179,7 +219,7 @@ fn expression() -> impl Strategy<Value = Expression> {
     })
 }
 
-fn subject() -> impl Strategy<Value = Subject> {
+pub(crate) fn subject() -> impl Strategy<Value = Subject> {
     fn fact<T: Clone + std::fmt::Debug + 'static>(value: T) -> impl Strategy<Value = Fact<T>> {
         prop::sample::select(vec![Fact::Unknown, Fact::None, Fact::Known(value)])
     }
@@ -187,9 +227,9 @@ fn subject() -> impl Strategy<Value = Subject> {
     let known = |fact: Fact<std::net::IpAddr>| if let Fact::Known(at) = fact { at } else { [0; 4].into() };
     let ends = (fact(known(of.laddr)), fact(40_000), fact(known(of.raddr)), fact(443));
     let what = (fact(Kind::Died), fact(Substate::TimeWait), fact(Cause::Reused), fact(Role::Client));
-    let who = (fact(42), fact("nginx".to_owned()), fact(77), fact(2_500_000_000));
+    let who = (fact(42), fact("nginx".to_owned()), fact(9), fact(77), fact(2_500_000_000));
     (ends, what, who).prop_map(
-        |((laddr, lport, raddr, rport), (kind, substate, cause, role), (pid, comm, netns, life_ns))| Subject {
+        |((laddr, lport, raddr, rport), (kind, substate, cause, role), (pid, comm, cgroup, netns, life_ns))| Subject {
             laddr,
             lport,
             raddr,
@@ -200,6 +240,7 @@ fn subject() -> impl Strategy<Value = Subject> {
             role,
             pid,
             comm,
+            cgroup,
             netns,
             life_ns,
         },
@@ -235,11 +276,24 @@ proptest! {
                 role: or(&less.role, of.role),
                 pid: or(&less.pid, of.pid),
                 comm: or(&less.comm, of.comm),
+                cgroup: or(&less.cgroup, of.cgroup),
                 netns: or(&less.netns, of.netns),
                 life_ns: or(&less.life_ns, of.life_ns),
             };
             prop_assert_eq!(expression.verdict(&more), Some(verdict), "{}", expression);
         }
+    }
+
+    /// Whatever matches still does when nobody can tell some of what is asked, and that is not asked any more.
+    #[test]
+    fn without_some_of_it_more_matches(expression in expression(), subject in subject()) {
+        let weaker = expression.without(&Primitive::is_of_event);
+        prop_assert!(!weaker.primitives().into_iter().any(Primitive::is_of_event), "{}", weaker);
+        if expression.verdict(&subject) == Some(true) {
+            prop_assert_eq!(weaker.verdict(&subject), Some(true), "{} without: {}", expression, weaker);
+        }
+        prop_assert_eq!(expression.without(&|_| true), Expression::everything());
+        prop_assert_eq!(expression.without(&|_| false).verdict(&subject), expression.verdict(&subject));
     }
 
     #[test]

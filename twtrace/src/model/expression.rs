@@ -4,8 +4,14 @@ mod parse;
 mod subject;
 #[cfg(test)]
 pub(crate) mod tests;
+mod written;
 
-use std::{fmt, net::IpAddr, ops::RangeInclusive};
+use std::{
+    collections::BTreeSet,
+    net::IpAddr,
+    ops::RangeInclusive,
+    path::{Path, PathBuf},
+};
 
 use ipnet::IpNet;
 
@@ -13,7 +19,10 @@ pub use self::{
     parse::Misread,
     subject::{Fact, Subject},
 };
-use crate::model::event::{Cause, Event, Kind, Role, Substate};
+use super::{
+    event::{Cause, Event, Kind, Role, Substate},
+    words::words,
+};
 
 /// Which end of a connection. The local end is the source, whoever opened the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,10 +55,6 @@ impl Comparison {
     pub const ALL: [(Self, &'static str); 5] =
         [(Self::AtMost, "<="), (Self::AtLeast, ">="), (Self::Less, "<"), (Self::More, ">"), (Self::Equal, "=")];
 
-    fn sign(self) -> &'static str {
-        Self::ALL.into_iter().find(|(comparison, _)| *comparison == self).map_or("=", |(_, sign)| sign)
-    }
-
     fn holds(self, value: u64, than: u64) -> bool {
         match self {
             Self::Less => value < than,
@@ -59,6 +64,35 @@ impl Comparison {
             Self::More => value > than,
         }
     }
+}
+
+words! {
+    /// What a name is the name of.
+    Noun by word {
+        /// A network namespace: `self`, or a file.
+        Netns = "netns";
+        /// A directory of the cgroup v2 tree.
+        Cgroup = "cgroup";
+        /// A directory of the cgroup v2 tree, with all that is below it.
+        CgroupTree = "cgroup-tree";
+        /// A container.
+        Container = "container";
+        /// A systemd unit.
+        Unit = "unit";
+    }
+}
+
+/// Cgroups that have a name together.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Group {
+    /// What was asked for.
+    pub noun: Noun,
+    /// By which name.
+    pub name: String,
+    /// The directory below which all cgroups belong to it, also those that are made later.
+    pub top: Option<PathBuf>,
+    /// The ids of those that are known.
+    pub ids: BTreeSet<u64>,
 }
 
 /// One thing that may be asked.
@@ -86,6 +120,10 @@ pub enum Primitive {
     Comm(String),
     /// The network namespace, by inode number.
     Netns(u32),
+    /// A name that was not looked up yet: nothing is known of it.
+    Named(Noun, String),
+    /// The cgroup of the task that closed it.
+    Cgroup(Group),
     /// How long it lived, nanoseconds.
     Life(Comparison, u64),
 }
@@ -97,9 +135,9 @@ pub enum Expression {
     Is(Primitive),
     /// The opposite.
     Not(Box<Self>),
-    /// All of these: two at least.
+    /// All of these; of none: everything.
     All(Vec<Self>),
-    /// One of these: two at least.
+    /// One of these; of none: nothing.
     Any(Vec<Self>),
 }
 
@@ -132,14 +170,104 @@ impl Expression {
 
     /// The words that ask for what is not known of a subject.
     #[must_use]
-    pub fn unanswered(&self, subject: &Subject) -> Vec<&'static str> {
+    pub fn unanswered(&self, subject: &Subject) -> Vec<String> {
+        let asked = self.primitives();
+        asked.into_iter().filter(|asked| asked.verdict(subject).is_none()).map(Primitive::words).collect()
+    }
+
+    /// All that is asked.
+    #[must_use]
+    pub fn primitives(&self) -> Vec<&Primitive> {
         match self {
-            Self::Is(primitive) if primitive.verdict(subject).is_none() => vec![primitive.word()],
-            Self::Is(_) => Vec::new(),
-            Self::Not(inner) => inner.unanswered(subject),
-            Self::All(parts) | Self::Any(parts) => parts.iter().flat_map(|part| part.unanswered(subject)).collect(),
+            Self::Is(primitive) => vec![primitive],
+            Self::Not(inner) => inner.primitives(),
+            Self::All(parts) | Self::Any(parts) => parts.iter().flat_map(Self::primitives).collect(),
         }
     }
+
+    /// Everything matches.
+    #[must_use]
+    pub fn everything() -> Self {
+        Self::All(Vec::new())
+    }
+
+    /// True if it says nothing, so that everything matches.
+    #[must_use]
+    pub fn is_everything(&self) -> bool {
+        matches!(self, Self::All(parts) if parts.is_empty())
+    }
+
+    /// One of these; of none: nothing.
+    #[must_use]
+    pub fn any(parts: impl IntoIterator<Item = Self>) -> Self {
+        join(parts.into_iter().collect(), Self::Any)
+    }
+
+    /// Both of these.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        join(vec![self, other], Self::All)
+    }
+
+    /// What is left if nobody can tell of what is `gone`: whatever may match does.
+    #[must_use]
+    pub fn without(&self, gone: &impl Fn(&Primitive) -> bool) -> Self {
+        self.weaker(true, gone)
+    }
+
+    /// This, or its opposite, without what is gone.
+    fn weaker(&self, holds: bool, gone: &impl Fn(&Primitive) -> bool) -> Self {
+        match self {
+            Self::Is(primitive) if gone(primitive) => Self::everything(),
+            Self::Is(_) if holds => self.clone(),
+            Self::Is(_) => Self::Not(Box::new(self.clone())),
+            Self::Not(inner) => inner.weaker(!holds, gone),
+            Self::All(parts) | Self::Any(parts) => {
+                let parts = parts.iter().map(|part| part.weaker(holds, gone)).collect();
+                join(parts, if matches!(self, Self::All(_)) == holds { Self::All } else { Self::Any })
+            }
+        }
+    }
+
+    /// A cgroup is in this directory: it belongs to those that are named and have it below them.
+    pub fn learn(&mut self, id: u64, directory: &Path) {
+        match self {
+            Self::Is(Primitive::Cgroup(Group { top: Some(top), ids, .. })) if directory.starts_with(&*top) => {
+                ids.insert(id);
+            }
+            Self::Is(_) => {}
+            Self::Not(inner) => inner.learn(id, directory),
+            Self::All(parts) | Self::Any(parts) => parts.iter_mut().for_each(|part| part.learn(id, directory)),
+        }
+    }
+
+    /// With something else for some of what is asked.
+    ///
+    /// # Errors
+    /// The first error of `of`.
+    pub fn try_map<E>(self, of: &mut impl FnMut(Primitive) -> Result<Self, E>) -> Result<Self, E> {
+        Ok(match self {
+            Self::Is(primitive) => of(primitive)?,
+            Self::Not(inner) => Self::Not(Box::new(inner.try_map(of)?)),
+            Self::All(parts) => Self::All(parts.into_iter().map(|part| part.try_map(of)).collect::<Result<_, _>>()?),
+            Self::Any(parts) => Self::Any(parts.into_iter().map(|part| part.try_map(of)).collect::<Result<_, _>>()?),
+        })
+    }
+}
+
+/// Several as one: nothing stands twice in parentheses, and what says everything says it alone.
+fn join(parts: Vec<Expression>, many: fn(Vec<Expression>) -> Expression) -> Expression {
+    let is_all = matches!(many(Vec::new()), Expression::All(_));
+    let mut flat = Vec::new();
+    for part in parts {
+        match part {
+            part if part.is_everything() && !is_all => return part,
+            Expression::All(parts) if is_all => flat.extend(parts),
+            Expression::Any(parts) if !is_all => flat.extend(parts),
+            part => flat.push(part),
+        }
+    }
+    if flat.len() == 1 { flat.swap_remove(0) } else { many(flat) }
 }
 
 /// False as soon as one is; unknown if one is that might make it so.
@@ -175,6 +303,18 @@ impl Side {
 }
 
 impl Primitive {
+    /// True of what one event of a connection has, and another one has not.
+    #[must_use]
+    pub fn is_of_event(&self) -> bool {
+        matches!(self, Self::Event(_) | Self::State(_) | Self::Cause(_) | Self::Life(..))
+    }
+
+    /// True if cgroups that are made later may belong to what is named.
+    #[must_use]
+    pub fn grows(&self) -> bool {
+        matches!(self, Self::Cgroup(Group { top: Some(_), .. }))
+    }
+
     fn verdict(&self, subject: &Subject) -> Option<bool> {
         let Subject { laddr, lport, raddr, rport, .. } = subject;
         match self {
@@ -193,83 +333,9 @@ impl Primitive {
             Self::Pid(pid) => subject.pid.is(|is| is == pid),
             Self::Comm(comm) => subject.comm.is(|is| is == comm),
             Self::Netns(inum) => subject.netns.is(|is| is == inum),
+            Self::Named(..) => None,
+            Self::Cgroup(group) => subject.cgroup.is(|id| group.ids.contains(id)),
             Self::Life(comparison, ns) => subject.life_ns.is(|life| comparison.holds(*life, *ns)),
-        }
-    }
-
-    /// The word that it is written with.
-    fn word(&self) -> &'static str {
-        match self {
-            Self::Host(..) => "host",
-            Self::Net(..) => "net",
-            Self::Port(_, ports) if ports.start() == ports.end() => "port",
-            Self::Port(..) => "portrange",
-            Self::Family(4) => "ip",
-            Self::Family(_) => "ip6",
-            Self::Event(_) => "event",
-            Self::State(_) => "state",
-            Self::Cause(_) => "cause",
-            Self::Role(_) => "role",
-            Self::Pid(_) => "pid",
-            Self::Comm(_) => "comm",
-            Self::Netns(_) => "netns",
-            Self::Life(..) => "life",
-        }
-    }
-}
-
-impl fmt::Display for Primitive {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Host(side, _) | Self::Net(side, _) | Self::Port(side, _) => f.write_str(match side {
-                Side::Src => "src ",
-                Side::Dst => "dst ",
-                Side::Either => "",
-            })?,
-            _ => {}
-        }
-        f.write_str(self.word())?;
-        match self {
-            Self::Host(_, address) => write!(f, " {address}"),
-            Self::Net(_, net) => write!(f, " {net}"),
-            Self::Port(_, ports) if ports.start() == ports.end() => write!(f, " {}", ports.start()),
-            Self::Port(_, ports) => write!(f, " {}-{}", ports.start(), ports.end()),
-            Self::Family(_) => Ok(()),
-            Self::Event(kind) => write!(f, " {kind}"),
-            Self::State(substate) => write!(f, " {substate}"),
-            Self::Cause(cause) => write!(f, " {cause}"),
-            Self::Role(role) => write!(f, " {role}"),
-            Self::Pid(pid) => write!(f, " {pid}"),
-            Self::Comm(comm) => write!(f, " \"{comm}\""),
-            Self::Netns(inum) => write!(f, " {inum}"),
-            Self::Life(comparison, ns) => write!(f, " {} {ns}ns", comparison.sign()),
-        }
-    }
-}
-
-impl fmt::Display for Expression {
-    /// As it can be read again.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let list = |f: &mut fmt::Formatter<'_>, parts: &[Self], word: &str| {
-            for (number, part) in parts.iter().enumerate() {
-                if number > 0 {
-                    write!(f, " {word} ")?;
-                }
-                match part {
-                    Self::All(_) | Self::Any(_) => write!(f, "({part})")?,
-                    Self::Is(_) | Self::Not(_) => write!(f, "{part}")?,
-                }
-            }
-            Ok(())
-        };
-        match self {
-            Self::Is(primitive) => primitive.fmt(f),
-            Self::Not(inner) => match **inner {
-                Self::All(_) | Self::Any(_) => write!(f, "not ({inner})"),
-                Self::Is(_) | Self::Not(_) => write!(f, "not {inner}"),
-            },
-            Self::All(parts) => list(f, parts, "and"),
-            Self::Any(parts) => list(f, parts, "or"),
         }
     }
 }

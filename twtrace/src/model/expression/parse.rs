@@ -4,12 +4,13 @@ use std::{fmt, net::IpAddr, ops::RangeInclusive};
 
 use ipnet::IpNet;
 use jiff::SignedDuration;
+use twtrace_common::COMM_LEN;
 
-use super::{Comparison, Expression, Primitive, Side};
+use super::{Comparison, Expression, Noun, Primitive, Side};
 use crate::model::event::{Cause, Kind, Role, Substate};
 
 /// The words that a condition may begin with.
-const WORDS: [&str; 16] = [
+const WORDS: [&str; 20] = [
     "src",
     "dst",
     "host",
@@ -25,6 +26,10 @@ const WORDS: [&str; 16] = [
     "pid",
     "comm",
     "netns",
+    "cgroup",
+    "cgroup-tree",
+    "container",
+    "unit",
     "life",
 ];
 /// How deep parentheses and `not` may lie in each other: more than anybody writes, and less than a stack holds.
@@ -39,15 +44,35 @@ pub struct Misread {
     why: String,
 }
 
+impl Misread {
+    /// What is wrong.
+    #[must_use]
+    pub fn why(&self) -> &str {
+        &self.why
+    }
+
+    /// The wrong word; `None`: one is missing at the end.
+    #[must_use]
+    pub fn word(&self) -> Option<&str> {
+        self.text.get(self.at..)?.split_whitespace().next()
+    }
+
+    /// What stands before it.
+    #[must_use]
+    pub fn before(&self) -> &str {
+        self.text.get(..self.at).unwrap_or_default().trim()
+    }
+}
+
 impl std::error::Error for Misread {}
 
 impl fmt::Display for Misread {
     /// Where first: a line that is too long for a screen loses its end.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let before = self.text.get(..self.at).unwrap_or_default();
-        let behind = self.text.get(self.at..).unwrap_or_default();
-        match behind.split_whitespace().next() {
-            Some(word) if !before.trim().is_empty() => write!(f, "at '{word}' after '{}': {}", before.trim(), self.why),
+        match self.word() {
+            Some(word) if !self.before().is_empty() => {
+                write!(f, "at '{word}' after '{}': {}", self.before(), self.why)
+            }
             Some(word) => write!(f, "at '{word}': {}", self.why),
             None => write!(f, "at the end: {}", self.why),
         }
@@ -214,13 +239,18 @@ impl<'a> Parser<'a> {
             "portrange" => Primitive::Port(side, self.value("two ports, e.g. portrange 8000-8100", ports)?),
             "event" => Primitive::Event(self.one_of(Kind::ALL, Kind::word)?),
             "state" => Primitive::State(self.one_of(Substate::ALL, Substate::word)?),
-            "cause" => Primitive::Cause(self.one_of(Cause::ALL, Cause::word)?),
+            "cause" => Primitive::Cause(self.one_of(&causes(), Cause::word)?),
             "role" => Primitive::Role(self.one_of(Role::ALL, Role::word)?),
             "pid" => Primitive::Pid(self.value("a process id, e.g. pid 4711", |text| text.parse().ok())?),
-            "comm" => Primitive::Comm(self.value("a thread's name, e.g. comm nginx", |text| Some(text.to_owned()))?),
-            "netns" => {
-                Primitive::Netns(self.value("an inode number, e.g. netns 4026531840", |text| text.parse().ok())?)
+            "comm" => {
+                let fits = |text: &str| (1..COMM_LEN).contains(&text.len()).then(|| text.to_owned());
+                Primitive::Comm(self.value("a thread's name of 1 to 15 bytes, e.g. comm nginx", fits)?)
             }
+            "netns" => self.value("self, an inode number, or a file, e.g. netns /run/netns/blue", netns)?,
+            "cgroup" => self.named(Noun::Cgroup, "a directory, e.g. cgroup system.slice/nginx.service")?,
+            "cgroup-tree" => self.named(Noun::CgroupTree, "a directory, e.g. cgroup-tree system.slice")?,
+            "container" => self.named(Noun::Container, "a name, e.g. container web")?,
+            "unit" => self.named(Noun::Unit, "a name, e.g. unit nginx.service")?,
             _ => {
                 let comparison = Comparison::ALL.into_iter().find(|(_, sign)| self.takes(&[*sign]));
                 let Some((comparison, _)) = comparison else {
@@ -240,6 +270,11 @@ impl<'a> Parser<'a> {
         Ok(value)
     }
 
+    fn named(&mut self, noun: Noun, expected: &str) -> Result<Primitive, Misread> {
+        let name = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+        Ok(Primitive::Named(noun, self.value(expected, name)?))
+    }
+
     fn one_of<T: Copy>(&mut self, all: &[T], word: fn(T) -> &'static str) -> Result<T, Misread> {
         let words: Vec<_> = all.iter().map(|value| word(*value)).collect();
         self.value(&words.join(", "), |text| all.iter().copied().find(|value| word(*value) == text))
@@ -256,6 +291,11 @@ fn one_or(mut parts: Vec<Expression>, many: fn(Vec<Expression>) -> Expression) -
     }
 }
 
+/// Every cause, and what could not be told.
+fn causes() -> Vec<Cause> {
+    Cause::ALL.iter().copied().chain([Cause::from_raw(0)]).collect()
+}
+
 /// v4-mapped addresses are IPv4, as those of events are.
 fn address(text: &str) -> Option<IpAddr> {
     Some(text.parse::<IpAddr>().ok()?.to_canonical())
@@ -263,6 +303,14 @@ fn address(text: &str) -> Option<IpAddr> {
 
 fn net(text: &str) -> Option<IpNet> {
     Some(text.parse::<IpNet>().ok()?.trunc())
+}
+
+/// Digits alone are an inode number.
+fn netns(text: &str) -> Option<Primitive> {
+    if text.bytes().all(|byte| byte.is_ascii_digit()) {
+        return text.parse().ok().filter(|inum| *inum > 0).map(Primitive::Netns);
+    }
+    Some(Primitive::Named(Noun::Netns, text.to_owned()))
 }
 
 fn ports(text: &str) -> Option<RangeInclusive<u16>> {

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use crate::model::event::{Cause, Detail, Event, Kind, Role, Substate};
+use crate::model::event::{Cause, Detail, Event, Kind, Life, Role, Substate};
 
 /// One fact about a subject.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -56,6 +56,8 @@ pub struct Subject {
     pub pid: Fact<u32>,
     /// Name of the thread that closed it.
     pub comm: Fact<String>,
+    /// Id of the cgroup that it was closed in.
+    pub cgroup: Fact<u64>,
     /// Inode number of the network namespace.
     pub netns: Fact<u32>,
     /// How long the minisock lived, nanoseconds.
@@ -63,34 +65,35 @@ pub struct Subject {
 }
 
 impl Subject {
-    /// An event.
+    /// An event. Ends and ports that it has not are zero, as the programs' own filters have them.
     #[must_use]
     pub fn of(event: &Event) -> Self {
-        let life = &event.life;
-        let (tuple, task) = (life.tuple, life.closer.map(|closer| closer.task));
-        let has_no_remote = matches!(event.detail, Detail::NoBind { .. });
         let has_minisock = !matches!(event.detail, Detail::NoPort { .. } | Detail::NoBind { .. });
         let (cause, life_ns) = match event.detail {
             Detail::Died { cause, life_ns, .. } => (Fact::Known(cause), life_ns.into()),
             _ => (Fact::None, Fact::None),
         };
+        let life = Self::of_life(&event.life);
+        let substate = if has_minisock { life.substate } else { Fact::None };
+        Self { kind: Fact::Known(event.kind()), substate, cause, life_ns, ..life }
+    }
+
+    /// A minisock, whatever happens to it.
+    #[must_use]
+    pub fn of_life(life: &Life) -> Self {
+        let (tuple, task) = (life.tuple, life.closer.map(|closer| closer.task));
         Self {
             laddr: tuple.map(|tuple| tuple.laddr).into(),
-            lport: match tuple.map(|tuple| tuple.port()) {
-                Some(Some(port)) => Fact::Known(port),
-                Some(None) => Fact::None,
-                None => Fact::Unknown,
-            },
-            raddr: if has_no_remote { Fact::None } else { tuple.map(|tuple| tuple.raddr).into() },
-            rport: if has_no_remote { Fact::None } else { tuple.map(|tuple| tuple.rport).into() },
-            kind: Fact::Known(event.kind()),
-            substate: if has_minisock { life.substate.into() } else { Fact::None },
-            cause,
+            lport: tuple.map(|tuple| tuple.lport).into(),
+            raddr: tuple.map(|tuple| tuple.raddr).into(),
+            rport: tuple.map(|tuple| tuple.rport).into(),
+            substate: life.substate.into(),
             role: life.role.into(),
             pid: task.map(|task| task.pid).into(),
             comm: task.map(|task| task.comm.name().into_owned()).into(),
+            cgroup: life.closer.map(|closer| closer.cgroup_id).into(),
             netns: life.netns.into(),
-            life_ns,
+            ..Self::default()
         }
     }
 }
