@@ -100,8 +100,10 @@ words! {
         Ring = "ring";
         /// A record could not be decoded: events.
         Decode = "decode";
-        /// Whoever reads an output was too slow, or it could not be written: lines.
+        /// Whoever reads an output was too slow: lines.
         Output = "output";
+        /// An output cannot be written any more: lines until then. All later ones are missing too, and are not told again.
+        Closed = "closed";
     }
 }
 
@@ -112,6 +114,6 @@ pub struct Lost {
     pub place: Loss,
     /// The observer that missed it; `None`: all of them did.
     pub observer: Option<String>,
-    /// How many events; of [`Loss::Output`], lines.
+    /// How many events; of [`Loss::Output`] and [`Loss::Closed`], lines.
     pub count: u64,
 }

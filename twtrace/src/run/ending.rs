@@ -5,7 +5,11 @@ use std::time::{Duration, Instant};
 use super::{Options, Origin, Outlet, Run, RunError, Signals, hub::lines_lost};
 use crate::{
     host::clock,
-    model::{aggregate::Aggregates, happening::Happening, report::Summary},
+    model::{
+        aggregate::Aggregates,
+        happening::{Happening, Loss},
+        report::Summary,
+    },
     sink::{
         BATCH_BYTES, notes, remarks,
         writer::{End, GRACE, Patience},
@@ -120,7 +124,7 @@ impl Last {
         let (is_live, given_up, remarks) = (outlet.is_live(), outlet.given_up, outlet.remarks);
         let mono_ns = clock::monotonic_ns();
         if given_up && !is_live && lost > 0 {
-            let lost = lines_lost(&outlet.name, lost);
+            let lost = lines_lost(&outlet.name, Loss::Output, lost);
             outlet.happened(&Happening::Lost { mono_ns, lost }, tables);
         }
         let last = Happening::Summary { mono_ns, summary: Box::new(summary) };

@@ -139,7 +139,7 @@ impl Hub {
     }
 }
 
-/// Lines of one output that its reader did not take.
-pub(super) fn lines_lost(name: &str, count: u64) -> Lost {
-    Lost { place: Loss::Output, observer: Some(name.to_owned()), count }
+/// Lines that one output has not got.
+pub(super) fn lines_lost(name: &str, place: Loss, count: u64) -> Lost {
+    Lost { place, observer: Some(name.to_owned()), count }
 }

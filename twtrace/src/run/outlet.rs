@@ -4,7 +4,7 @@ use super::hub::lines_lost;
 use crate::{
     model::{
         aggregate::Aggregates,
-        happening::{Happening, Lost},
+        happening::{Happening, Loss, Lost},
     },
     sink::{BATCH_BYTES, Batch, Lines, Writer, notes::remark},
 };
@@ -21,6 +21,8 @@ pub struct Outlet {
     pub(super) remarks: bool,
     /// Lines lost, as far as that has been told.
     told: u64,
+    /// It is told that nothing can be written any more.
+    is_over: bool,
     /// Nobody waits for the reader any more.
     pub(super) given_up: bool,
 }
@@ -29,7 +31,16 @@ impl Outlet {
     /// An outlet for these lines into this writer.
     #[must_use]
     pub fn new(name: impl Into<String>, lines: Box<dyn Lines>, writer: Writer) -> Self {
-        Self { name: name.into(), lines, writer, waiting: None, remarks: false, told: 0, given_up: false }
+        Self {
+            name: name.into(),
+            lines,
+            writer,
+            waiting: None,
+            remarks: false,
+            told: 0,
+            is_over: false,
+            given_up: false,
+        }
     }
 
     /// An outlet whose remarks go to standard error.
@@ -38,9 +49,11 @@ impl Outlet {
         Self { remarks: true, ..self }
     }
 
-    /// Tells the observer.
+    /// Tells the observer, as long as anything that it says can be written.
     pub(super) fn happened(&mut self, happening: &Happening, tables: &Aggregates) {
-        self.lines.happening(happening, tables);
+        if !self.is_over {
+            self.lines.happening(happening, tables);
+        }
     }
 
     /// A screen, which always has room: no frame is drawn before the last one is on its way.
@@ -77,9 +90,14 @@ impl Outlet {
 
     /// Lines lost since the last time that this was asked, if any. A frame that was skipped is no loss.
     pub(super) fn newly_lost(&mut self) -> Option<Lost> {
+        if self.is_live() || self.is_over {
+            return None;
+        }
+        self.is_over = self.writer.is_closed();
         let dropped = self.writer.tally().dropped;
         let new = dropped - std::mem::replace(&mut self.told, dropped);
-        (new > 0 && !self.is_live()).then(|| lines_lost(&self.name, new))
+        let place = if self.is_over { Loss::Closed } else { Loss::Output };
+        (new > 0 || self.is_over).then(|| lines_lost(&self.name, place, new))
     }
 
     /// True if all that is formatted is written.

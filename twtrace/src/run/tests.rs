@@ -183,3 +183,36 @@ fn an_output_that_is_stuck_costs_the_other_nothing() -> io::Result<()> {
     );
     Ok(())
 }
+
+/// One of two outputs fails: the other has every event, and is told once that the first one has ended.
+#[test]
+fn an_output_that_fails_is_told_of_once() -> io::Result<()> {
+    let clock = Clock { offset_ns: 0 };
+    let (mut reader, good) = pipe()?;
+    let full = Writer::spawn(std::fs::File::options().write(true).open("/dev/full")?)?;
+    let json = || Box::new(JsonSink::new(clock));
+    let mut hub = Hub::new(vec![Outlet::new("standard output", json(), good), Outlet::new("json:full", json(), full)]);
+    for number in 0..10 {
+        hub.happened(&Happening::Event(born(number)));
+    }
+    hub.flush();
+    while !hub.parts().0[1].writer.is_closed() {
+        std::thread::yield_now();
+    }
+    for number in 10..30 {
+        hub.happened(&Happening::Event(born(number)));
+        hub.flush();
+        hub.tell_losses(u64::from(number));
+    }
+    while !hub.parts().0[0].is_out() {
+        hub.flush();
+    }
+    assert_eq!(hub.parts().0[1].lines.pending(), 0, "nobody formats what cannot be written");
+    drop(hub);
+    let mut text = String::new();
+    reader.read_to_string(&mut text)?;
+    let (lost, events): (Vec<&str>, Vec<&str>) = text.lines().partition(|line| line.contains("\"type\":\"lost\""));
+    assert_eq!((events.len(), lost.len()), (30, 1), "{lost:?}");
+    assert!(lost[0].contains("\"where\":\"closed\",\"observer\":\"json:full\""), "{lost:?}");
+    Ok(())
+}

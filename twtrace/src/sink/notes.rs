@@ -82,9 +82,12 @@ pub fn lost(lost: &Lost) -> String {
     let (noun, why, remedy) = match lost.place {
         Loss::Ring => ("event", "the ring was full", "use a larger --ring-size, or filters"),
         Loss::Decode => ("event", "the record could not be decoded", "please report it"),
-        Loss::Output => {
-            ("line", "the output is read too slowly, or cannot be written", "write to a file with room, or use filters")
-        }
+        Loss::Output => ("line", "the output is read too slowly", "write to a file, or use filters"),
+        Loss::Closed => (
+            "line",
+            "the output cannot be written any more, and gets nothing that follows",
+            "the end of the run says why; run twtrace again for an output that is whole",
+        ),
     };
     let whose = lost.observer.as_ref().map_or_else(String::new, |name| format!("{}: ", Plain(name)));
     format!("twtrace: {whose}{} lost: {why}; {remedy}\n", Many(lost.count, noun))

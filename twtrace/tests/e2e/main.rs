@@ -288,6 +288,7 @@ fn trials(offered: &Backends, scale: Scale, guest: bool, tally: &Arc<Mutex<Tally
         ("slow_reader", readers::slow_reader),
         ("skipped_ticks", readers::skipped_ticks),
         ("stuck_observer", observers::stuck_observer),
+        ("failed_observer", observers::failed_observer),
         ("stuck_errors", readers::stuck_errors),
         ("shared_pipe", readers::shared_pipe),
         ("hostile_names", readers::hostile_names),

@@ -114,3 +114,28 @@ pub fn stuck_observer() -> Outcome {
     }
     Ok(())
 }
+
+/// A file on a full disk: standard output is complete, is told once that the other has ended, and the end says why.
+pub fn failed_observer() -> Outcome {
+    // They fit into the pipe, ticks and all.
+    const FEW: usize = 20;
+    let netns = fresh()?;
+    let mut run = Run::start(&netns, "json", &["--interval", "200ms", "--also", "json:/dev/full"])?;
+    let mut scene = Scene::new(&netns)?;
+    let listener = scene.listen()?;
+    scene.live(&listener, First::Client, FEW)?;
+    // Some ticks find it closed.
+    thread::sleep(Duration::from_millis(600));
+    run.stop()?;
+    let (code, errors) = run.ended()?;
+    let said = lines(&run.rest(Duration::ZERO)?)?;
+    if code != 70 || !errors.contains("json:/dev/full") || !errors.contains("No space left on device") {
+        return Err(format!("exit {code}: {errors}"));
+    }
+    is_whole(&said, FEW)?;
+    let lost: Vec<_> = said.iter().filter(|line| line["type"] == "lost").collect();
+    match lost.as_slice() {
+        [lost] if lost["where"] == "closed" && lost["observer"] == "json:/dev/full" => Ok(()),
+        other => Err(format!("losses: {other:?}")),
+    }
+}

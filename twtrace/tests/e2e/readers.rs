@@ -70,7 +70,7 @@ impl Run {
     }
 
     /// All that stands in the pipe and will come, and the first line; a page at a time, with pauses.
-    fn rest(&mut self, pause: Duration) -> Result<Vec<u8>, String> {
+    pub fn rest(&mut self, pause: Duration) -> Result<Vec<u8>, String> {
         let mut all = self.first.clone().into_bytes();
         let mut page = [0; 4096];
         loop {

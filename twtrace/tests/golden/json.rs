@@ -61,7 +61,7 @@ fn reports() -> String {
         sink.start(1, &fixture::start());
         sink.start(2, &fixture::blind_start());
         for place in Loss::ALL {
-            let observer = (place == Loss::Output).then(|| "json:events.jsonl".to_owned());
+            let observer = matches!(place, Loss::Output | Loss::Closed).then(|| "json:events.jsonl".to_owned());
             sink.lost(3, &Lost { place, observer, count: 12 });
         }
         let (first, later) = (fixture::uncompared(), fixture::exact());

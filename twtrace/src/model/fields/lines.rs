@@ -113,12 +113,18 @@ pub const LINES: &[Line] = &[
         when: "Events or lines are missing from the output.",
         socket: false,
         own: &[&[
-            always("count", Integer, "", "missing events (lines, if `where` is `output`) since the last `lost` line"),
+            always(
+                "count",
+                Integer,
+                "",
+                "missing events (lines, if `where` is `output` or `closed`) since the last `lost` line",
+            ),
             always(
                 "where",
                 Text,
-                "ring decode output",
-                "the ring was full, a record could not be decoded, an output is read too slowly or cannot be written",
+                "ring decode output closed",
+                "the ring was full, a record could not be decoded, an output is read too slowly, an output cannot be written any \
+                 more and gets none of the later lines either",
             ),
             maybe(
                 "observer",
