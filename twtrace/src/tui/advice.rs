@@ -115,11 +115,10 @@ fn destinations(all: &Aggregates, since: &Baseline, say: &mut impl FnMut(Urgency
     rows.sort_by(|a, b| b.fill().unwrap_or(0.0).total_cmp(&a.fill().unwrap_or(0.0)).then(b.no_port.cmp(&a.no_port)));
     for row in rows.iter().filter(|row| row.no_port > 0).take(NAMED) {
         let text = format!(
-            "{} to {} found no free port: {} of {} ports are in use, {} by TIME_WAIT.",
+            "{} to {} found no free port: {} are in use, {} by TIME_WAIT.",
             Many(row.no_port, "connect() call"),
             to(row),
-            Known(row.in_use),
-            Known(row.available),
+            ports(row.in_use, row.available),
             row.time_wait,
         );
         say(Urgency::Failing, text);
@@ -141,10 +140,9 @@ fn destinations(all: &Aggregates, since: &Baseline, say: &mut impl FnMut(Urgency
             None => String::new(),
         };
         let text = format!(
-            "{} of {} ports to {} are in use ({:.0} %). {when} connect() takes {} at the 99th percentile; it searches \
-             longer above 50 %. Sustainable: {} connections/s.",
-            Known(row.in_use),
-            Known(row.available),
+            "{} to {} are in use ({:.0} %). {when} connect() takes {} at the 99th percentile; it searches longer above 50 \
+             %. Sustainable: {} connections/s.",
+            ports(row.in_use, row.available),
             to(row),
             row.fill().unwrap_or(0.0) * 100.0,
             row.connect_p99_ns.map_or("an unknown time".to_owned(), |ns| format!("{} us", ns / 1000)),
@@ -212,6 +210,14 @@ fn losses(all: &Aggregates, numbers: &Numbers, say: &mut impl FnMut(Urgency, Str
         );
         say(Urgency::Warning, text);
     }
+    for (observer, output) in &numbers.outputs {
+        let lines = Many(output.lines, "line");
+        let text = match output.is_over {
+            false => format!("{observer} is read too slowly: {lines} lost, in that output alone."),
+            true => format!("{observer} cannot be written any more: it lacks {lines}, and all that follow."),
+        };
+        say(Urgency::Warning, text);
+    }
     for row in numbers.reconcile.iter().filter(|row| row.diff != 0) {
         let text = format!(
             "{}: the kernel counted {}, twtrace {}; the difference is {}.",
@@ -228,6 +234,16 @@ fn losses(all: &Aggregates, numbers: &Numbers, say: &mut impl FnMut(Urgency, Str
         let text = "evicted, the least recently used first, because a table was full; counts of rows that came back are \
                     marked ~.";
         say(Urgency::Hint, format!("{} {text}", Many(rows, "row")));
+    }
+}
+
+/// How many ports of how many. A range that was narrowed does not free those that are held outside of it.
+fn ports(in_use: Option<u32>, available: Option<u32>) -> String {
+    match (in_use, available) {
+        (Some(used), Some(of)) if used > of => {
+            format!("{used} ports (ip_local_port_range now has {of} to choose from)")
+        }
+        (used, of) => format!("{} of {} ports", Known(used), Known(of)),
     }
 }
 
@@ -272,6 +288,13 @@ mod tests {
         let said = notes(&all, &used(93));
         assert!(said[0].starts_with("WARN: tcp_max_tw_buckets of blue is 93 % full: 93 of 100."), "{said:?}");
         assert!(notes(&all, &Numbers::default()).is_empty(), "not known is not full");
+    }
+
+    #[test]
+    fn ports_outside_of_a_narrowed_range_are_not_of_it() {
+        assert_eq!(ports(Some(17), Some(28_232)), "17 of 28232 ports");
+        assert_eq!(ports(Some(17), Some(1)), "17 ports (ip_local_port_range now has 1 to choose from)");
+        assert_eq!(ports(None, Some(1)), "? of 1 ports");
     }
 
     /// Two namespaces, each with listeners inside its range.

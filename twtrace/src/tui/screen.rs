@@ -181,8 +181,10 @@ impl Observer for Screen {
         self.scrolled |= self.state.tab == Tab::Events && !self.state.paused;
     }
 
-    /// The header has it with the next tick.
-    fn lost(&mut self, _: u64, _: &Lost) {}
+    fn lost(&mut self, _: u64, lost: &Lost) {
+        self.state.lost(lost);
+        self.stale = true;
+    }
 
     fn tick(&mut self, mono_ns: u64, tick: &Tick, tables: &Aggregates) {
         self.state.tick(mono_ns, tick, tables);

@@ -1,6 +1,9 @@
 //! What the screen shows, all of it: changed by [`super::update`], drawn by [`super::view`].
 
-use std::{collections::VecDeque, time::Duration};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::Duration,
+};
 
 use super::{
     advice::{Note, advise},
@@ -14,7 +17,7 @@ use crate::{
         aggregate::{Aggregates, DestinationRow, Live, PortKey, PortRow, Process},
         buckets::Buckets,
         event::Event,
-        happening::Tick,
+        happening::{Loss, Lost, Tick},
         own::Own,
         report::{Reconciled, Start, Totals},
     },
@@ -131,6 +134,17 @@ pub struct Numbers {
     pub buckets: Option<Buckets>,
     /// What twtrace itself costs, if that is measured.
     pub own: Option<Own>,
+    /// Other outputs of the run that have lost something, by their names.
+    pub outputs: BTreeMap<String, Output>,
+}
+
+/// What another output of the run has lost.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Output {
+    /// Lines.
+    pub lines: u64,
+    /// It cannot be written any more.
+    pub is_over: bool,
 }
 
 /// The state of the screen.
@@ -231,6 +245,18 @@ impl State {
         self.log.push(event);
     }
 
+    /// Something was lost. What all of the run lacks, the next tick has.
+    pub fn lost(&mut self, lost: &Lost) {
+        let Some(observer) = &lost.observer else { return };
+        let is_first = !self.numbers.outputs.contains_key(observer);
+        let output = self.numbers.outputs.entry(observer.clone()).or_default();
+        output.lines += lost.count;
+        output.is_over |= lost.place == Loss::Closed;
+        if is_first || output.is_over {
+            self.message = Some(format!("{observer} has lost lines: see tab Notes"));
+        }
+    }
+
     /// An interval is over.
     pub fn tick(&mut self, mono_ns: u64, tick: &Tick, tables: &Aggregates) {
         self.now_ns = mono_ns;
@@ -243,6 +269,7 @@ impl State {
             live: tables.live(),
             buckets: tick.buckets.clone(),
             own: tick.own.clone(),
+            outputs: std::mem::take(&mut self.numbers.outputs),
         };
         if let Some(rate) = tick.born_per_s {
             if self.history.len() >= HISTORY {

@@ -145,7 +145,7 @@ fn a_file_is_whole() {
     let text = shown(&mut sink);
     assert!(text.starts_with(&notes::start(&fixture::start())) && text.ends_with(&notes::summary(&summary)), "{text}");
     assert!(
-        text.contains("twtrace: json:events.jsonl: 5 lines lost: the output is read too slowly, or cannot be written"),
+        text.contains("twtrace: json:events.jsonl: 5 lines lost: the output is read too slowly; write to a file"),
         "{text}"
     );
 }

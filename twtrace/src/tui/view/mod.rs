@@ -63,7 +63,18 @@ pub fn draw(frame: &mut Frame<'_>, state: &State, tables: &Aggregates) {
     frame.render_widget(Paragraph::new(head).style(theme.heading), heading);
     frame.render_widget(Clear, content);
     frame.render_widget(Paragraph::new(lines), content);
-    frame.render_widget(Paragraph::new(footer(state, &theme)), bottom);
+    match &state.message {
+        Some(message) if state.prompt.is_none() => {
+            // A long answer takes the last lines of the content, until the next key.
+            let lines = wrapped(&Plain(message).to_string(), area.width.into());
+            let height = u16::try_from(lines.len()).unwrap_or(u16::MAX).clamp(1, content.height);
+            let over = Rect { y: area.y + area.height - height, height, ..bottom };
+            frame.render_widget(Clear, over);
+            let lines: Vec<_> = lines.into_iter().map(|line| Line::from(Span::styled(line, theme.warning))).collect();
+            frame.render_widget(Paragraph::new(lines), over);
+        }
+        _ => frame.render_widget(Paragraph::new(footer(state, &theme)), bottom),
+    }
 }
 
 /// Heading of the notes.
@@ -177,9 +188,6 @@ fn footer<'a>(state: &State, theme: &Theme) -> Line<'a> {
             Span::raw(tail),
             Span::styled(" ", theme.selected),
         ]);
-    }
-    if let Some(message) = &state.message {
-        return Line::from(Span::styled(Plain(message).to_string(), theme.warning));
     }
     let mut text = String::from("q quit  ? keys  Enter details  s sort  / filter  p hold");
     if state.about.filtered {
