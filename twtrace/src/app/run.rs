@@ -20,7 +20,7 @@ use crate::{
     filter::resolve::Resolver,
     host::{Host, buckets::Watch, cgroup, netns, privilege::Privileges},
     model::{
-        expression::Expression,
+        expression::{Expression, Primitive},
         report::{CapabilityReport, Start},
         wanted::Wanted,
     },
@@ -60,7 +60,7 @@ async fn trace(host: &Host, verbose: u8, asked: &Run) -> anyhow::Result<Exit> {
     // Before anything takes its time: whoever asks for the end gets one, with a summary.
     let mut signals = Signals::new().context("signals")?;
     let scope = demo.as_ref().map_or_else(|| Scope::own(host), |demo| Scope::other(host, Arc::clone(&demo.netns)));
-    let (settings, sifted) = settings(host, asked, &scope)?;
+    let Asked { settings, wanted, sifted } = settings(host, asked, &scope)?;
     let attempt =
         Attempt { host, btf: asked.hooks.btf.as_deref(), forced: forced(asked.hooks.backend), settings: &settings };
     let mut failures = Vec::new();
@@ -74,7 +74,6 @@ async fn trace(host: &Host, verbose: u8, asked: &Run) -> anyhow::Result<Exit> {
     if asked.ebpf_log != EbpfLog::Off {
         log_programs(&mut tracer, asked.ebpf_log)?;
     }
-    let wanted = Wanted::new(settings.filter, settings.ports.clone()).and(&sifted.asked);
     let sifter = sifter(host, sifted);
     let feed = if front::has_tables(asked) {
         let feed = Feed::new(host, wanted.clone());
@@ -133,6 +132,16 @@ fn undelivered(to: &str, lines: u64, waited: Duration) -> Exit {
     Exit::error(Code::Undelivered, Complaint::new(to, why, remedy))
 }
 
+/// What is asked for, by who compares it.
+struct Asked {
+    /// The programs.
+    settings: Settings,
+    /// Those who look at sockets.
+    wanted: Wanted,
+    /// User space, of what happens.
+    sifted: Sifted,
+}
+
 /// What the filters leave to user space.
 struct Sifted {
     /// Of the expression, what the programs cannot compare.
@@ -152,15 +161,14 @@ fn sifter(host: &Host, Sifted { asked, shown }: Sifted) -> Sifter {
     }
 }
 
-/// What the programs are told, and what is left to user space.
-fn settings(host: &Host, asked: &Run, scope: &Scope) -> anyhow::Result<(Settings, Sifted)> {
+fn settings(host: &Host, asked: &Run, scope: &Scope) -> anyhow::Result<Asked> {
     let own_netns = scope.inum().context("the network namespace")?;
     let resolver = Resolver::default();
     let (spec, beside) = asked.filter.clone().take(asked.expression.clone());
     let resolved = resolver.resolve(&spec).map_err(Exit::from)?;
     let processes = resolver.processes(&spec).map_err(Exit::from)?;
-    let beside = resolver.names(beside).map_err(Exit::from)?;
-    let mut sifted = Sifted { asked: beside, shown: Expression::everything() };
+    let mut sifted = Sifted { asked: resolver.names(beside).map_err(Exit::from)?, shown: Expression::everything() };
+    let mut filters = spec.expression(&resolved).and(sifted.asked.clone());
     resolved.notes.iter().chain(&processes).for_each(|said| note(said));
     let mut filter = spec.knob(&resolved);
     let tables = front::has_tables(asked);
@@ -176,6 +184,7 @@ fn settings(host: &Host, asked: &Run, scope: &Scope) -> anyhow::Result<(Settings
         // Who asks for the demo wants to see the demo.
         filter.netns[0] = own_netns;
         filter.netns_len = 1;
+        filters = filters.and(Expression::Is(Primitive::Netns(own_netns)));
     }
     let limit = host.sysctl("net/ipv4/tcp_max_tw_buckets").and_then(|limit| u32::try_from(limit).ok());
     let settings = Settings {
@@ -193,7 +202,7 @@ fn settings(host: &Host, asked: &Run, scope: &Scope) -> anyhow::Result<(Settings
         keep_seeds: tables,
         linger: Linger::NEVER,
     };
-    Ok((settings, sifted))
+    Ok(Asked { settings, wanted: Wanted::new(&filters), sifted })
 }
 
 /// Shows what the programs log, on standard error.

@@ -31,13 +31,11 @@ pub fn fullest(all: &Aggregates, buckets: &Buckets) -> String {
 
 #[cfg(test)]
 mod tests {
-    use twtrace_common::knob::Filter;
-
     use super::*;
-    use crate::model::wanted::Wanted;
+    use crate::model::{expression::Expression, wanted::Wanted};
 
-    fn with(filter: Filter) -> Aggregates {
-        Aggregates::default().wanting(Wanted::new(filter, Box::new([[0; _]; 3])))
+    fn with(filter: &str) -> Aggregates {
+        Aggregates::default().wanting(Wanted::new(&Expression::read(filter).unwrap()))
     }
 
     fn of(netns: u32, name: &str, namespaces: u64) -> Buckets {
@@ -57,7 +55,7 @@ mod tests {
 
     #[test]
     fn one_namespace_has_both_numbers_of_its_own() {
-        let all = with(Filter { netns: [7; _], netns_len: 1, ..Filter::ALL });
+        let all = with("netns 7");
         assert_eq!(live(&all, Some(2003), Some(&of(7, "blue", 1))), "0 in blue");
         assert_eq!(live(&all, Some(2003), None), "0 in namespace 7");
         assert_eq!(fullest(&all, &of(7, "blue", 1)), "buckets");
@@ -65,7 +63,7 @@ mod tests {
 
     #[test]
     fn other_filters_show_how_much_they_leave() {
-        let all = with(Filter { role: 1, ..Filter::ALL });
+        let all = with("role client");
         assert_eq!(live(&all, Some(2003), Some(&of(7, "blue", 12))), "0 of 2003 on this machine");
         assert_eq!(fullest(&all, &of(7, "blue", 12)), "fullest buckets: blue");
     }

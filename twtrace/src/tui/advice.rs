@@ -259,11 +259,10 @@ fn to(row: &DestinationRow) -> String {
 mod tests {
     use std::collections::HashMap;
 
-    use twtrace_common::knob::{Filter, PORTS_LOCAL};
-
     use super::*;
     use crate::model::{
         buckets::Buckets,
+        expression::Expression,
         occupancy::{Namespace, Occupancy},
         wanted::Wanted,
     };
@@ -298,11 +297,7 @@ mod tests {
     }
 
     /// Two namespaces, each with listeners inside its range.
-    fn looked(filter: Filter, lport: Option<u16>) -> Aggregates {
-        let mut ports = Box::new([[0; 1024]; 3]);
-        if let Some(port) = lport {
-            ports[PORTS_LOCAL as usize][usize::from(port >> 6)] |= 1 << (port & 63);
-        }
+    fn looked(filter: &Expression) -> Aggregates {
         let space = Namespace {
             range: 30_000..=30_199,
             available: 198,
@@ -311,7 +306,7 @@ mod tests {
             listeners: [443, 30_150, 30_160].into(),
             held: HashMap::new(),
         };
-        let mut all = Aggregates::default().wanting(Wanted::new(filter, ports));
+        let mut all = Aggregates::default().wanting(Wanted::new(filter));
         all.begin(&Occupancy { namespaces: [(7, space.clone()), (8, space)].into(), ..Occupancy::default() });
         all
     }
@@ -319,14 +314,14 @@ mod tests {
     #[test]
     fn listeners_are_told_of_what_the_filters_let_through() {
         let numbers = Numbers::default();
-        assert_eq!(notes(&looked(Filter::ALL, None), &numbers).len(), 2);
-        let one = notes(&looked(Filter { netns: [7; _], netns_len: 1, ..Filter::ALL }, None), &numbers);
+        assert_eq!(notes(&looked(&Expression::everything()), &numbers).len(), 2);
+        let one = notes(&looked(&Expression::read("netns 7").unwrap()), &numbers);
         assert!(one.len() == 1 && one[0].contains("(30150, 30160) in namespace 7"), "{one:?}");
-        let port = notes(&looked(Filter { lport: 1, ..Filter::ALL }, Some(30_160)), &numbers);
+        let port = notes(&looked(&Expression::read("src port 30160").unwrap()), &numbers);
         assert!(
             port[0].starts_with("hint: 1 port of ip_local_port_range 30000-30199 has a listener (30160)"),
             "{port:?}"
         );
-        assert!(notes(&looked(Filter { rport: 1, ..Filter::ALL }, None), &numbers).is_empty());
+        assert!(notes(&looked(&Expression::read("dst port 1").unwrap()), &numbers).is_empty());
     }
 }

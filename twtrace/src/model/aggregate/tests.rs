@@ -3,14 +3,11 @@ mod random;
 use std::net::{IpAddr, Ipv4Addr};
 
 use proptest::prelude::*;
-use twtrace_common::{
-    knob::{Filter, PORTS_LOCAL, PORTS_REMOTE},
-    record::role,
-};
 
 use super::{other::Others, *};
 use crate::model::{
     event::{Call, Cause, Comm, Connection, Refusal, Role, Task},
+    expression::Expression,
     occupancy::{Destination as To, Held, Namespace, Passive, Service},
 };
 
@@ -143,12 +140,9 @@ fn a_destination_runs_out_when_it_is_foretold() {
 }
 
 /// The tables of a run with this filter, after a look at two namespaces.
-fn filtered(filter: Filter, ports: &[(u32, u16)]) -> Aggregates {
-    let mut sets = Box::new([[0; 1024]; 3]);
-    for &(row, port) in ports {
-        sets[row as usize][usize::from(port >> 6)] |= 1 << (port & 63);
-    }
-    let mut all = Aggregates::default().wanting(Wanted::new(filter, sets));
+fn filtered(filter: &str) -> Aggregates {
+    let filter = Expression::read(filter).unwrap();
+    let mut all = Aggregates::default().wanting(Wanted::new(&filter));
     let look = Occupancy { namespaces: [7, 8].map(|netns| (netns, held_space())).into(), ..Occupancy::default() };
     all.begin(&look);
     all.occupied(&look);
@@ -170,20 +164,20 @@ fn places(all: &Aggregates) -> Vec<(Option<u32>, u16)> {
 
 #[test]
 fn filters_hold_for_what_is_polled() {
-    assert_eq!(places(&filtered(Filter::ALL, &[])).len(), 4);
-    let netns = filtered(Filter { netns: [7; _], netns_len: 1, ..Filter::ALL }, &[]);
+    assert_eq!(places(&filtered("ip or ip6")).len(), 4);
+    let netns = filtered("netns 7");
     assert_eq!(places(&netns), [(Some(7), 80), (Some(7), 443)]);
     assert_eq!(netns.namespaces().keys().collect::<Vec<_>>(), [&7], "nor do notes tell of another");
-    let rport = filtered(Filter { rport: 1, ..Filter::ALL }, &[(PORTS_REMOTE, 80)]);
+    let rport = filtered("dst port 80");
     assert_eq!(places(&rport), [(Some(7), 80), (Some(8), 80)]);
-    assert!(places(&filtered(Filter { family: 6, ..Filter::ALL }, &[])).is_empty());
-    assert!(places(&filtered(Filter { role: role::SERVER, ..Filter::ALL }, &[])).is_empty());
-    assert_eq!(places(&filtered(Filter { role: role::CLIENT, ..Filter::ALL }, &[])).len(), 4);
+    assert!(places(&filtered("ip6")).is_empty());
+    assert!(places(&filtered("role server")).is_empty());
+    assert_eq!(places(&filtered("role client")).len(), 4);
 }
 
 #[test]
 fn who_closes_what_is_polled_is_not_known() {
-    let mut all = filtered(Filter { pid: [42; _], pid_len: 1, ..Filter::ALL }, &[]);
+    let mut all = filtered("pid 42");
     assert!(places(&all).is_empty(), "no row for sockets of which it is not known whose they are");
     all.event(&born(life(Some(Role::Client), 30_001, 443)));
     let row = &all.destination_rows()[0];
@@ -194,13 +188,13 @@ fn who_closes_what_is_polled_is_not_known() {
 
 #[test]
 fn headroom_is_told_of_whole_destinations() {
-    let by_lport = filtered(Filter { lport: 1, ..Filter::ALL }, &[(PORTS_LOCAL, 30_001)]);
+    let by_lport = filtered("src port 30001");
     let row = by_lport.destination_rows().into_iter().find(|row| row.rport == 443).unwrap();
     assert_eq!((row.in_use, row.headroom, row.partial), (Some(10), None, false), "the look counted what passes");
-    let by_rport = filtered(Filter { rport: 1, ..Filter::ALL }, &[(PORTS_REMOTE, 443)]);
+    let by_rport = filtered("dst port 443");
     let row = &by_rport.destination_rows()[0];
     assert_eq!((row.in_use, row.headroom), (Some(10), Some(190)));
-    let by_role = filtered(Filter { role: role::CLIENT, ..Filter::ALL }, &[]);
+    let by_role = filtered("role client");
     assert!(by_role.destination_rows().iter().all(|row| row.partial && row.headroom.is_some()));
 }
 

@@ -13,12 +13,11 @@ fn wanted(words: &str) -> Wanted {
         _ => Err(()),
     });
     let resolved = Resolved { netns: numbers.unwrap(), ..Resolved::default() };
-    Wanted::new(run.filter.knob(&resolved), run.filter.port_sets())
+    Wanted::new(&run.filter.expression(&resolved))
 }
 
-/// What an expression leaves to user space, none of it held by the programs.
-fn beside(expression: &str) -> Wanted {
-    Wanted::default().and(&Expression::read(expression).unwrap())
+fn expression(text: &str) -> Wanted {
+    Wanted::new(&Expression::read(text).unwrap())
 }
 
 /// The namespace of all sockets here.
@@ -117,20 +116,22 @@ fn an_expression_says_the_same_of_sockets() {
         ("dst port 80 or src net 10.9.0.0/16", true, true, false, true),
         ("not src port 40000", false, true, true, false),
         ("port 40000 or host 192.0.2.9", true, true, false, false),
-        ("netns 7 or dst port 443", true, true, false, true),
-        ("netns 8 or dst port 443", false, true, false, true),
+        ("netns 7 or dst port 443", true, true, true, true),
+        ("netns 8 or dst port 443", false, true, true, true),
         ("role server or dst port 443", false, false, true, true),
         ("not src port 8080", true, true, false, false),
         ("cause reused or life < 1s", true, true, true, true),
         ("not pid 1", false, false, false, false),
     ] {
-        let wanted = beside(text);
+        let wanted = expression(text);
         let said = (wanted.opened(&here, NETNS), wanted.destination(&to), wanted.listener(8080), wanted.is_whole(80));
         assert_eq!(said, (opened, destination, listener, whole), "{text}");
     }
-    assert!(!beside("not netns 7").netns(7) && beside("not netns 7").netns(8) && beside("not port 1").netns(7));
-    assert!(beside("not port 1").is_filtered() && !beside("not cause reused").is_filtered());
-    assert!(beside("not role server").needs_role() && !beside("not port 1").needs_role());
-    assert_eq!(wanted("--netns 7").and(&Expression::read("not port 1").unwrap()).one_namespace(), None);
-    assert_eq!(wanted("--netns 7").and(&Expression::read("not cause reused").unwrap()).one_namespace(), Some(7));
+    assert!(
+        !expression("not netns 7").netns(7) && expression("not netns 7").netns(8) && expression("not port 1").netns(7)
+    );
+    assert!(expression("not port 1").is_filtered() && !expression("not cause reused").is_filtered());
+    assert!(expression("not role server").needs_role() && !expression("not port 1").needs_role());
+    assert_eq!(expression("netns 7 and not port 1").one_namespace(), None);
+    assert_eq!(expression("netns 7 and not cause reused").one_namespace(), Some(7));
 }
