@@ -319,6 +319,10 @@ fn ports(text: &str) -> Option<RangeInclusive<u16>> {
     (from <= to).then_some(from..=to)
 }
 
+/// A number without a unit is seconds, as everywhere on the command line.
 fn nanoseconds(text: &str) -> Option<u64> {
+    if text.bytes().all(|byte| byte.is_ascii_digit()) {
+        return text.parse::<u64>().ok()?.checked_mul(1_000_000_000);
+    }
     u64::try_from(text.parse::<SignedDuration>().ok()?.as_nanos()).ok()
 }

@@ -81,6 +81,7 @@ fn the_words_of_minisocks_are_those_of_the_json() {
         ("life>2s", true),
         ("life >= 2500ms and life <= 2500ms and life = 2.5s", true),
         ("life < 2s", false),
+        ("life > 2 and life < 3", true),
         ("cause ?", false),
         ("not cause ? and not cause reused_bound", true),
     ] {
