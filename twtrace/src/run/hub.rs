@@ -66,7 +66,7 @@ impl Hub {
 
     /// True if somebody is told of an event.
     #[must_use]
-    pub fn wants(&self, event: &Event) -> bool {
+    pub fn wants(&mut self, event: &Event) -> bool {
         self.sifter.wants(event)
     }
 

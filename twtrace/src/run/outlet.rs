@@ -93,11 +93,14 @@ impl Outlet {
         if self.is_live() || self.is_over {
             return None;
         }
-        self.is_over = self.writer.is_closed();
+        let is_closed = self.writer.is_closed();
         let dropped = self.writer.tally().dropped;
         let new = dropped - std::mem::replace(&mut self.told, dropped);
-        let place = if self.is_over { Loss::Closed } else { Loss::Output };
-        (new > 0 || self.is_over).then(|| lines_lost(&self.name, place, new))
+        if new == 0 {
+            return None;
+        }
+        self.is_over = is_closed;
+        Some(lines_lost(&self.name, if is_closed { Loss::Closed } else { Loss::Output }, new))
     }
 
     /// True if all that is formatted is written.

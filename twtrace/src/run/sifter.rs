@@ -5,7 +5,7 @@ use std::{borrow::Cow, collections::HashSet, path::PathBuf};
 use twtrace_common::counter::Counters;
 
 use crate::model::{
-    event::{Event, Life},
+    event::{Detail, Event, Life},
     expression::{Expression, Primitive, Subject},
     happening::Happening,
     totals,
@@ -36,6 +36,8 @@ pub struct Sifter {
     connections: Expression,
     /// Which events are shown of those that are wanted.
     shown: Expression,
+    /// Minisocks of connections that are wanted, by their ids. What is learned at their ends may be less than at their births.
+    alive: HashSet<u64>,
     place: Option<Place>,
     /// Cgroups that were looked for.
     placed: HashSet<u64>,
@@ -54,7 +56,15 @@ impl Sifter {
     #[must_use]
     pub fn new(asked: Expression, shown: Expression) -> Self {
         let connections = asked.without(&Primitive::is_of_event);
-        Self { asked, connections, shown, place: None, placed: HashSet::new(), counters: Box::default() }
+        Self {
+            asked,
+            connections,
+            shown,
+            alive: HashSet::new(),
+            place: None,
+            placed: HashSet::new(),
+            counters: Box::default(),
+        }
     }
 
     /// Finds cgroups that are made later: those below one that is named belong to it.
@@ -72,7 +82,8 @@ impl Sifter {
 
     /// True if an event is asked for.
     #[must_use]
-    pub(super) fn wants(&self, event: &Event) -> bool {
+    pub(super) fn wants(&mut self, event: &Event) -> bool {
+        self.find(&event.life);
         self.asked.is_everything() || self.asked.matches(event)
     }
 
@@ -84,8 +95,8 @@ impl Sifter {
         }
         match happening {
             Happening::Event(event) => (whole.0, self.event(event)),
-            Happening::Seeds(lives) => (Cow::Owned(Happening::Seeds(self.lives(lives))), Told::All),
-            Happening::Over(lives) => (Cow::Owned(Happening::Over(self.lives(lives))), Told::All),
+            Happening::Seeds(lives) => (Cow::Owned(Happening::Seeds(self.seeds(lives))), Told::All),
+            Happening::Over(lives) => (Cow::Owned(Happening::Over(self.over(lives))), Told::All),
             _ => whole,
         }
     }
@@ -103,19 +114,35 @@ impl Sifter {
         if let Some(count) = fate.get_mut(usize::from(event.kind().raw())) {
             *count += 1;
         }
+        let id = event.life.id;
+        let is_counted = holds(&self.connections) || id.is_some_and(|id| self.alive.contains(&id));
+        match (&event.detail, id) {
+            (Detail::Born { .. }, Some(id)) if is_counted => drop(self.alive.insert(id)),
+            (Detail::Died { .. }, Some(id)) => drop(self.alive.remove(&id)),
+            _ => {}
+        }
         match is_shown {
             true => Told::All,
-            false if holds(&self.connections) => Told::Tables,
+            false if is_counted => Told::Tables,
             false => Told::Nobody,
         }
     }
 
-    fn lives(&mut self, lives: &[Life]) -> Vec<Life> {
-        let is_counted = |life: &&Life| {
+    fn seeds(&mut self, lives: &[Life]) -> Vec<Life> {
+        let mut wanted = Vec::new();
+        for life in lives {
             self.find(life);
-            self.connections.verdict(&Subject::of_life(life)) == Some(true)
-        };
-        lives.iter().filter(is_counted).cloned().collect()
+            if self.connections.verdict(&Subject::of_life(life)) == Some(true) {
+                self.alive.extend(life.id);
+                wanted.push(*life);
+            }
+        }
+        wanted
+    }
+
+    /// Where those were that ended unseen is not known, but which they were.
+    fn over(&mut self, lives: &[Life]) -> Vec<Life> {
+        lives.iter().filter(|life| life.id.is_some_and(|id| self.alive.remove(&id))).copied().collect()
     }
 
     /// Learns of a cgroup that comes up for the first time.

@@ -126,7 +126,7 @@ pub fn filters(backend: &str) -> Outcome {
     let asked: [&[&str]; 2] = [
         &["--lport", &port, "--role", "server", "--laddr", "127.0.0.0/8", "-4"],
         // The programs compare the role; the rest is left to user space.
-        &["role", "server", "and", "not", "src", "port", &not, "and", "(ip", "or", "life", ">", "1h)"],
+        &["--by", "port", "role", "server", "and", "not", "src", "port", &not, "and", "(ip", "or", "life", ">", "1h)"],
     ];
     let tracers = asked.iter().map(|asked| Tracer::start(&netns, backend, asked)).collect::<Result<Vec<_>, _>>()?;
     scene.live(&wanted, First::Server, 30)?;
@@ -145,6 +145,12 @@ pub fn filters(backend: &str) -> Outcome {
         let filtered = said.summary["filtered"].as_u64().unwrap_or(0);
         if filtered < left_out as u64 {
             return Err(format!("{asked:?}: {filtered} filtered, at least {left_out} should be: {}", said.summary));
+        }
+        let rows = said.lines.iter().rev().find_map(|line| line["by"]["ports"]["rows"].as_array());
+        let rows = rows.into_iter().flatten().map(|row| (row["port"].to_string(), row["live"].as_u64()));
+        let rows: Vec<_> = rows.collect();
+        if asked[0] == "--by" && rows != [(port.clone(), Some(30))] {
+            return Err(format!("{asked:?}: ports and lives {rows:?}, not 30 of {port}"));
         }
     }
     Ok(())

@@ -1,5 +1,8 @@
 use super::*;
-use crate::model::{event::Cause, expression::tests::died};
+use crate::model::{
+    event::{Cause, Connection},
+    expression::tests::died,
+};
 
 fn sifter(text: &str) -> Sifter {
     Sifter::new(Expression::read(text).unwrap(), Expression::everything())
@@ -47,19 +50,33 @@ fn what_is_not_shown_is_counted() {
     assert_eq!([counters.emitted, counters.filtered].map(|counts| counts.iter().sum::<u64>()), [0, 1]);
 }
 
+/// What has ended unseen is told without its ends: it is known by its id.
 #[test]
-fn older_minisocks_are_sifted_too() {
-    let other = Life { netns: Some(78), ..died().life };
-    let unknown = Life { netns: None, ..died().life };
-    let lives = vec![died().life, other, unknown];
+fn what_was_not_entered_does_not_end() {
+    let life = |id, netns| Life { id: Some(id), netns, ..died().life };
+    let seeds = vec![life(1, Some(77)), life(2, Some(78)), life(3, None), life(4, Some(78))];
     let mut sifter = sifter("not netns 77 and cause expired");
-    for happening in [Happening::Seeds(lives.clone()), Happening::Over(lives)] {
-        let (left, told) = sifter.sift(&happening);
-        assert_eq!(told, Told::All);
-        let (Happening::Seeds(left) | Happening::Over(left)) = &*left else { panic!("{left:?}") };
-        assert_eq!(left, std::slice::from_ref(&other));
-    }
+    let ids = |happening: &Happening| match happening {
+        Happening::Seeds(lives) | Happening::Over(lives) => lives.iter().filter_map(|life| life.id).collect::<Vec<_>>(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(ids(&sifter.sift(&Happening::Seeds(seeds)).0), [2, 4]);
     assert_eq!(sifter.counters(), Some(&Counters::default()), "they are no events");
+    // Its namespace was read at its birth, and not at its end.
+    let born = |id, netns| Event {
+        life: life(id, netns),
+        detail: Detail::Born { timeout_ms: None, connection: Connection::default() },
+        ..died()
+    };
+    assert_eq!(told(&mut sifter, born(5, Some(78))), Told::Tables);
+    assert_eq!(told(&mut sifter, born(6, Some(77))), Told::Nobody);
+    assert_eq!(told(&mut sifter, born(7, Some(78))), Told::Tables);
+    let end = |id| Event { life: Life { tuple: None, ..life(id, None) }, ..died() };
+    assert_eq!((told(&mut sifter, end(5)), told(&mut sifter, end(6))), (Told::Tables, Told::Nobody));
+    let nowhere = |id| Life { tuple: None, ..life(id, None) };
+    let over = Happening::Over((1..=7).map(nowhere).collect());
+    assert_eq!(ids(&sifter.sift(&over).0), [2, 4, 7]);
+    assert_eq!(ids(&sifter.sift(&over).0), [] as [u64; 0], "once");
 }
 
 /// A cgroup that is made while the run goes on belongs to what is named, if it is below it. Each is looked for once.
