@@ -13,7 +13,13 @@ mod process;
 mod sample;
 mod throughput;
 
-use std::{collections::BTreeMap, fs, path::PathBuf, process::Command, process::ExitCode};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::PathBuf,
+    process::Command,
+    process::ExitCode,
+};
 
 use anyhow::{Context as _, Result, bail};
 use clap::ValueEnum;
@@ -39,7 +45,7 @@ pub struct Args {
     /// How often each thing is measured, in turn with the others; the page wants 7 at least
     #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u16).range(1..))]
     rounds: u16,
-    /// Measure this alone, and take the rest from the last run
+    /// Measure this alone, and take the rest from the last run; the page is written once all parts are measured
     #[arg(long, value_name = "PART", conflicts_with = "check")]
     only: Option<Part>,
     /// In a guest: print what its backends cost beside tcplife
@@ -62,7 +68,7 @@ const SHORT_PIPE_LASTS: f64 = 0.3;
 const SHORT_PIPE_ROUNDS: usize = 2;
 
 /// What is measured by itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize, Deserialize)]
 enum Part {
     /// Records through the ring, without sockets
     Pipe,
@@ -82,6 +88,10 @@ const RESULTS: &str = "bench/results.json";
 /// All that was measured.
 #[derive(Default, Serialize, Deserialize)]
 pub struct Report {
+    /// On which kernel.
+    kernel: String,
+    /// Which parts.
+    measured: BTreeSet<Part>,
     /// How often.
     pub rounds: usize,
     /// Whom there was nobody to measure of, and why.
@@ -111,53 +121,68 @@ pub fn verb(args: &Args) -> Result<ExitCode> {
     }
     let binaries = Binaries::build()?;
     let report = measure(&binaries, usize::from(args.rounds), args.only)?;
+    let all = Part::value_variants();
+    if all.iter().all(|part| report.measured.contains(part)) {
+        page::write(&report)?;
+    } else {
+        let left = all.iter().filter(|part| !report.measured.contains(part));
+        let left: Vec<_> =
+            left.filter_map(|part| Some(format!("--only {}", part.to_possible_value()?.get_name()))).collect();
+        println!("no page was written: not measured on this kernel yet: {}", left.join(", "));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Keeps what was measured so far: all of it takes an hour, which may not be had at once.
+fn keep(report: &Report) -> Result<()> {
     let file = paths::target()?.join(RESULTS);
     if let Some(dir) = file.parent() {
         fs::create_dir_all(dir).with_context(|| format!("creating {}", dir.display()))?;
     }
-    let text = serde_json::to_string_pretty(&report).context("writing results as JSON")?;
-    fs::write(&file, text).with_context(|| format!("writing {}", file.display()))?;
-    page::write(&report)?;
-    Ok(ExitCode::SUCCESS)
+    let text = serde_json::to_string_pretty(report).context("writing results as JSON")?;
+    fs::write(&file, text).with_context(|| format!("writing {}", file.display()))
 }
 
 /// The full form, or a part of it.
 fn measure(binaries: &Binaries, rounds: usize, only: Option<Part>) -> Result<Report> {
-    let mut report = if only.is_some() { last()? } else { Report::default() };
-    let wants = |part| only.is_none_or(|only| only == part);
+    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").context("which kernel this is")?;
+    let last = if only.is_some() { last()?.filter(|last| last.kernel == kernel) } else { None };
+    let mut report = last.unwrap_or_else(|| Report { kernel, ..Report::default() });
     let Peers { all, missing } = Peers::find(&binaries.twtrace);
     for (peer, reason) in &missing {
         println!("left out: {peer}: {reason}");
     }
     (report.rounds, report.missing) = (rounds, missing);
-    if wants(Part::Pipe) {
-        report.pipe = pipe::measure(&binaries.pipe, &["full", "loss", "growth"], rounds, PIPE_LASTS)?;
-    }
-    let mut load = Load::start(&binaries.load)?;
-    if wants(Part::Throughput) {
-        report.throughput = throughput::measure(&mut load, &all, &PACES, rounds)?;
-    }
-    if wants(Part::Lives) {
-        let others: Vec<Peer> = all.into_iter().filter(|peer| *peer != Peer::nothing()).collect();
-        let long = Peer::twtrace(&binaries.twtrace, "json", &[]);
-        report.costs = cost::whole_lives(&mut load, others, long, rounds)?;
-    }
-    if wants(Part::Memory) {
-        report.memory = memory::measure(&mut load, &binaries.twtrace)?;
-    }
-    drop(load);
-    if wants(Part::Guests) {
-        report.guests = guest::measure(&mut report.missing);
+    for part in Part::value_variants().iter().copied().filter(|part| only.is_none_or(|only| only == *part)) {
+        match part {
+            Part::Pipe => {
+                report.pipe = pipe::measure(&binaries.pipe, &["full", "loss", "growth"], rounds, PIPE_LASTS)?;
+            }
+            Part::Throughput => {
+                report.throughput = throughput::measure(&mut Load::start(&binaries.load)?, &all, &PACES, rounds)?;
+            }
+            Part::Lives => {
+                let others: Vec<Peer> = all.iter().filter(|peer| **peer != Peer::nothing()).cloned().collect();
+                let long = Peer::twtrace(&binaries.twtrace, "json", &[]);
+                report.costs = cost::whole_lives(&mut Load::start(&binaries.load)?, others, long, rounds)?;
+            }
+            Part::Memory => report.memory = memory::measure(&mut Load::start(&binaries.load)?, &binaries.twtrace)?,
+            Part::Guests => report.guests = guest::measure(&mut report.missing),
+        }
+        report.measured.insert(part);
+        keep(&report)?;
     }
     Ok(report)
 }
 
-/// What the last run measured.
-fn last() -> Result<Report> {
+/// What the last run measured, if there was one of this form.
+fn last() -> Result<Option<Report>> {
     let file = paths::target()?.join(RESULTS);
-    let text =
-        fs::read_to_string(&file).with_context(|| format!("reading {}: a part needs the whole", file.display()))?;
-    serde_json::from_str(&text).with_context(|| format!("reading {}", file.display()))
+    if !file.exists() {
+        return Ok(None);
+    }
+    let text = fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))?;
+    Ok(serde_json::from_str(&text).ok())
 }
 
 /// The short form, held against the bounds.
