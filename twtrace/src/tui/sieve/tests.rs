@@ -1,5 +1,8 @@
+use std::{io, path::Path};
+
 use super::*;
 use crate::{
+    filter::resolve::Place,
     model::{
         aggregate::Aggregates,
         event::{Connection, Detail},
@@ -35,6 +38,36 @@ fn a_wrong_word_is_named() {
     {
         let said = read(text).map_or_else(|said| said, |sieve| sieve.words);
         assert!(said.contains(part), "{text}: {said}");
+    }
+}
+
+/// The known event is of namespace 77, and was closed in cgroup 9.
+#[test]
+fn names_are_looked_up() {
+    let look = |path: &Path| match path.to_str() {
+        Some("/r/proc/self/ns/net") => Ok(Place::Netns(77)),
+        Some("/r/run/netns/blue") => Ok(Place::Netns(78)),
+        Some("/r/sys/fs/cgroup/web.slice") => Ok(Place::Cgroup(9)),
+        _ => Err(io::ErrorKind::NotFound.into()),
+    };
+    let read = |text: &str| Sieve::read(text, &Resolver::new("/r", look));
+    for (text, wanted) in [
+        ("netns self", true),
+        ("not netns self or port 80", false),
+        ("netns /run/netns/blue or 77", true),
+        ("netns /run/netns/blue", false),
+        ("cgroup web.slice", true),
+        ("not cgroup-tree web.slice", false),
+        ("cgroup:web.slice netns:self", true),
+        ("cgroup-tree:web.slice port:80", false),
+    ] {
+        assert_eq!(read(text).as_ref().map(|sieve| sieve.event(&died())), Ok(wanted), "{text}");
+    }
+    for (text, said) in
+        [("netns red", "write --netns /run/netns/red"), ("port 80 or cgroup db.slice", "--cgroup db.slice")]
+    {
+        let wrong = read(text).map_or_else(|wrong| wrong, |sieve| sieve.words);
+        assert!(wrong.contains(said), "{text}: {wrong}");
     }
 }
 
