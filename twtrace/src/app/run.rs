@@ -134,11 +134,11 @@ fn undelivered(to: &str, lines: u64, waited: Duration) -> Exit {
 
 /// What is asked for, by who compares it.
 struct Asked {
-    /// The programs.
+    /// What the programs compare.
     settings: Settings,
-    /// Those who look at sockets.
+    /// What is compared with sockets that are looked at.
     wanted: Wanted,
-    /// User space, of what happens.
+    /// What user space compares with what happens.
     sifted: Sifted,
 }
 

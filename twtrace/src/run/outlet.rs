@@ -21,7 +21,7 @@ pub struct Outlet {
     pub(super) remarks: bool,
     /// Lines lost, as far as that has been told.
     told: u64,
-    /// It is told that nothing can be written any more.
+    /// Nothing can be written any more, and that was told.
     is_over: bool,
     /// Nobody waits for the reader any more.
     pub(super) given_up: bool,

@@ -143,7 +143,7 @@ pub struct Numbers {
 pub struct Output {
     /// Lines.
     pub lines: u64,
-    /// It cannot be written any more.
+    /// Nothing can be written any more.
     pub is_over: bool,
 }
 

@@ -9,4 +9,5 @@ mod fixture;
 mod json;
 mod stream;
 mod text;
+mod told;
 mod tui;

@@ -12,7 +12,7 @@ use twtrace::{
         aggregate::Aggregates,
         cgroup::Named,
         event::Event,
-        happening::{Happening, Loss, Lost, Tick},
+        happening::{Happening, Lost, Tick},
         report::{Start, Summary},
     },
     show::Clock,
@@ -50,7 +50,7 @@ impl Rig {
     }
 
     /// After the whole recorded run.
-    fn played(size: (u16, u16)) -> Self {
+    pub fn played(size: (u16, u16)) -> Self {
         let mut rig = Self::new(size);
         rig.play(stream::SECONDS);
         rig
@@ -61,7 +61,7 @@ impl Rig {
         Told(&mut self.0).happening(happening, tables);
     }
 
-    fn play(&mut self, seconds: u64) {
+    pub fn play(&mut self, seconds: u64) {
         stream::play(&mut self.1, &mut Told(&mut self.0), seconds);
     }
 
@@ -69,7 +69,7 @@ impl Rig {
         keys.chars().filter_map(|c| self.key(Key::Char(c))).collect()
     }
 
-    fn key(&mut self, key: Key) -> Option<Effect> {
+    pub fn key(&mut self, key: Key) -> Option<Effect> {
         let effect = update::update(&mut self.0, Input::Key(key), &self.1);
         if let Some(Effect::Filter(words)) = &effect {
             let read = Sieve::read(words, &Resolver::default());
@@ -138,46 +138,6 @@ fn a_difference_that_may_be_none_is_no_alarm() {
         row.diff = 3;
     }
     assert!(rig.screen().contains("kernel: DIFF 3!"), "{}", rig.screen());
-}
-
-/// What another output of the run loses is told on the screen, once, and stays among the notes.
-#[test]
-fn what_other_outputs_lose_is_told() {
-    let mut rig = Rig::played((80, 24));
-    let lost = |place, count| Happening::Lost {
-        mono_ns: 1,
-        lost: Lost { place, observer: Some("json:events.jsonl".to_owned()), count },
-    };
-    let tables = Aggregates::default();
-    rig.happening(&lost(Loss::Output, 5), &tables);
-    assert!(rig.screen().contains("json:events.jsonl has lost lines: see tab Notes"), "{}", rig.screen());
-    rig.press("5");
-    rig.happening(&lost(Loss::Output, 2), &tables);
-    assert_eq!(rig.0.message, None, "it was told");
-    rig.play(1);
-    let notes = rig.screen();
-    assert!(notes.contains("json:events.jsonl is read too slowly: 7 lines lost"), "{notes}");
-    rig.happening(&lost(Loss::Closed, 1), &tables);
-    rig.play(1);
-    let notes = rig.screen();
-    assert!(notes.contains("json:events.jsonl cannot be written any more: it lacks 8 lines, and all"), "{notes}");
-}
-
-#[test]
-fn a_long_answer_is_shown_whole() {
-    let mut rig = Rig::played((80, 24));
-    let full = rig.screen();
-    rig.press("/not one of those");
-    rig.key(Key::Enter);
-    let answer = rig.0.message.clone().unwrap();
-    assert!(answer.len() > 80, "{answer}");
-    let screen = rig.screen();
-    let lines: Vec<&str> = screen.lines().collect();
-    assert_eq!(lines.len(), 24);
-    assert!(lines.join(" ").contains(&answer), "{screen}");
-    assert_eq!(lines[..15], full.lines().collect::<Vec<_>>()[..15], "the rest stays");
-    rig.key(Key::Escape);
-    assert_eq!(rig.screen().lines().take(20).collect::<Vec<_>>(), full.lines().take(20).collect::<Vec<_>>());
 }
 
 #[test]
