@@ -60,7 +60,7 @@ async fn trace(host: &Host, verbose: u8, asked: &Run) -> anyhow::Result<Exit> {
     // Before anything takes its time: whoever asks for the end gets one, with a summary.
     let mut signals = Signals::new().context("signals")?;
     let scope = demo.as_ref().map_or_else(|| Scope::own(host), |demo| Scope::other(host, Arc::clone(&demo.netns)));
-    let Asked { settings, wanted, sifted } = settings(host, asked, &scope)?;
+    let Asked { settings, wanted, sifter } = settings(host, asked, &scope)?;
     let attempt =
         Attempt { host, btf: asked.hooks.btf.as_deref(), forced: forced(asked.hooks.backend), settings: &settings };
     let mut failures = Vec::new();
@@ -74,7 +74,6 @@ async fn trace(host: &Host, verbose: u8, asked: &Run) -> anyhow::Result<Exit> {
     if asked.ebpf_log != EbpfLog::Off {
         log_programs(&mut tracer, asked.ebpf_log)?;
     }
-    let sifter = sifter(host, sifted);
     let feed = if front::has_tables(asked) {
         let feed = Feed::new(host, wanted.clone());
         Some(feed.context("the thread that looks at sockets")?)
@@ -139,18 +138,11 @@ struct Asked {
     /// What is compared with sockets that are looked at.
     wanted: Wanted,
     /// What user space compares with what happens.
-    sifted: Sifted,
+    sifter: Sifter,
 }
 
-/// What the filters leave to user space.
-struct Sifted {
-    /// Of the expression, what the programs cannot compare.
-    asked: Expression,
-    /// Which events are shown, where more of them are counted.
-    shown: Expression,
-}
-
-fn sifter(host: &Host, Sifted { asked, shown }: Sifted) -> Sifter {
+/// A sifter that finds cgroups on this machine.
+fn sifter(host: &Host, asked: Expression, shown: Expression) -> Sifter {
     let sifter = Sifter::new(asked, shown);
     match cgroup::root(host) {
         Some(root) => sifter.finding(Box::new(move |id| {
@@ -167,18 +159,19 @@ fn settings(host: &Host, asked: &Run, scope: &Scope) -> anyhow::Result<Asked> {
     let (spec, beside) = asked.filter.clone().take(asked.expression.clone());
     let resolved = resolver.resolve(&spec).map_err(Exit::from)?;
     let processes = resolver.processes(&spec).map_err(Exit::from)?;
-    let mut sifted = Sifted { asked: resolver.names(beside).map_err(Exit::from)?, shown: Expression::everything() };
-    let mut filters = spec.expression(&resolved).and(sifted.asked.clone());
+    // What the programs cannot compare, and which events are shown where more of them are counted.
+    let (beside, mut shown) = (resolver.names(beside).map_err(Exit::from)?, Expression::everything());
+    let mut filters = spec.expression(&resolved).and(beside.clone());
     resolved.notes.iter().chain(&processes).for_each(|said| note(said));
     let mut filter = spec.knob(&resolved);
     let tables = front::has_tables(asked);
     if tables {
         // Tables count every event, whichever are shown.
         (filter.kinds, filter.causes) = (Filter::ALL.kinds, Filter::ALL.causes);
-        sifted.shown = spec.shown();
-    } else if !sifted.asked.is_everything() {
+        shown = spec.shown();
+    } else if !beside.is_everything() {
         // User space counts, whichever kinds are shown.
-        (filter.kinds, sifted.shown) = (Filter::ALL.kinds, spec.shown());
+        (filter.kinds, shown) = (Filter::ALL.kinds, spec.shown());
     }
     if asked.demo && filter.netns_len == 0 {
         // Who asks for the demo wants to see the demo.
@@ -202,7 +195,7 @@ fn settings(host: &Host, asked: &Run, scope: &Scope) -> anyhow::Result<Asked> {
         keep_seeds: tables,
         linger: Linger::NEVER,
     };
-    Ok(Asked { settings, wanted: Wanted::new(&filters), sifted })
+    Ok(Asked { settings, wanted: Wanted::new(&filters), sifter: sifter(host, beside, shown) })
 }
 
 /// Shows what the programs log, on standard error.
