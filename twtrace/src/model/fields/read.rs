@@ -11,7 +11,7 @@ use crate::model::event::{Call, Cause, Connection, Denial, Detail, Event, Kind, 
 /// # Errors
 /// What is wrong with the line. One that is no event is `None`.
 pub fn read(line: &Json) -> Result<Option<Event>, String> {
-    let Some((_, table)) = kind(line)? else { return Ok(None) };
+    let Some((kind, table)) = kind(line)? else { return Ok(None) };
     let object = line.as_object().ok_or("not an object")?;
     if let Some(field) = table.fields().find(|field| !object.contains_key(field.name)) {
         return Err(format!("there is no {}", field.name));
@@ -19,7 +19,7 @@ pub fn read(line: &Json) -> Result<Option<Event>, String> {
     if let Some(odd) = object.keys().find(|key| table.fields().all(|field| field.name != key.as_str())) {
         return Err(format!("a {} has no {odd}", table.kind));
     }
-    let Some(event) = read_any(line)? else { return Ok(None) };
+    let event = enter(kind, table, line)?;
     // Each value has found its place if it comes back from there.
     for (name, access) in accesses(table) {
         let known = serde_json::to_value((access.get)(&event)).map_err(|error| error.to_string())?;
@@ -36,7 +36,11 @@ pub fn read(line: &Json) -> Result<Option<Event>, String> {
 /// # Errors
 /// If a field has a value that it cannot have. One that is no event is `None`.
 pub fn read_any(line: &Json) -> Result<Option<Event>, String> {
-    let Some((kind, table)) = kind(line)? else { return Ok(None) };
+    kind(line)?.map(|(kind, table)| enter(kind, table, line)).transpose()
+}
+
+/// The event of a line, with all values that stand there.
+fn enter(kind: Kind, table: &Line, line: &Json) -> Result<Event, String> {
     let mono_ns = line["mono_ns"].as_u64().ok_or("mono_ns is no number")?;
     let mut event = empty(kind, mono_ns);
     for (name, access) in accesses(table) {
@@ -45,7 +49,7 @@ pub fn read_any(line: &Json) -> Result<Option<Event>, String> {
             return Err(format!("{name} cannot be {value}"));
         }
     }
-    Ok(Some(event))
+    Ok(event)
 }
 
 /// The type of a line that is an event.
