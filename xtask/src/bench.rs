@@ -121,13 +121,12 @@ pub fn verb(args: &Args) -> Result<ExitCode> {
     }
     let binaries = Binaries::build()?;
     let report = measure(&binaries, usize::from(args.rounds), args.only)?;
-    let all = Part::value_variants();
-    if all.iter().all(|part| report.measured.contains(part)) {
+    let left = Part::value_variants().iter().filter(|part| !report.measured.contains(part));
+    let left: Vec<_> =
+        left.filter_map(|part| Some(format!("--only {}", part.to_possible_value()?.get_name()))).collect();
+    if left.is_empty() {
         page::write(&report)?;
     } else {
-        let left = all.iter().filter(|part| !report.measured.contains(part));
-        let left: Vec<_> =
-            left.filter_map(|part| Some(format!("--only {}", part.to_possible_value()?.get_name()))).collect();
         println!("no page was written: not measured on this kernel yet: {}", left.join(", "));
     }
     Ok(ExitCode::SUCCESS)
