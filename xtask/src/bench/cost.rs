@@ -23,7 +23,7 @@ const DESTINATIONS: u32 = 100;
 /// Until as many minisocks end as are born: a TIME_WAIT, and the slack of its timer.
 const LIFE: Duration = Duration::from_secs(68);
 /// From a tool's start to its measurement: it may have sockets to look through.
-const SETTLE: Duration = Duration::from_millis(800);
+const SETTLE: Duration = Duration::from_secs(3);
 /// How long it is measured.
 const WINDOW: Duration = Duration::from_secs(4);
 /// A whole number of twtrace's looks through the kernel's sockets (every 25 s) as well.

@@ -39,10 +39,9 @@ impl Process {
         Ok(own + ticks_of_children(&self.read("stat")?).unwrap_or(0) * TICK_NS)
     }
 
-    /// Resident memory, bytes.
+    /// Resident memory, bytes, without the eBPF maps that it has mapped: those are counted by themselves.
     pub fn resident(self) -> Result<u64> {
-        let status = self.read("status")?;
-        field(&status, "VmRSS").map(|kib| kib * 1024).with_context(|| format!("process {} has no VmRSS", self.0))
+        Ok(resident(&self.read("smaps")?))
     }
 
     fn descriptors(self) -> Vec<String> {
@@ -82,6 +81,23 @@ fn ticks_of_children(stat: &str) -> Option<u64> {
     Some(ticks(16)? + ticks(17)?)
 }
 
+/// What /proc/PID/smaps says is resident, bytes, eBPF maps left out.
+fn resident(smaps: &str) -> u64 {
+    let (mut sum, mut is_map) = (0, false);
+    for line in smaps.lines() {
+        match line.strip_prefix("Rss:") {
+            Some(kib) if !is_map => sum += kib.split_whitespace().next().and_then(|kib| kib.parse().ok()).unwrap_or(0),
+            Some(_) => {}
+            // A mapping begins with its addresses: 7f400f600000-7f4010000000 r--s ...
+            None if line.split_once(' ').is_some_and(|(place, _)| place.contains('-')) => {
+                is_map = line.contains("anon_inode:bpf-map");
+            }
+            None => {}
+        }
+    }
+    sum * 1024
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -100,5 +116,13 @@ mod tests {
         let stat = "7 (a) b) c) S 1 7 7 0 -1 4194560 1 2 3 4 10 20 30 40 20 0 1 0 5";
         assert_eq!(ticks_of_children(stat), Some(70));
         assert_eq!(on_cpu("123456 7 8\n"), Some(123_456));
+    }
+
+    #[test]
+    fn maps_of_the_kernel_are_no_memory_of_the_process() {
+        let smaps = "55fd-55fe r-xp 005d0000 fe:00 5810072  /twtrace\nSize: 8 kB\nRss:  5004 kB\nVmFlags: rd ex mr\n\
+                     7f40-7f41 r--s 00000000 00:10 1038  anon_inode:bpf-map\nRss: 10240 kB\n\
+                     7ffd-7ffe rw-p 00000000 00:00 0  [stack]\nRss: 20 kB\n";
+        assert_eq!(resident(smaps), 5024 * 1024);
     }
 }
