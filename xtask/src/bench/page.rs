@@ -242,7 +242,8 @@ fn guests(text: &mut String, guests: &[OfGuest]) {
 
 fn memory(text: &mut String, memory: &[Memory]) {
     text.push_str(
-        "## Memory\n\nTables for 1,100,000 lives; the kernel's are allocated at the start. A TIME_WAIT lasts a minute: \
+        "## Memory\n\nTables for 1,100,000 lives; the kernel's are allocated at the start, and left out of what is resident \
+         where twtrace has them mapped. A TIME_WAIT lasts a minute: \
          where fewer live at once than were wanted, the machine cannot make more in a minute.\n\n\
          | form | live sockets | resident, MB | maps in the kernel, MB |\n|---|---|---|---|\n",
     );

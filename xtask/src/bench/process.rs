@@ -41,7 +41,8 @@ impl Process {
 
     /// Resident memory, bytes, without the eBPF maps that it has mapped: those are counted by themselves.
     pub fn resident(self) -> Result<u64> {
-        Ok(resident(&self.read("smaps")?))
+        // Of a process that has ended the file is empty.
+        resident(&self.read("smaps")?).with_context(|| format!("process {} has no resident memory", self.0))
     }
 
     fn descriptors(self) -> Vec<String> {
@@ -81,21 +82,18 @@ fn ticks_of_children(stat: &str) -> Option<u64> {
     Some(ticks(16)? + ticks(17)?)
 }
 
-/// What /proc/PID/smaps says is resident, bytes, eBPF maps left out.
-fn resident(smaps: &str) -> u64 {
-    let (mut sum, mut is_map) = (0, false);
+/// What /proc/PID/smaps says is resident, bytes, eBPF maps left out; `None`: it says nothing.
+fn resident(smaps: &str) -> Option<u64> {
+    let (mut sum, mut is_map) = (None, false);
     for line in smaps.lines() {
-        match line.strip_prefix("Rss:") {
-            Some(kib) if !is_map => sum += kib.split_whitespace().next().and_then(|kib| kib.parse().ok()).unwrap_or(0),
-            Some(_) => {}
-            // A mapping begins with its addresses: 7f400f600000-7f4010000000 r--s ...
-            None if line.split_once(' ').is_some_and(|(place, _)| place.contains('-')) => {
-                is_map = line.contains("anon_inode:bpf-map");
-            }
-            None => {}
+        // A mapping begins with its addresses: 7f400f600000-7f4010000000 r--s ...
+        if line.split_once(' ').is_some_and(|(place, _)| place.contains('-')) {
+            is_map = line.contains("anon_inode:bpf-map");
+        } else if let Some(kib) = field(line, "Rss").filter(|_| !is_map) {
+            *sum.get_or_insert(0) += kib * 1024;
         }
     }
-    sum * 1024
+    sum
 }
 
 #[cfg(test)]
@@ -123,6 +121,7 @@ mod tests {
         let smaps = "55fd-55fe r-xp 005d0000 fe:00 5810072  /twtrace\nSize: 8 kB\nRss:  5004 kB\nVmFlags: rd ex mr\n\
                      7f40-7f41 r--s 00000000 00:10 1038  anon_inode:bpf-map\nRss: 10240 kB\n\
                      7ffd-7ffe rw-p 00000000 00:00 0  [stack]\nRss: 20 kB\n";
-        assert_eq!(resident(smaps), 5024 * 1024);
+        assert_eq!(resident(smaps), Some(5024 * 1024));
+        assert_eq!(resident(""), None, "no memory is not little memory");
     }
 }
